@@ -1,0 +1,91 @@
+"""Numerics on which the answers rest: exact fp32, one generator an image, determinism."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from m2g_audit.errors import NumericsError
+from m2g_audit.score_model import ScoreModel
+
+_SEEDS = 2**32
+_GOLDEN = 0x9E3779B1  # odd, so that i -> i * _GOLDEN is a bijection modulo 2^32
+
+
+@contextmanager
+def exact_numerics(*, math_attention: bool = False) -> Iterator[None]:
+    """A block in which fp32 is fp32: TF32 off, deterministic convolutions; all restored afterwards.
+
+    `math_attention` also selects unfused attention, which forward-mode AD needs.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    saved = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        if math_attention:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        else:
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+
+
+def seed_for(run_seed: int, prompt: str, index: int) -> int:
+    """The integer in [0, 2^32) for `torch.Generator("cpu").manual_seed` of one image of a prompt.
+
+    Torch's CPU generator keeps the low 32 bits of a seed, so a longer one would only hide
+    collisions. SHA-256 of (run seed, prompt) gives the start, and steps by an odd constant never
+    meet within a prompt.
+    """
+    digest = hashlib.sha256(f"{run_seed}\0{prompt}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") + index * _GOLDEN) % _SEEDS
+
+
+def noise_for(
+    seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " *shape"]:
+    """Standard normal noise of one item, drawn on the CPU: the same on any device, in any batch."""
+    return torch.randn(
+        (1, *shape), generator=torch.Generator("cpu").manual_seed(seed), dtype=dtype
+    )[0]
+
+
+def noises_for(
+    seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " b *shape"]:
+    """`noise_for` of several seeds, stacked."""
+    return torch.stack([noise_for(seed, shape, dtype) for seed in seeds])
+
+
+def check_finite(values: Tensor, what: str) -> Tensor:
+    """`values` as they are; raises NumericsError if any of them is NaN or infinite."""
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise NumericsError(
+            f"{bad} of {values.numel()} values of {what} are not finite. The network overflows or "
+            "its weights are broken, so nothing computed from it would mean anything. Try --dtype "
+            "float32; if it is used already, get the model's weights again."
+        )
+    return values
+
+
+@torch.no_grad()
+def probe_determinism(model: ScoreModel, x: Float[Tensor, " b *shape"], t: int) -> None:
+    """Raises NumericsError if `model` answers the same question (x, t) in two ways."""
+    first, second = model.predict_noise(x, t), model.predict_noise(x, t)
+    check_finite(first, "the noise prediction")
+    if not torch.equal(first, second):
+        change = float((first - second).abs().max())
+        raise NumericsError(
+            f"The network gave two answers to the same input (they differ by up to {change:.2g}), "
+            "so a spectrum would measure its randomness. Dropout or a non-deterministic kernel is "
+            "active: put the model in evaluation mode, or run with --device cpu."
+        )
