@@ -1,0 +1,266 @@
+"""What a run writes and a report reads: typed, versioned records of one audited prompt.
+
+Nothing here knows a model or a distance; only the schema library is imported, so that a record can
+be read, checked and shown where torch is not installed.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+SCHEMA_VERSION = "1.0"
+
+StateWord = Literal["memorized", "spurious", "generalized", "attractor", "failed"]
+VerdictWord = Literal["memorized", "spurious", "generalized", "attractor", "mixed", "undecided"]
+
+# JSON has no NaN: a number that could not be had is null, never a NaN that looks like one.
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Distance = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    # Fields that a newer minor version adds are passed over: an older program reads the rest.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class IntervalRecord(_Part):
+    """A share with its interval: `low` <= `estimate` <= `high`, at `level`, by the named method."""
+
+    estimate: Share
+    low: Share
+    high: Share
+    level: Share | None = None
+    method: str | None = None
+
+
+class ModelRecord(_Part):
+    """Which model was audited; `sha256` is the content hash of its weight files."""
+
+    id: str
+    revision: str | None = None
+    sha256: str | None = None
+    architecture: str
+    dtype: str
+    device: str
+    scheduler: str
+    prediction_type: str
+    latent_shape: tuple[int, ...]
+    image_size: int
+    safety_checker: Literal["not loaded"] = "not loaded"
+
+
+class Settings(_Part):
+    """What was resolved for the run; `asked` keeps the options as they were given."""
+
+    asked: dict[str, JsonValue]
+    seeds: Annotated[int, Field(ge=2)]
+    seed: int
+    steps: int
+    guidance: Finite
+    scheduler: str
+    batch_size: int
+    metric: str
+    reference: str | None
+    reference_complete: bool
+    reference_flipped: bool
+    curvature: str
+    t0: int
+    curvature_samples: int
+    curvature_score: str
+    basin: bool
+
+
+class Wording(_Part):
+    """What the model reads of the prompt: tokens of its window, and what falls outside."""
+
+    tokens: int | None = None
+    window: int | None = None
+    unread: str | None = None
+    unknown_words: list[str] = []
+
+
+class ThresholdRecord(_Part):
+    """delta_m and delta_s (Eq. 9, 10) with the distance they belong to and where they come from."""
+
+    metric: str
+    delta_m: Distance | None
+    delta_s: Distance | None
+    source: str
+    calibrated: bool
+    controls: int | None = None
+
+
+class ReferenceRecord(_Part):
+    """The set S that generations were compared with, as training saw it."""
+
+    source: str
+    pictures: int
+    sha256: str
+    complete: bool
+    flipped: bool
+
+
+class NearestReference(_Part):
+    """The reference picture nearest to a generation; `image` is its copy in the run's folder."""
+
+    name: str
+    distance: Distance
+    image: str | None = None
+
+
+class NearestSample(_Part):
+    """The other generation nearest to a generation."""
+
+    index: Index
+    distance: Distance
+
+
+class SeedRecord(_Part):
+    """One generation.
+
+    `torch.Generator("cpu").manual_seed(generator_seed)` gives its noise in plain diffusers; `image`
+    is a path relative to the run's folder.
+    """
+
+    index: Index
+    generator_seed: int
+    state: StateWord
+    image: str
+    attractor: Index | None = None
+    nearest_sample: NearestSample | None = None
+    nearest_reference: NearestReference | None = None
+
+
+class BasinRecord(_Part):
+    """Critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34)."""
+
+    critical_time: int
+    radius: Finite | None
+    log_volume: Finite | None
+    never_recovered: Share
+    delta_d: Distance
+    delta_p: Share
+    trials: int
+    steps: int
+    stride: int
+
+
+class AttractorRecord(_Part):
+    """A cluster of mutually duplicate generations; `seeds` are indices into the record's seeds."""
+
+    mass: IntervalRecord
+    seeds: list[Index]
+    medoid: Index
+    diameter: Distance
+    state: StateWord
+    nearest_reference: NearestReference | None = None
+    basin: BasinRecord | None = None
+
+
+class CurvatureRecord(_Part):
+    """One spectrum, largest value first, normalised by its kind's rule.
+
+    `jacobian`: singular values of ds/dx times sigma_t^2. `paper`: of the matrix of Alg. 2 or 3,
+    times sigma_t / sqrt(4N). Multiply by `scale` to have the raw values. `singular_values` is null
+    where the spectrum is long; it is in `file` (safetensors, key `singular_values`) in every case.
+    """
+
+    image: Index
+    state: StateWord
+    attractor: Index | None
+    t0: int
+    kind: Literal["jacobian", "paper"]
+    score: Literal["conditional", "guided", "unconditional"]
+    algorithm: str
+    scale: Finite
+    median: Finite
+    rank: int
+    evaluations: int
+    file: str
+    singular_values: list[Finite] | None = None
+
+
+class VerdictRecord(_Part):
+    """The word for the prompt, how sure it is, and what it rests on in plain sentences."""
+
+    state: VerdictWord
+    summary: str
+    evidence: list[str]
+    fractions: dict[str, IntervalRecord]
+    level: Share
+    undetected_mass: Share | None
+
+
+class Timings(_Part):
+    """When the run began (UTC, ISO 8601) and seconds by stage: all that a second run changes."""
+
+    started: str
+    seconds: dict[str, Distance]
+
+
+class Failure(_Part):
+    """Something that was left out of the numbers, and why."""
+
+    what: str
+    reason: str
+    index: Index | None = None
+
+
+class ErrorRecord(_Part):
+    """The error that ended the run before it was finished."""
+
+    kind: str
+    message: str
+    exit_code: int
+
+
+class AuditRecord(_Part):
+    """The audit of one prompt."""
+
+    schema_version: str = SCHEMA_VERSION
+    prompt: str
+    wording: Wording
+    model: ModelRecord
+    settings: Settings
+    reference: ReferenceRecord | None
+    thresholds: ThresholdRecord | None
+    verdict: VerdictRecord
+    attractors: list[AttractorRecord]
+    seeds: list[SeedRecord]
+    loose: list[Index] = []
+    unseen: IntervalRecord | None
+    collision: IntervalRecord | None
+    curvature: list[CurvatureRecord]
+    warnings: list[str]
+    failures: list[Failure]
+    error: ErrorRecord | None = None
+    timings: Timings
+    versions: dict[str, str]
+
+    @field_validator("schema_version")
+    @classmethod
+    def _readable(cls, version: str) -> str:
+        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+            raise ValueError(
+                f"the record has schema version {version}; this program reads "
+                f"{SCHEMA_VERSION.split('.')[0]}.x"
+            )
+        return version
+
+
+def parse_record(text: str | bytes) -> AuditRecord:
+    """Return the record written in `text` (JSON); ValueError where it is none known here."""
+    return AuditRecord.model_validate_json(text)
+
+
+def format_record(record: AuditRecord) -> str:
+    """Return the record as indented JSON that `parse_record` reads back to an equal record."""
+    return record.model_dump_json(indent=1) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a record."""
+    schema = AuditRecord.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,256 @@
+"""A run's folder: whose it is, what of it is finished, and writing that leaves no half a file."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2g_audit.errors import OutputError
+from m2g_audit.records import AuditRecord, format_record, parse_record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+IDENTITY_FILE = "identity.json"
+RECORD_FILE = "record.json"
+
+
+def slug(text: str, limit: int = 40) -> str:
+    """Return a folder name for a prompt: lower-case ASCII words and hyphens, 1 to `limit` long."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    return words[:limit].strip("-") or "prompt"
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of an identity, the same for any order of its keys."""
+    canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def default_folder(prompt: str, identity: Mapping[str, Any], parent: Path = Path("runs")) -> Path:
+    """Return the folder of a run that was given none: its prompt, and 8 digits of its identity."""
+    return parent / f"{slug(prompt)}-{digest(identity)[:8]}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content`: `path` then holds all of it, or what it held before; raises OutputError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """Return the error to raise where writing `path` failed."""
+    return OutputError(
+        f"Can't write {path}: {error.strerror or error}. "
+        "Choose a folder that can be written with --out DIR; what was finished is kept."
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError unless a folder at `path` exists or could be made, and takes a file.
+
+    Leaves nothing behind, so that a command refused later has made no empty folder.
+    """
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder: choose another one with --out DIR.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+class RunDirectory:
+    """The folder of one run: pictures, latents, spectra, the record and the report."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity = dict(identity)
+
+    @classmethod
+    def open(cls, path: Path, identity: Mapping[str, Any]) -> "RunDirectory":
+        """Return the run of `identity` at `path`, made where there is none yet.
+
+        Raises OutputError where the folder can't be written, holds another run, or holds files that
+        are no run at all.
+        """
+        run = cls(path, json.loads(json.dumps(dict(identity))))
+        check_writable(path)
+        marker = path / IDENTITY_FILE
+        if marker.exists():
+            run._refuse_other(_read_json(marker))
+        elif path.exists() and any(path.iterdir()):
+            raise OutputError(
+                f"{path} has files in it but is not a run's folder: nothing is written there. "
+                "Choose an empty or a new folder with --out DIR."
+            )
+        else:
+            run.write_json(IDENTITY_FILE, run.identity)
+        return run
+
+    def _refuse_other(self, there: Any) -> None:
+        if there == self.identity:
+            return
+        if not isinstance(there, dict):
+            raise OutputError(
+                f"{self.path / IDENTITY_FILE} is not of this program: choose another --out."
+            )
+        keys = sorted(
+            k for k in self.identity.keys() | there.keys() if there.get(k) != self.identity.get(k)
+        )
+        changes = "; ".join(
+            f"{k}: {_brief(there.get(k))} there, {_brief(self.identity.get(k))} now" for k in keys
+        )
+        raise OutputError(
+            f"{self.path} holds another run ({changes}). "
+            "Choose another folder with --out DIR, or leave --out away: each run then has its own."
+        )
+
+    # -- files
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write `content` as JSON to `name`, whole or not at all."""
+        write_atomically(
+            self.path / name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        )
+
+    def write_png(self, name: str, image: "Image") -> None:
+        """Write a picture as PNG to `name`, whole or not at all."""
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        write_atomically(self.path / name, buffer.getvalue())
+
+    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", **metadata: str) -> None:
+        """Write tensors as safetensors to `name`, whole or not at all."""
+        from safetensors.torch import save
+
+        content = save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata)
+        write_atomically(self.path / name, content)
+
+    def read_tensors(self, name: str) -> "tuple[dict[str, Tensor], dict[str, str]] | None":
+        """Return the tensors and metadata of `name`, or None where it is missing or broken."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / name, framework="pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+
+    # -- generations
+
+    @staticmethod
+    def image_name(index: int) -> str:
+        """Return the path of a generation's picture within the run's folder."""
+        return f"images/{index:04d}.png"
+
+    @staticmethod
+    def latents_name(index: int) -> str:
+        """Return the path of a generation's final latents within the run's folder."""
+        return f"latents/{index:04d}.safetensors"
+
+    def save_generation(self, index: int, image: "Tensor", latents: "Tensor") -> None:
+        """Keep one generation: `image` [3, h, w] in [0, 1] at uint8 levels, and its final latents.
+
+        The latents go first: a picture that is there stands for a generation that is complete.
+        """
+        self.write_tensors(self.latents_name(index), {"latents": latents})
+        self.write_png(self.image_name(index), to_picture(image))
+
+    def load_generation(self, index: int) -> "tuple[Tensor, Tensor] | None":
+        """Return a finished generation, (image [3, h, w] in [0, 1], latents), or None."""
+        try:
+            image = read_picture(self.path / self.image_name(index))
+        except OSError:
+            return None
+        stored = self.read_tensors(self.latents_name(index))
+        if stored is None or "latents" not in stored[0]:
+            return None
+        return image, stored[0]["latents"]
+
+    # -- record
+
+    def save_record(self, record: AuditRecord) -> None:
+        """Write the record, whole or not at all."""
+        write_atomically(self.path / RECORD_FILE, format_record(record).encode())
+
+    def finished(self) -> AuditRecord | None:
+        """Return the record of this run where it was finished without an error, else None."""
+        if not (self.path / RECORD_FILE).exists():
+            return None
+        record = read_record(self.path)
+        return record if record.error is None else None
+
+
+def read_record(folder: Path) -> AuditRecord:
+    """Return the record of a run's folder; OutputError where there is none that can be read."""
+    path = folder / RECORD_FILE
+    try:
+        return parse_record(path.read_bytes())
+    except OSError as error:
+        raise OutputError(f"No record at {path}: {error.strerror}. Run the audit again.") from error
+    except ValueError as error:
+        first = str(error).splitlines()
+        raise OutputError(
+            f"{path} is not a record that this program reads ({' '.join(first[:3])}). "
+            "Move it away and run the same command again."
+        ) from error
+
+
+def to_picture(image: "Tensor") -> "Image":
+    """Return a PIL picture of `image` [3, h, w] in [0, 1]; non-finite values become black."""
+    import torch
+    from PIL import Image as Pillow
+
+    finite = torch.nan_to_num(image.float(), 0.0, 0.0, 0.0).clamp(0, 1)
+    levels = (finite * 255).round().to(torch.uint8)
+    return Pillow.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def read_picture(path: Path) -> "Tensor":
+    """Return the picture at `path`, float32 [3, h, w] in [0, 1]; OSError where it can't be read."""
+    import numpy as np
+    import torch
+    from PIL import Image as Pillow
+
+    with Pillow.open(path) as picture:
+        levels = np.array(picture.convert("RGB"))
+    return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"Can't read {path} ({error}): choose another folder with --out DIR."
+        ) from error

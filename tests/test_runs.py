@@ -1,0 +1,147 @@
+"""A run's folder knows whose it is, never holds half a file, and gives back what it kept."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2g_audit.errors import OutputError
+from m2g_audit.records import ErrorRecord
+from m2g_audit.runs import (
+    RunDirectory,
+    check_writable,
+    default_folder,
+    digest,
+    read_record,
+    slug,
+    write_atomically,
+)
+from tests.samples import sample_record
+
+IDENTITY = {"prompt": "a harbour", "seeds": 16, "guidance": 7.5}
+as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+
+
+@given(st.text())
+def test_slugs_are_short_folder_names(prompt: str) -> None:
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", slug(prompt))
+
+
+def test_slugs_can_be_read() -> None:
+    assert slug("A print of the Old  Harbour, 1890!") == "a-print-of-the-old-harbour-1890"
+    assert slug("Über den Dächern") == "uber-den-dachern"
+    assert slug("古い港") == "prompt"
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers()))
+def test_digest_ignores_order_and_sees_every_value(identity: dict[str, int]) -> None:
+    backwards = dict(reversed(identity.items()))
+    assert digest(identity) == digest(backwards)
+    for key, value in identity.items():
+        assert digest({**identity, key: value + 1}) != digest(identity)
+
+
+def test_default_folder_differs_with_the_identity() -> None:
+    one, other = (default_folder("a harbour", {**IDENTITY, "seed": seed}) for seed in (0, 1))
+    assert one != other
+    assert one.name.startswith("a-harbour-")
+
+
+def test_generations_come_back_as_they_were(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", IDENTITY)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 8, 8), generator=generator).float() / 255
+    latents = torch.randn(4, 2, 2, generator=generator)
+    assert run.load_generation(3) is None
+    run.save_generation(3, image, latents)
+    loaded = RunDirectory.open(tmp_path / "run", IDENTITY).load_generation(3)
+    assert loaded is not None
+    assert torch.equal(loaded[0], image)
+    assert torch.equal(loaded[1], latents)
+
+
+def test_non_finite_generations_are_kept_as_they_are(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", IDENTITY)
+    run.save_generation(0, torch.full((3, 4, 4), torch.nan), torch.full((4, 2, 2), torch.nan))
+    loaded = run.load_generation(0)
+    assert loaded is not None
+    assert loaded[0].abs().max() == 0
+    assert loaded[1].isnan().all()
+
+
+@pytest.mark.parametrize("broken", [RunDirectory.image_name(0), RunDirectory.latents_name(0)])
+def test_a_broken_generation_is_not_finished(tmp_path: Path, broken: str) -> None:
+    run = RunDirectory.open(tmp_path / "run", IDENTITY)
+    run.save_generation(0, torch.rand(3, 8, 8), torch.rand(4, 2, 2))
+    path = run.path / broken
+    path.write_bytes(path.read_bytes()[:40])
+    assert run.load_generation(0) is None
+
+
+def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path / "run", IDENTITY)
+    with pytest.raises(OutputError, match=r"seeds: 16 there, 32 now"):
+        RunDirectory.open(tmp_path / "run", {**IDENTITY, "seeds": 32})
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(OutputError, match="not a run's folder"):
+        RunDirectory.open(tmp_path, IDENTITY)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        RunDirectory.open(tmp_path / "file" / "run", IDENTITY)
+
+
+@as_root
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="Can't write"):
+        RunDirectory.open(tmp_path / "run", IDENTITY)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_only_a_record_without_an_error_is_finished(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", IDENTITY)
+    assert run.finished() is None
+    record = sample_record()
+    error = ErrorRecord(kind="NumericsError", message="NaN", exit_code=5)
+    run.save_record(record.model_copy(update={"error": error}))
+    assert run.finished() is None
+    run.save_record(record)
+    assert run.finished() == record
+
+
+def test_what_is_no_record_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No record"):
+        read_record(tmp_path)
+    (tmp_path / "record.json").write_text('{"schema_version": "7.0"}')
+    with pytest.raises(OutputError, match="not a record that this program reads"):
+        read_record(tmp_path)
