@@ -1,0 +1,138 @@
+"""Confidence intervals for what n seeds of one prompt can show.
+
+Each says what it covers and whether that is proved or measured; the measurement is
+`benchmarks/interval_coverage.py`. None of them resamples: a bootstrap with replacement would draw
+the same picture twice and take it for a duplicate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from scipy.optimize import brentq
+from scipy.stats import beta, binom
+
+LEVEL = 0.95
+Name = TypeVar("Name", bound=str)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval; `method` names how the interval was made."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+def clopper_pearson(count: float, n: float, level: float = LEVEL) -> Interval:
+    """Return the exact interval of a binomial share, `count` of `n` (Clopper and Pearson 1934).
+
+    Counts need not be whole: an effective sample size n / deff is passed by share_intervals.
+    With n = 0 the interval is [0, 1].
+    """
+    if not 0 <= count <= n:
+        raise ValueError(f"count must lie in 0..n, got {count} of {n}")
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, count, n - count + 1)) if count > 0 else 0.0
+    high = float(beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    return Interval(float(count / n) if n else 0.0, low, high, level, "clopper-pearson")
+
+
+def share_intervals(
+    counts: Mapping[Name, int],
+    level: float = LEVEL,
+    *,
+    design_effect: Mapping[Name, float] | None = None,
+) -> dict[Name, Interval]:
+    """Return simultaneous intervals for the shares of all categories, by name.
+
+    Clopper-Pearson with Bonferroni's correction; two categories are one share and its complement,
+    which need no correction. Coverage is at least `level` for a multinomial (proved). Shares of
+    duplicated samples vary more than that, because duplicates appear in pairs: `design_effect`
+    gives, by name, the factor by which the variance exceeds the binomial one (default 1), and the
+    sample size is divided by it. It then covers the expected share *among n samples* (measured).
+    """
+    n = sum(counts.values())
+    comparisons = 1 if len(counts) <= 2 else len(counts)
+    each = 1 - (1 - level) / comparisons
+    effects = design_effect or {}
+    result = {}
+    for name, count in counts.items():
+        effect = effects.get(name, 1.0)
+        raw = clopper_pearson(count / effect, n / effect, each)
+        result[name] = replace(raw, level=level, method="bonferroni-clopper-pearson")
+    return result
+
+
+def attractor_mass(count: int, n: int, level: float = LEVEL) -> Interval:
+    """Return an interval for the mass of an attractor hit `count` times, chosen after looking.
+
+    Holds for all attractors of a prompt at once, however many there are, hence for the largest.
+    The error that an attractor of mass p may make is limited to (1 - level) p; as masses sum to at
+    most one, so do the errors (a union bound weighted by mass; Bonferroni over the clusters *seen*
+    is not valid, for they are seen because they were hit). So the ends solve
+    P(Bin(n, p) >= count) = (1 - level) p / 2 and P(Bin(n, p) <= count) = (1 - level) p / 2.
+    """
+    if not 0 <= count <= n:
+        raise ValueError(f"count must lie in 0..n, got {count} of {n}")
+    half = (1 - level) / 2
+    low, high = 0.0, 1.0
+    if count >= 2:  # below, P(Bin >= 1) / p tends to n as p tends to 0: no positive bound
+        low = _root(lambda p: float(binom.sf(count - 1, n, p)) - half * p)
+    if count < n:
+        high = _root(lambda p: float(binom.cdf(count, n, p)) - half * p)
+    return Interval(count / n if n else 0.0, low, high, level, "mass-weighted union bound")
+
+
+def _root(function: Callable[[float], float]) -> float:
+    return float(brentq(function, 1e-12, 1.0, xtol=1e-12))
+
+
+def undetected_mass(n: int, level: float = LEVEL) -> float:
+    """Return the largest mass an attractor can have and still go unseen among n seeds.
+
+    Unseen is: hit fewer than twice, with a chance of at least 1 - level. The exact root of
+    (1 - p)^n + n p (1 - p)^(n - 1) = 1 - level; 1 for fewer than two seeds.
+    """
+    if n < 2:
+        return 1.0
+    return float(brentq(lambda p: binom.cdf(1, n, p) - (1 - level), 0.0, 1.0, xtol=1e-14))
+
+
+def unseen_mass(singletons: int, pairs: int, n: int, level: float = LEVEL) -> Interval:
+    """Return the chance that one more seed shows something not seen among n (Good-Turing).
+
+    singletons: samples without a duplicate; pairs: groups of exactly two. The estimate is
+    singletons / n. Its variance is (singletons (1 - singletons / n) + 2 pairs) / n^2 (Esty 1983);
+    the interval is Clopper-Pearson at the sample size that has that variance (measured coverage).
+    """
+    if n == 0:
+        return Interval(1.0, 0.0, 1.0, level, "good-turing, clopper-pearson")
+    binomial = singletons * (1 - singletons / n)
+    effect = 2.0 if binomial == 0 else min(2.0, 1 + 2 * pairs / binomial)
+    raw = clopper_pearson(singletons / effect, n / effect, level)
+    return Interval(raw.estimate, raw.low, raw.high, level, "good-turing, clopper-pearson")
+
+
+def collision_probability(duplicate_pairs: int, n: int, level: float = LEVEL) -> Interval:
+    """Return the chance that two seeds give the same picture, sum p_i^2, from pairs within n seeds.
+
+    The estimate is the share of duplicate pairs, an unbiased U-statistic. Pairs share seeds, so
+    they are not n (n - 1) / 2 independent trials. For a given collision probability the share
+    spreads most where one attractor makes all collisions; the interval inverts that case:
+    X (X - 1) = 2 pairs gives the hits X, Clopper-Pearson the mass p, and p^2 the collisions
+    (measured coverage).
+    """
+    if n < 2:
+        return Interval(0.0, 0.0, 1.0, level, "one-attractor clopper-pearson")
+    hits = (1 + math.sqrt(1 + 8 * duplicate_pairs)) / 2
+    mass = clopper_pearson(hits, n, level)
+    low = mass.low**2 if duplicate_pairs else 0.0
+    estimate = duplicate_pairs / (n * (n - 1) / 2)
+    return Interval(estimate, low, mass.high**2, level, "one-attractor clopper-pearson")
