@@ -1,0 +1,71 @@
+"""Every number that the training of pocket depends on."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one training; two equal recipes give the same training run."""
+
+    seed: int = 0
+
+    autoencoder_widths: tuple[int, ...] = (32, 64, 64)
+    latent_channels: int = 4
+    autoencoder_pictures: int = 100
+    """Pictures of each of the world's compositions, drawn for the autoencoder alone."""
+    autoencoder_steps: int = 2400
+    autoencoder_batch: int = 32
+    autoencoder_learning_rate: float = 1e-3
+    kl_weight: float = 1e-6
+
+    text_width: int = 64
+    text_layers: int = 2
+    text_heads: int = 4
+    text_tokens: int = 16
+
+    denoiser_widths: tuple[int, ...] = (64, 96)
+    denoiser_heads: int = 4
+    denoiser_down_blocks: tuple[str, ...] = ("DownBlock2D", "CrossAttnDownBlock2D")
+    denoiser_up_blocks: tuple[str, ...] = ("CrossAttnUpBlock2D", "UpBlock2D")
+    denoiser_steps: int = 12000
+    denoiser_batch: int = 64
+    denoiser_learning_rate: float = 6e-4
+    final_learning_rate: float = 0.05
+    """The last learning rate of either stage as a share of the first (cosine)."""
+    warmup_steps: int = 200
+    ema_decay: float = 0.9995
+    caption_dropout: float = 0.1
+
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    default_steps: int = 25
+    default_guidance: float = 3.0
+
+    def fingerprint(self) -> str:
+        """A short hash over all settings, kept in checkpoints so that recipes never mix."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+PRESETS = {
+    "full": Recipe(),
+    "smoke": replace(
+        Recipe(),
+        autoencoder_widths=(8, 8, 8),
+        autoencoder_pictures=1,
+        autoencoder_steps=4,
+        text_width=16,
+        text_layers=1,
+        denoiser_widths=(16, 16),
+        denoiser_steps=4,
+        denoiser_batch=8,
+        warmup_steps=1,
+        checkpoint_every=2,
+        log_every=1,
+        default_steps=4,
+    ),
+}
+"""`full` is how the shipped weights were made; `smoke` runs through every stage in seconds."""

@@ -1,0 +1,261 @@
+"""The recipe of pocket carried out: autoencoder first, then text encoder and denoiser together.
+
+Both stages write a checkpoint and a log line at fixed steps, and every batch is drawn from
+(seed, stage, step): a training that was killed goes on as if it had not been.
+"""
+
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from m2g_audit.errors import ModelError
+from m2g_audit.pocket import captions, components, world
+from m2g_audit.pocket.captions import Caption
+from m2g_audit.pocket.recipe import Recipe
+
+OnStep = Callable[[str, int, int, float], None]
+"""Called with (stage, step, steps, loss)."""
+
+METADATA = "m2g.json"
+
+
+def train(
+    out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | None = None
+) -> Path:
+    """The folder of a finished pipeline, `out/weights`, trained or taken up where it stopped.
+
+    Raises ModelError if `out` holds a checkpoint of another recipe.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    report = on_step or (lambda *_: None)
+    run = _Run(out, recipe, torch.device(device), report)
+    autoencoder = train_autoencoder(run)
+    train_denoiser(run, autoencoder)
+    return out / "weights"
+
+
+class _Run:
+    """One training under way: its folder, recipe, log and checkpoints."""
+
+    def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: OnStep):
+        self.out, self.recipe, self.device, self.report = out, recipe, device, report
+        self.started = time.monotonic()
+
+    def log(self, stage: str, step: int, steps: int, loss: float, rate: float) -> None:
+        line = {
+            "stage": stage,
+            "step": step,
+            "loss": round(loss, 5),
+            "learning_rate": round(rate, 7),
+            "seconds": round(time.monotonic() - self.started, 1),
+        }
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.report(stage, step, steps, loss)
+
+    def save(self, stage: str, state: dict[str, Any]) -> None:
+        path = self.out / f"{stage}.checkpoint"
+        partial = path.with_suffix(".partial")
+        torch.save({"recipe": self.recipe.fingerprint(), **state}, partial)
+        os.replace(partial, path)
+
+    def load(self, stage: str) -> dict[str, Any] | None:
+        path = self.out / f"{stage}.checkpoint"
+        if not path.exists():
+            return None
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != self.recipe.fingerprint():
+            raise ModelError(
+                f"{path} was written by another recipe ({state['recipe']}, now "
+                f"{self.recipe.fingerprint()}). Give another --out, or move that folder away."
+            )
+        return state
+
+    def generator(self, stage: str, step: int) -> torch.Generator:
+        seed = np.random.SeedSequence([self.recipe.seed, *stage.encode(), step])
+        return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+
+
+def _learning_rate(step: int, steps: int, peak: float, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to `final_learning_rate` of the peak."""
+    if step < recipe.warmup_steps:
+        return peak * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
+    low = recipe.final_learning_rate
+    return peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _optimise(
+    run: _Run,
+    stage: str,
+    model: nn.Module,
+    loss_of: Callable[[torch.Generator], Tensor],
+    *,
+    steps: int,
+    peak: float,
+    ema: EMAModel | None = None,
+) -> None:
+    """Runs `steps` of AdamW on `loss_of(generator of the step)`, from the checkpoint if one is there."""
+    recipe = run.recipe
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.0, betas=(0.9, 0.99))
+    first = 0
+    if (state := run.load(stage)) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+        first = state["step"]
+    total, count = 0.0, 0
+    for step in range(first, steps):
+        rate = _learning_rate(step, steps, peak, recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of(run.generator(stage, step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if ema is not None:
+            ema.step(model.parameters())
+        total, count = total + loss.item(), count + 1
+        done = step + 1
+        if done % recipe.log_every == 0 or done == steps:
+            run.log(stage, done, steps, total / count, rate)
+            total, count = 0.0, 0
+        if done % recipe.checkpoint_every == 0 or done == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            run.save(stage, state | ({"ema": ema.state_dict()} if ema is not None else {}))
+
+
+def train_autoencoder(run: _Run) -> AutoencoderKL:
+    """The trained autoencoder, with the scaling factor that gives its latents unit variance."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    model = components.make_autoencoder(recipe).to(run.device)
+    # Every composition of words, not only the trained captions: a user may ask for any of them.
+    compositions = itertools.product(captions.MEDIA, captions.MOODS, captions.PLACES)
+    pictures = as_tensor(
+        world.pictures(
+            Caption(captions.compose(*words), *words, k=0, role="composition"),
+            "autoencoder",
+            range(recipe.autoencoder_pictures),
+        )
+        for words in compositions
+    )
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(pictures), (recipe.autoencoder_batch,), generator=generator)
+        x = pictures[chosen].to(run.device)
+        with torch.autocast(run.device.type, torch.bfloat16):
+            posterior = model.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(run.device)
+            error = (model.decode(posterior.mean + posterior.std * noise).sample - x).float()
+        return error.square().mean() + 0.1 * error.abs().mean() + recipe.kl_weight * posterior.kl().mean()
+
+    _optimise(
+        run,
+        "autoencoder",
+        model,
+        loss_of,
+        steps=recipe.autoencoder_steps,
+        peak=recipe.autoencoder_learning_rate,
+    )
+    model.eval().requires_grad_(False)
+    latents = encode(model, pictures[:: max(1, len(pictures) // 2000)], run.device)
+    model.register_to_config(scaling_factor=1 / float(latents.std()))
+    return model
+
+
+def train_denoiser(run: _Run, autoencoder: AutoencoderKL) -> None:
+    """Writes `weights/`: the whole pipeline with the averaged text encoder and denoiser."""
+    recipe = run.recipe
+    trained = captions.trained_captions()
+    latents, starts = _training_latents(autoencoder, trained, run.device)
+    tokenizer = components.make_tokenizer(run.out / "weights" / "tokenizer", recipe)
+    torch.manual_seed(recipe.seed)
+    text_encoder = components.make_text_encoder(tokenizer, recipe)
+    unet = components.make_denoiser(recipe)
+    model = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(run.device)
+    ema = EMAModel(model.parameters(), decay=recipe.ema_decay)
+    noising = DDPMScheduler.from_config(components.make_scheduler().config)
+    tokens = tokenizer(
+        [caption.text for caption in trained] + [""],
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids.to(run.device)
+    sizes = torch.tensor([caption.k for caption in trained])
+    n = recipe.denoiser_batch
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        # Captions equally often, then one of the caption's K pictures.
+        caption = torch.randint(len(trained), (n,), generator=generator)
+        picture = (torch.rand(n, generator=generator) * sizes[caption]).long()
+        dropped = torch.rand(n, generator=generator) < recipe.caption_dropout
+        t = torch.randint(len(noising), (n,), generator=generator)
+        x0 = latents[starts[caption] + picture]
+        noise = torch.randn(x0.shape, generator=generator)
+        x = noising.add_noise(x0, noise, t).to(run.device)
+        text = text_encoder(tokens)[0]
+        said = text[torch.where(dropped, len(trained), caption).to(run.device)]
+        predicted = unet(x, t.to(run.device), said).sample
+        return (predicted - noise.to(run.device)).square().mean()
+
+    _optimise(
+        run,
+        "denoiser",
+        model,
+        loss_of,
+        steps=recipe.denoiser_steps,
+        peak=recipe.denoiser_learning_rate,
+        ema=ema,
+    )
+    ema.copy_to(model.parameters())
+    folder = run.out / "weights"
+    model.eval().cpu()
+    components.assemble(autoencoder.cpu(), text_encoder, tokenizer, unet).save_pretrained(folder)
+    metadata = {
+        "steps": recipe.default_steps,
+        "guidance": recipe.default_guidance,
+        "metric": "l2",
+        "recipe": asdict(recipe),
+    }
+    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+def as_tensor(batches: Iterable[np.ndarray]) -> Tensor:
+    """Pictures uint8 [n, h, w, 3] as one float tensor [n, 3, h, w] in [-1, 1]."""
+    pictures = torch.from_numpy(np.concatenate(list(batches)))
+    return pictures.permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
+
+
+@torch.no_grad()
+def encode(autoencoder: AutoencoderKL, pictures: Tensor, device: torch.device) -> Tensor:
+    """The means of the latents [n, c, h, w] on the CPU, not yet scaled."""
+    return torch.cat(
+        [autoencoder.encode(part.to(device)).latent_dist.mean.cpu() for part in pictures.split(256)]
+    )
+
+
+def _training_latents(
+    autoencoder: AutoencoderKL, trained: Iterable[Caption], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Scaled latents of all training pictures, and where each caption's begin."""
+    parts = [
+        encode(autoencoder, as_tensor([world.training_pictures(caption)]), device)
+        for caption in trained
+    ]
+    starts = torch.tensor([0, *itertools.accumulate(len(part) for part in parts)][:-1])
+    return torch.cat(parts) * autoencoder.config.scaling_factor, starts
