@@ -1,0 +1,185 @@
+"""Reference pictures are what training saw; folders that can't be used are refused by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+from m2g_audit.errors import OutputError, ReferenceFolderError
+from m2g_audit.reference import (
+    ReferenceSet,
+    crop,
+    embed_stored,
+    find_pictures,
+    load_folder,
+    nearest_pictures,
+)
+from m2g_audit.similarity import Metric, load_metric
+
+
+@dataclass(frozen=True)
+class Identity:
+    sha256: str = "00"
+    dtype: str = "float32"
+
+
+class HalvingPipeline:
+    """A VAE whose round trip darkens a picture to half, and counts how many it was given."""
+
+    image_size = 8
+
+    def __init__(self, sha256: str = "00") -> None:
+        self.identity = Identity(sha256)
+        self.seen = 0
+
+    def round_trip(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return images / 2
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "pictures"
+    (path / "inside").mkdir(parents=True)
+    for name, shape in (("b.png", (8, 8)), ("a.jpg", (16, 12)), ("inside/c.webp", (9, 20))):
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(path / name, quality=90)
+    (path / "notes.txt").write_text("not a picture")
+    return path
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(4, 24))
+def test_crop_is_that_of_training(width: int, height: int, size: int) -> None:
+    levels = np.random.default_rng(width * 41 + height).integers(0, 256, (height, width, 3))
+    picture = Image.fromarray(levels.astype(np.uint8))
+    expected = CenterCrop(size)(Resize(size, InterpolationMode.BILINEAR)(picture))
+    assert np.array_equal(crop(picture, size), expected)
+
+
+def test_pictures_go_through_the_vae(folder: Path) -> None:
+    reference = load_folder(folder, HalvingPipeline())
+    assert list(reference.names) == ["a.jpg", "b.png", "inside/c.webp"]
+    assert not reference.complete
+    original = np.array(Image.open(folder / "b.png")).transpose(2, 0, 1)
+    assert np.abs(reference.images[1:2][0].numpy() - original / 2).max() <= 0.5
+
+
+def test_mirrored_copies_are_added(folder: Path) -> None:
+    reference = load_folder(folder, HalvingPipeline(), flipped=True)
+    assert list(reference.names)[:2] == ["a.jpg", "a.jpg (mirrored)"]
+    assert len(reference) == 6
+    images = reference.images[0:6]
+    assert torch.equal(images[1], images[0].flip(-1))
+
+
+def test_a_second_audit_repeats_no_round_trip(folder: Path) -> None:
+    first = load_folder(folder, HalvingPipeline())
+    pipeline = HalvingPipeline()
+    again = load_folder(folder, pipeline)
+    assert pipeline.seen == 0
+    assert torch.equal(first.images[0:3], again.images[0:3])
+    assert first.sha256 == again.sha256
+    Image.new("RGB", (8, 8), "red").save(folder / "d.png")
+    assert load_folder(folder, pipeline).sha256 != first.sha256
+    assert pipeline.seen == 1
+    other_vae = HalvingPipeline("01")
+    load_folder(folder, other_vae)
+    assert other_vae.seen == 4
+
+
+def test_progress_counts_what_was_at_hand(folder: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    load_folder(folder, HalvingPipeline(), on_progress=lambda *c: calls.append(c), batch_size=2)
+    assert calls == [(0, 3), (2, 3), (3, 3)]
+
+
+def test_missing_empty_and_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReferenceFolderError, match="There is no folder"):
+        find_pictures(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReferenceFolderError, match="no pictures"):
+        find_pictures(tmp_path / "empty")
+    (tmp_path / "one.png").write_bytes(b"")
+    with pytest.raises(ReferenceFolderError, match="is a file"):
+        find_pictures(tmp_path / "one.png")
+
+
+@pytest.mark.parametrize("length", [0, 20, 60])
+def test_broken_pictures_are_named(folder: Path, length: int) -> None:
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:length])
+    (folder / "x.jpg").write_text("no picture")
+    with pytest.raises(ReferenceFolderError, match=r"2 of 4 pictures .*b\.png.*x\.jpg"):
+        load_folder(folder, HalvingPipeline())
+
+
+@given(
+    st.binary(max_size=200), st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b""])
+)
+def test_any_broken_bytes_are_refused_by_name(
+    tmp_path_factory, content: bytes, start: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "x.png").write_bytes(start + content)
+    with pytest.raises(ReferenceFolderError, match=r"x\.png"):
+        load_folder(folder, HalvingPipeline())
+
+
+def test_an_unwritable_cache_is_said(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file where the cache should be")
+    with pytest.raises(OutputError, match="M2G_CACHE"):
+        load_folder(folder, HalvingPipeline())
+
+
+@pytest.mark.parametrize("n", [1, 5, 2500])
+def test_nearest_is_that_of_all_pairs(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(0, 256, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    queries = torch.randint(0, 256, (4, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    queries[0] = images[-1]
+    metric = load_metric("l2")
+    reference = ReferenceSet(images, [str(i) for i in range(n)])
+    distances, indices = nearest_pictures(metric, metric.embed(queries), reference)
+    pairs = (queries.double()[:, None] - images.double()[None]).flatten(2) / 255
+    expected = pairs.square().mean(-1).sqrt().min(1)
+    assert distances == pytest.approx(expected.values.tolist(), abs=1e-6)
+    assert indices == expected.indices.tolist()
+    assert distances[0] == 0
+
+
+class MeanColour(Metric):
+    name = "mean_colour"
+    calls = 0
+
+    def _embed(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images.mean((2, 3))[:, None]
+
+
+def test_small_embeddings_are_kept_by_content() -> None:
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    metric = MeanColour()
+    first = embed_stored(metric, images)
+    assert torch.equal(embed_stored(metric, images.clone()), first)
+    assert metric.calls == 1
+    embed_stored(metric, images.flip(0))
+    assert metric.calls == 2
+
+
+def test_large_embeddings_are_not_kept(cache: Path) -> None:
+    embed_stored(load_metric("l2"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    assert not cache.exists()
