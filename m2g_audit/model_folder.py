@@ -1,0 +1,325 @@
+"""Finding a diffusers model on disk or on the hub, and checking it before anything heavy is loaded.
+
+Knows files, not networks: torch and diffusers are not imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from m2g_audit.errors import ModelError
+
+DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
+POCKET = "pocket"
+POCKET_FOLDER = Path(__file__).parent / "pocket" / "weights"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOCAL_COPY = (
+    "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
+    "`hf download {model} --local-dir folder`. `--model pocket` needs no download."
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of pipeline: its diffusers classes, the parts with weights, the other parts."""
+
+    name: str
+    classes: frozenset[str]
+    weighted: tuple[str, ...]
+    plain: tuple[str, ...]
+
+
+TEXT_TO_IMAGE = Family(
+    "text-to-image",
+    frozenset({"StableDiffusionPipeline"}),
+    ("unet", "vae", "text_encoder"),
+    ("tokenizer", "scheduler"),
+)
+UNCONDITIONAL = Family(
+    "unconditional", frozenset({"DDPMPipeline", "DDIMPipeline"}), ("unet",), ("scheduler",)
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None)."""
+
+    path: Path
+    id: str
+    revision: str | None
+    family: Family
+    class_name: str
+    weights: tuple[Path, ...]
+
+    @property
+    def pickled(self) -> bool:
+        """Whether any part's weights are a pickle."""
+        return any(file.suffix == ".bin" for file in self.weights)
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The configuration of one part as a dict."""
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        return _json(self.location(component) / name)
+
+    def location(self, component: str) -> Path:
+        """The folder of one part."""
+        return _location(self.path, component)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over (relative name, length, content) of the weights' files, read in chunks."""
+        digest = hashlib.sha256()
+        for file in sorted(self.weights):
+            name = file.relative_to(self.path).as_posix()
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def resolve(
+    model: str | Path,
+    family: Family,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> ModelFolder:
+    """The checked folder of `model`: "pocket", a folder, or a hub id (from the cache or the net).
+
+    Raises ModelError if there is no such model, if it is of another family, if files are missing or
+    cut short, or if weights come only as pickles and `allow_pickle` is not set.
+    """
+    name = str(model)
+    if name == POCKET:
+        path = POCKET_FOLDER
+    elif Path(name).expanduser().exists():
+        path = Path(name).expanduser()
+    elif _HUB_ID.fullmatch(name):
+        path = _download(name, revision, family, allow_pickle)
+        return _checked(path, name, path.name, family, allow_pickle)
+    else:
+        raise ModelError(
+            f"There is no model {name!r}: it is neither a folder on this machine nor a hub id "
+            "of the form owner/name. Check the spelling, or use --model pocket, which ships with "
+            "this program."
+        )
+    if revision is not None:
+        raise ModelError(
+            f"--revision {revision} was given with the local model {name!r}, which has no "
+            "revisions. Leave it out, or give the hub id."
+        )
+    return _checked(path, name, None, family, allow_pickle)
+
+
+def _download(repo: str, revision: str | None, family: Family, allow_pickle: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named = repo if revision is None else f"{repo} at revision {revision}"
+    try:
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=list(_patterns(family, allow_pickle))
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"{repo} has no revision {revision!r} on the hub. Check it on the model's page, or "
+            "leave --revision out."
+        ) from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repo} is gated on the hub: accept its licence on the model's page and log in "
+            "with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub knows no public model {repo}. Check the spelling; for a private one log in "
+            "with `hf auth login`. `--model pocket` needs no download."
+        ) from error
+    except Exception as error:  # hub clients raise many kinds for "no network"; all mean the same
+        raise ModelError(
+            f"{named} is not on this machine and could not be fetched from the hub "
+            f"({type(error).__name__}). Is there a network connection? "
+            + _LOCAL_COPY.format(model=repo)
+        ) from error
+
+
+def _patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
+    # The safety checker and fp16 or non-EMA variants would double the download.
+    yield "model_index.json"
+    for component in family.plain:
+        yield f"{component}/*"
+    for component in family.weighted:
+        stem = _stem(component)
+        for prefix in (f"{component}/", "") if family is UNCONDITIONAL else (f"{component}/",):
+            yield f"{prefix}*.json"
+            yield f"{prefix}{stem}.safetensors"
+            yield f"{prefix}{stem}-*-of-*.safetensors"
+            if allow_pickle:
+                yield f"{prefix}{_pickle_stem(component)}*.bin"
+
+
+def _checked(
+    path: Path, name: str, revision: str | None, family: Family, allow_pickle: bool
+) -> ModelFolder:
+    class_name = _class_name(path, name)
+    if class_name not in family.classes:
+        raise ModelError(_wrong_kind(name, class_name, family))
+    _refuse_foreign_code(path, name, family)
+    for component in family.plain:
+        marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
+        _require(_location(path, component) / marker, path, name)
+    weights: list[Path] = []
+    for component in family.weighted:
+        _require(_location(path, component) / "config.json", path, name)
+        weights += _weights(path, name, component, allow_pickle)
+    return ModelFolder(path, name, revision, family, class_name, tuple(weights))
+
+
+def _class_name(path: Path, name: str) -> str:
+    index = path / "model_index.json"
+    if index.is_file():
+        found = _json(index).get("_class_name")
+        # Custom pipelines name a file beside the class; nothing of theirs is executed here.
+        if not isinstance(found, str):
+            raise ModelError(
+                f"{name} is a custom pipeline ({found}), which would run its own code. Only "
+                "diffusers' own pipelines are loaded."
+            )
+        return found
+    if path.is_file():
+        raise ModelError(
+            f"{name} is a single file. A diffusers folder is needed: convert it once with "
+            f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')`."
+        )
+    if any(path.glob("*lora*.safetensors")):
+        raise ModelError(
+            f"{name} holds a LoRA without its base model. Load the base in diffusers, call "
+            "load_lora_weights and fuse_lora, and save_pretrained('folder'); then give that folder."
+        )
+    raise ModelError(
+        f"{name} is not a diffusers model: the folder {path} has no model_index.json. Give the "
+        "folder that save_pretrained wrote; if it was downloaded, the download did not finish: "
+        "`hf download OWNER/NAME --local-dir folder` goes on with it."
+    )
+
+
+def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
+    index = _json(path / "model_index.json")
+    for component in (*family.weighted, *family.plain):
+        library, class_name = index.get(component) or (None, None)
+        if library not in ("diffusers", "transformers"):
+            raise ModelError(
+                f"The {component} of {name} is {class_name} of {library}; only parts from "
+                "diffusers and transformers are loaded, because others would run their own code."
+            )
+
+
+def _wrong_kind(name: str, class_name: str, family: Family) -> str:
+    if family is TEXT_TO_IMAGE and class_name in UNCONDITIONAL.classes:
+        return (
+            f"{name} is not text-to-image: it is a {class_name}, which makes pictures without a "
+            "prompt. Give a Stable Diffusion 1.x or 2.x model, or --model pocket."
+        )
+    wanted = " or ".join(sorted(family.classes))
+    return (
+        f"{name} is a {class_name}; this program audits models of the kind {wanted} "
+        f"({'Stable Diffusion 1.x and 2.x' if family is TEXT_TO_IMAGE else family.name}). "
+        "XL, SD 3, Flux, inpainting and other families have another latent space or another "
+        "conditioning and are not supported."
+    )
+
+
+def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[Path]:
+    folder, stem = _location(path, component), _stem(component)
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        shards = sorted({folder / shard for shard in _json(index)["weight_map"].values()})
+        for shard in shards:
+            _check_safetensors(shard, path, name)
+        return shards
+    if single.is_file():
+        _check_safetensors(single, path, name)
+        return [single]
+    pickles = sorted(folder.glob(f"{_pickle_stem(component)}.bin"))
+    if not pickles:
+        _require(single, path, name)
+    if not allow_pickle:
+        raise ModelError(
+            f"The weights of {name} ({pickles[0].relative_to(path)}) come only as a pickle, which "
+            "can run any code when loaded. Convert them with save_pretrained('folder'), or insist "
+            "with --allow-pickle if you trust where they come from."
+        )
+    for file in pickles:
+        _require(file, path, name)
+    return pickles
+
+
+def _check_safetensors(file: Path, path: Path, name: str) -> None:
+    """Raises ModelError unless the file is as long as its header says."""
+    _require(file, path, name)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ModelError(_incomplete(file, path, name, f"has only {size:,} bytes"))
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise ModelError(_incomplete(file, path, name, "has a broken header")) from error
+    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise ModelError(_incomplete(file, path, name, f"has {size:,} of {expected:,} bytes"))
+
+
+def _require(file: Path, path: Path, name: str) -> None:
+    if not file.is_file():
+        raise ModelError(_incomplete(file, path, name, "is missing"))
+    if file.stat().st_size == 0:
+        raise ModelError(_incomplete(file, path, name, "is empty"))
+
+
+def _incomplete(file: Path, path: Path, name: str, what: str) -> str:
+    return (
+        f"The model {name} is not complete: {file.relative_to(path)} {what}. The download or copy "
+        "was interrupted, or the file was left out. Get it again (`hf download OWNER/NAME "
+        f"--local-dir {path}` goes on where it stopped), or use --model pocket."
+    )
+
+
+def _location(path: Path, component: str) -> Path:
+    # Early unconditional models keep everything in one folder.
+    own = path / component
+    return own if own.is_dir() or not (path / "scheduler_config.json").is_file() else path
+
+
+def _stem(component: str) -> str:
+    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
+
+
+def _pickle_stem(component: str) -> str:
+    return "pytorch_model" if component == "text_encoder" else "diffusion_pytorch_model"
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(
+            f"{file} is not readable JSON. The download or copy was interrupted: get it again."
+        ) from error

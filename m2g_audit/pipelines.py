@@ -1,0 +1,610 @@
+"""Diffusers pipelines as score models: the only file that knows prediction types, guidance, VAEs.
+
+Generation is the pipeline's own `__call__`, so that a picture is what plain diffusers gives for the
+same seed. Scores are always computed in fp32, from weights read again where the pipeline was loaded
+in half precision: rounding to half is as large as the difference of two noise predictions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
+from diffusers import UNet2DConditionModel as ConditionalUNet
+from diffusers.utils import logging as diffusers_logging
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
+from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
+from m2g_audit.numerics import check_finite, exact_numerics, noises_for
+from m2g_audit.score_model import NoiseSchedule, ScoreModel
+
+ScoreKind = Literal["conditional", "unconditional", "guided"]
+SchedulerChoice = Literal["ddim", "keep"]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a model is, for records: `sha256` is the content hash of its weights' files."""
+
+    id: str
+    revision: str | None
+    sha256: str
+    architecture: str
+    dtype: str
+    device: str
+    scheduler: str
+    prediction_type: str
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Final latents and decoded images of n seeds, fp32 on the CPU.
+
+    `images` lie in [0, 1] on the 256 levels of the PNG that diffusers would write. `finite` is
+    False where the network overflowed; such an image is black and counts as failed.
+    """
+
+    latents: Float[Tensor, " n c h w"]
+    images: Float[Tensor, " n 3 H W"]
+    finite: Bool[Tensor, " n"]
+
+
+class TextToImage:
+    """A Stable Diffusion 1.x or 2.x pipeline; make one with `TextToImage.load`."""
+
+    def __init__(self, pipe: Any, folder: ModelFolder) -> None:
+        self._pipe = pipe
+        self._folder = folder
+        self._own_scheduler = pipe.scheduler
+        # Where the entry is missing, DDIM's default would clip latents to [-1, 1].
+        clip = pipe.scheduler.config.get("clip_sample", False)
+        self._ddim: Any = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=clip)
+        self.prediction_type = _prediction_type(self._ddim.config.prediction_type, folder)
+        self.schedule = NoiseSchedule.vp(self._ddim.alphas_cumprod)
+        self.device: torch.device = pipe.unet.device
+        self.dtype: torch.dtype = pipe.unet.dtype
+        settings = _own_settings(folder)
+        self.default_steps: int = settings.get("steps", 50)
+        self.default_guidance: float = settings.get("guidance", 7.5)
+        self.default_metric: str | None = settings.get("metric")
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        allow_pickle: bool = False,
+    ) -> TextToImage:
+        """The text-to-image pipeline of a folder, a hub id or "pocket", without its safety checker.
+
+        By default on CUDA or MPS in float16 where there is one, else on the CPU in float32.
+        Raises ModelError for anything but a complete Stable Diffusion 1.x or 2.x model;
+        ResourceError if it does not fit in memory.
+        """
+        folder = resolve(model, TEXT_TO_IMAGE, revision=revision, allow_pickle=allow_pickle)
+        _check_architecture(folder)
+        place = _device(device)
+        kind = _dtype(dtype, place)
+        with _quiet(), _memory(f"loading {folder.id}"), _readable(folder):
+            pipe: Any = StableDiffusionPipeline.from_pretrained(
+                folder.path,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+                requires_safety_checker=False,
+                use_safetensors=None if folder.pickled else True,
+                local_files_only=True,
+            )
+            for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+                part.eval().requires_grad_(False)
+                # Not diffusers' own `to`, whose name for the dtype differs between its versions.
+                torch.nn.Module.to(part, kind)
+            pipe.to(place)
+        pipe.set_progress_bar_config(disable=True)
+        return cls(pipe, folder)
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What this model is; reads all weights once for their hash."""
+        return ModelIdentity(
+            id=self._folder.id,
+            revision=self._folder.revision,
+            sha256=self._folder.sha256,
+            architecture=f"{self._folder.class_name}/{type(self._pipe.unet).__name__}",
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            scheduler=type(self._own_scheduler).__name__,
+            prediction_type=self.prediction_type,
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one latent."""
+        size = self._pipe.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return (self._pipe.unet.config.in_channels, height, width)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of one image in pixels."""
+        _, height, width = self.latent_shape
+        return (height * self._pipe.vae_scale_factor, width * self._pipe.vae_scale_factor)
+
+    @property
+    def N(self) -> int:
+        """The number of dimensions of one latent."""
+        return prod(self.latent_shape)
+
+    def token_count(self, prompt: str) -> tuple[int, int]:
+        """(tokens that `prompt` has, tokens that the text encoder reads), marks included."""
+        tokenizer = self._pipe.tokenizer
+        return len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
+
+    def bind(
+        self, prompt: str, *, guidance: float | None = None, kind: ScoreKind = "conditional"
+    ) -> ScoreModel:
+        """The fp32 score model of latents for one prompt.
+
+        `kind`: "conditional" (eps_c), "unconditional" (eps_u, the empty prompt), or "guided",
+        eps_u + guidance (eps_c - eps_u). `guidance` counts for "guided" only; default_guidance
+        if None.
+        """
+        conditional, unconditional = self._embed(prompt)
+        scale = self.default_guidance if guidance is None else guidance
+        embeddings = {
+            "conditional": [conditional],
+            "unconditional": [unconditional],
+            "guided": [unconditional, conditional],
+        }[kind]
+        return _BoundUNet(self, embeddings, kind, scale)
+
+    def generate(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        batch_size: int = 4,
+        scheduler: SchedulerChoice = "ddim",
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Generations:
+        """Pictures of one prompt, one for each seed, independent of batch-mates.
+
+        Equal to `pipe(prompt, generator=[torch.Generator("cpu").manual_seed(s), ...])` of plain
+        diffusers: the noise bit for bit (drawn in the pipeline's dtype), the pixels to 1/255.
+        `scheduler`: "ddim" (eta 0) or "keep" (the pipeline's own). `on_progress` gets the number of
+        image-steps done, of len(seeds) * steps; it may raise, and may step back when a batch that
+        did not fit in memory is done again in halves. Raises NumericsError if no image is finite,
+        ResourceError if a batch of one does not fit, UsageError for guidance below 1 (which the
+        pipeline would take as 1) or steps outside the schedule.
+        """
+        steps = self.default_steps if steps is None else steps
+        guidance = self.default_guidance if guidance is None else guidance
+        if not guidance >= 1 or guidance == float("inf"):
+            raise UsageError(
+                f"A guidance of {guidance} is not possible: give 1 (no guidance) or more."
+            )
+        if not 1 <= steps <= len(self.schedule):
+            raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
+        self._pipe.scheduler = self._ddim if scheduler == "ddim" else self._own_scheduler
+        parts: list[tuple[Tensor, Tensor]] = []
+        done = 0
+        while done < len(seeds):
+            batch = seeds[done : done + batch_size]
+            try:
+                parts.append(
+                    self._generate_batch(
+                        prompt,
+                        batch,
+                        steps,
+                        guidance,
+                        _progress(on_progress, done, len(batch), steps),
+                    )
+                )
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise ResourceError(_does_not_fit("generating one picture")) from error
+                batch_size = len(batch) // 2
+                _free_memory()
+                continue
+            done += len(batch)
+        latents, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return self._generations(latents, images)
+
+    def _generate_batch(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        on_step: Callable[[int], None],
+    ) -> tuple[Tensor, Tensor]:
+        final: dict[str, Tensor] = {}
+
+        def keep_latents(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict:
+            final["latents"] = tensors["latents"]
+            on_step(step)
+            return {}
+
+        with self._exact():
+            images = self._pipe(
+                [prompt] * len(seeds),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                output_type="pt",
+                callback_on_step_end=keep_latents,
+            ).images
+        return final["latents"].float().cpu(), images.float().cpu()
+
+    def _generations(self, latents: Tensor, images: Tensor) -> Generations:
+        finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(
+            1
+        )
+        if not bool(finite.any()):
+            cure = (
+                "its weights are broken: get them again"
+                if self.dtype == torch.float32
+                else f"it overflows in {self.identity.dtype}: use --dtype float32"
+            )
+            raise NumericsError(
+                f"None of the {len(finite)} pictures is finite. The network gives NaN; most "
+                f"likely {cure}."
+            )
+        images = torch.where(finite[:, None, None, None], images, torch.zeros(()))
+        return Generations(latents, _quantise(images), finite)
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Float[Tensor, " n c h w"], *, batch_size: int = 16
+    ) -> Float[Tensor, " n 3 H W"]:
+        """Images of latents, fp32 on the CPU in [0, 1], on the 256 levels of generated pictures.
+
+        Raises NumericsError if the decoder overflows.
+        """
+        vae = self._pipe.vae
+        parts = []
+        with self._exact():
+            for batch in latents.split(batch_size):
+                scaled = batch.to(vae.device, vae.dtype) / vae.config.scaling_factor
+                image = vae.decode(scaled, return_dict=False)[0]
+                parts.append(self._pipe.image_processor.postprocess(image, output_type="pt"))
+        return _quantise(check_finite(torch.cat(parts).float().cpu(), "the decoded pictures"))
+
+    @torch.no_grad()
+    def encode(
+        self, images: Float[Tensor, " n 3 H W"], *, batch_size: int = 16
+    ) -> Float[Tensor, " n c h w"]:
+        """Latents (the posterior's mean, scaled) of images in [0, 1]; fp32 on the CPU."""
+        vae = self._pipe.vae
+        parts = []
+        with self._exact():
+            for batch in images.split(batch_size):
+                posterior = vae.encode(batch.to(vae.device, vae.dtype) * 2 - 1).latent_dist
+                parts.append(posterior.mode() * vae.config.scaling_factor)
+        return check_finite(torch.cat(parts).float().cpu(), "the encoded pictures")
+
+    def round_trip(
+        self, images: Float[Tensor, " n 3 H W"], *, batch_size: int = 16
+    ) -> Float[Tensor, " n 3 H W"]:
+        """Images in [0, 1] as the pipeline would reproduce them at best: encoded and decoded."""
+        latents = self.encode(images, batch_size=batch_size)
+        return self.decode(latents, batch_size=batch_size)
+
+    @torch.no_grad()
+    def noise_difference_at_first_step(
+        self, prompt: str, seeds: Sequence[int], *, steps: int | None = None, batch_size: int = 16
+    ) -> Float[Tensor, " n"]:
+        """||eps_c - eps_u|| of each seed's first noise at the sampler's first step, in float64.
+
+        The detector of Wen et al. 2024 ("Detecting, explaining, and mitigating memorization in
+        diffusion models"), with the noise that `generate` starts from.
+        """
+        self._ddim.set_timesteps(self.default_steps if steps is None else steps)
+        t = int(self._ddim.timesteps[0])
+        models = [self.bind(prompt, kind="conditional"), self.bind(prompt, kind="unconditional")]
+        norms = []
+        for start in range(0, len(seeds), batch_size):
+            noise = noises_for(seeds[start : start + batch_size], self.latent_shape, self.dtype)
+            noise = noise.to(self.device, torch.float32)
+            conditional, unconditional = (model.predict_noise(noise, t) for model in models)
+            norms.append((conditional - unconditional).double().flatten(1).norm(dim=1).cpu())
+        return torch.cat(norms)
+
+    @torch.no_grad()
+    def _embed(self, prompt: str) -> tuple[Tensor, Tensor]:
+        with self._exact():
+            conditional, unconditional = self._pipe.encode_prompt(
+                prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=True
+            )
+        return conditional.float(), unconditional.float()
+
+    @cached_property
+    def _exact_unet(self) -> Any:
+        if self.dtype == torch.float32:
+            return self._pipe.unet
+        with _quiet(), _memory("reading the network in float32"):
+            unet: Any = ConditionalUNet.from_pretrained(
+                self._folder.location("unet"),
+                use_safetensors=None if self._folder.pickled else True,
+                local_files_only=True,
+            )
+            return unet.to(self.device).eval().requires_grad_(False)
+
+    def _exact(self) -> Any:
+        return exact_numerics() if self.dtype == torch.float32 else nullcontext()
+
+
+class _BoundUNet(ScoreModel):
+    """A conditional U-Net with its text embeddings fixed."""
+
+    def __init__(
+        self, pipeline: TextToImage, embeddings: Sequence[Tensor], kind: ScoreKind, guidance: float
+    ) -> None:
+        self.schedule = pipeline.schedule
+        self.shape = pipeline.latent_shape
+        self.device = pipeline.device
+        self.dtype = torch.float32
+        self.kind = kind
+        self.evaluations_per_call = len(embeddings)
+        self._unet = pipeline._exact_unet
+        self._embeddings = embeddings
+        self._guidance = guidance
+        self._prediction_type = pipeline.prediction_type
+
+    def predict_noise(self, x: Float[Tensor, " b c h w"], t: int) -> Float[Tensor, " b c h w"]:
+        """epsilon(x, t) in fp32 of the bound prompt."""
+        b, copies = len(x), len(self._embeddings)
+        x = x.to(self.device, self.dtype)
+        text = torch.cat([embedding.expand(b, -1, -1) for embedding in self._embeddings])
+        with exact_numerics():
+            output = self._unet(
+                torch.cat([x] * copies), t, encoder_hidden_states=text, return_dict=False
+            )[0]
+        if copies == 2:
+            unconditional, conditional = output.chunk(2)
+            output = unconditional + self._guidance * (conditional - unconditional)
+        return noise_from_output(self._prediction_type, output, x, t, self.schedule)
+
+
+class UnconditionalModel(ScoreModel):
+    """A DDPM pipeline in pixel space, images in [-1, 1]; make one with `load`."""
+
+    def __init__(self, unet: Any, scheduler: Any, folder: ModelFolder) -> None:
+        size = unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self.schedule = NoiseSchedule.vp(scheduler.alphas_cumprod)
+        self.shape = (unet.config.in_channels, height, width)
+        self.device = unet.device
+        self.dtype = unet.dtype
+        self.prediction_type = _prediction_type(scheduler.config.prediction_type, folder)
+        self._unet = unet
+        self._folder = folder
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        allow_pickle: bool = False,
+    ) -> UnconditionalModel:
+        """The fp32 score model of a DDPM folder or hub id; ModelError for anything else."""
+        folder = resolve(model, UNCONDITIONAL, revision=revision, allow_pickle=allow_pickle)
+        config = folder.config("unet")
+        if config.get("class_embed_type") or config.get("num_class_embeds"):
+            raise ModelError(f"{folder.id} is conditioned on a class, which is not supported.")
+        if config.get("in_channels") != config.get("out_channels"):
+            raise ModelError(f"{folder.id} predicts its variance too, which is not supported.")
+        with _quiet(), _memory(f"loading {folder.id}"), _readable(folder):
+            unet: Any = UNet2DModel.from_pretrained(
+                folder.location("unet"),
+                use_safetensors=None if folder.pickled else True,
+                local_files_only=True,
+            )
+            unet = unet.to(_device(device)).eval().requires_grad_(False)
+        return cls(unet, DDPMScheduler.from_config(folder.config("scheduler")), folder)
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What this model is; reads all weights once for their hash."""
+        return ModelIdentity(
+            id=self._folder.id,
+            revision=self._folder.revision,
+            sha256=self._folder.sha256,
+            architecture=f"{self._folder.class_name}/{type(self._unet).__name__}",
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            scheduler=self._folder.config("scheduler")["_class_name"],
+            prediction_type=self.prediction_type,
+        )
+
+    def predict_noise(self, x: Float[Tensor, " b c h w"], t: int) -> Float[Tensor, " b c h w"]:
+        """epsilon(x, t) in fp32."""
+        x = x.to(self.device, self.dtype)
+        with exact_numerics():
+            output = self._unet(x, t, return_dict=False)[0]
+        return noise_from_output(self.prediction_type, output, x, t, self.schedule)
+
+
+def noise_from_output(
+    prediction_type: str,
+    output: Float[Tensor, " *b"],
+    x: Float[Tensor, " *b"],
+    t: int,
+    schedule: NoiseSchedule,
+) -> Float[Tensor, " *b"]:
+    """epsilon from what a network predicts at (x, t).
+
+    epsilon: as it is. v_prediction: v = alpha eps - sigma x_0, so eps = alpha v + sigma x
+    (Salimans & Ho 2022). sample: eps = (x - alpha x_0) / sigma.
+    """
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    if prediction_type == "v_prediction":
+        return alpha * output + sigma * x
+    if prediction_type == "sample":
+        return (x - alpha * output) / sigma
+    return output
+
+
+def _prediction_type(name: str, folder: ModelFolder) -> str:
+    if name not in _PREDICTION_TYPES:
+        raise ModelError(
+            f"{folder.id} predicts {name!r}; only {', '.join(_PREDICTION_TYPES)} are supported."
+        )
+    return name
+
+
+def _check_architecture(folder: ModelFolder) -> None:
+    unet, vae = folder.config("unet"), folder.config("vae")
+    conditions = [
+        name
+        for name in (
+            "addition_embed_type",
+            "class_embed_type",
+            "time_cond_proj_dim",
+            "encoder_hid_dim_type",
+        )
+        if unet.get(name)
+    ]
+    if conditions:
+        raise ModelError(
+            f"The U-Net of {folder.id} needs more than a prompt ({', '.join(conditions)}), as XL "
+            "and distilled models do. Give a Stable Diffusion 1.x or 2.x model, or --model pocket."
+        )
+    channels = unet.get("in_channels"), vae.get("latent_channels")
+    if channels[0] != channels[1]:
+        raise ModelError(
+            f"The U-Net of {folder.id} takes {channels[0]} channels, its VAE gives {channels[1]}: "
+            "an inpainting, depth or other image-conditioned model, not text-to-image."
+        )
+    scheduler = folder.config("scheduler").get("_class_name", "")
+    if "FlowMatch" in scheduler:
+        raise ModelError(
+            f"{folder.id} is a flow-matching model ({scheduler}), which has no noise schedule of "
+            "the kind alpha, sigma. Give a Stable Diffusion 1.x or 2.x model."
+        )
+
+
+def _own_settings(folder: ModelFolder) -> dict[str, Any]:
+    # Models made for this program say how they are meant to be sampled.
+    file = folder.path / "m2g.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _quantise(images: Tensor) -> Tensor:
+    return (images.clamp(0, 1) * 255).round() / 255
+
+
+def _progress(
+    report: Callable[[int], None] | None, done: int, batch: int, steps: int
+) -> Callable[[int], None]:
+    def on_step(step: int) -> None:
+        if report is not None:
+            # Some schedulers (PNDM) take more evaluations than steps.
+            report(done * steps + batch * min(step + 1, steps))
+
+    return on_step
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"The device {str(device)!r} is not available here. Use --device cpu, or leave it out."
+        ) from error
+    return place
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.float16
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise UsageError(f"There is no --dtype {name!r}: use {', '.join(_DTYPES)}.")
+    return _DTYPES[name]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    )
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _does_not_fit(what: str) -> str:
+    return (
+        f"There is not enough memory for {what}. Close other programs, use --dtype float16 on a "
+        "GPU or --device cpu, or --model pocket, which needs little."
+    )
+
+
+@contextmanager
+def _memory(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if _out_of_memory(error):
+            raise ResourceError(_does_not_fit(what)) from error
+        raise
+
+
+@contextmanager
+def _readable(folder: ModelFolder) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder.id} could not be loaded ({type(error).__name__}: {error}). Its files do not "
+            "fit together: get the model again, or save it anew with save_pretrained."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block without the libraries' own loading bars."""
+    bars = [
+        library
+        for library in (diffusers_logging, transformers_logging)
+        if library.is_progress_bar_enabled()
+    ]
+    for library in bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in bars:
+            library.enable_progress_bar()
