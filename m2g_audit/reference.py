@@ -48,7 +48,7 @@ class RoundTrip(Protocol):
     def identity(self) -> Identity: ...
 
     @property
-    def image_size(self) -> int: ...
+    def image_size(self) -> tuple[int, int]: ...
 
     def round_trip(self, images: Tensor) -> Tensor: ...
 
@@ -223,22 +223,23 @@ def open_picture(file: Path) -> Image:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def crop(picture: Image, size: int) -> Image:
-    """Return the picture as training sees it: shorter side to `size` (bilinear), centre-cropped.
+def crop(picture: Image, size: tuple[int, int]) -> Image:
+    """Return the picture as training sees it: scaled (bilinear) to cover `size`, centre-cropped.
 
-    The same pixels as torchvision's Resize and CenterCrop, which diffusers' training scripts use.
+    size: (height, width). Where both are equal, the same pixels as torchvision's Resize and
+    CenterCrop, which diffusers' training scripts use.
     """
-    width, height = picture.size
-    if width <= height:
-        scaled = (size, max(size, int(size * height / width)))
+    height, width = size
+    if picture.width * height <= picture.height * width:
+        scaled = (width, max(height, int(width * picture.height / picture.width)))
     else:
-        scaled = (max(size, int(size * width / height)), size)
+        scaled = (max(width, int(height * picture.width / picture.height)), height)
     picture = picture.resize(scaled, Pillow.Resampling.BILINEAR)
-    left, top = (round((side - size) / 2) for side in scaled)
-    return picture.crop((left, top, left + size, top + size))
+    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
 
 
-def _prepared(entry: _Entry, size: int) -> Tensor:
+def _prepared(entry: _Entry, size: tuple[int, int]) -> Tensor:
     levels = torch.from_numpy(np.array(crop(open_picture(entry.file), size)))
     image = levels.permute(2, 0, 1).float() / 255
     return image.flip(-1) if entry.mirrored else image

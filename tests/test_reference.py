@@ -33,7 +33,7 @@ class Identity:
 class HalvingPipeline:
     """A VAE whose round trip darkens a picture to half, and counts how many it was given."""
 
-    image_size = 8
+    image_size = (8, 8)
 
     def __init__(self, sha256: str = "00") -> None:
         self.identity = Identity(sha256)
@@ -66,7 +66,12 @@ def test_crop_is_that_of_training(width: int, height: int, size: int) -> None:
     levels = np.random.default_rng(width * 41 + height).integers(0, 256, (height, width, 3))
     picture = Image.fromarray(levels.astype(np.uint8))
     expected = CenterCrop(size)(Resize(size, InterpolationMode.BILINEAR)(picture))
-    assert np.array_equal(crop(picture, size), expected)
+    assert np.array_equal(crop(picture, (size, size)), expected)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 24), st.integers(1, 24))
+def test_any_picture_fits_any_size(width: int, height: int, rows: int, columns: int) -> None:
+    assert crop(Image.new("RGB", (width, height)), (rows, columns)).size == (columns, rows)
 
 
 def test_pictures_go_through_the_vae(folder: Path) -> None:
