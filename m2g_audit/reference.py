@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ReferenceFolderError
 from m2g_audit.runs import read_picture, to_picture, write_atomically
 from m2g_audit.similarity import Metric, nearest
+
+if TYPE_CHECKING:
+    from m2g_audit.pipelines import TextToImage
+    from m2g_audit.pocket.reference import TrainingPictures
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _CHUNK_BYTES = 64 * 2**20
@@ -61,13 +65,33 @@ class Pictures(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
+class Reference(Protocol):
+    """S, however it is kept: what an audit asks of it."""
+
+    source: str
+    sha256: str
+    complete: bool
+    flipped: bool
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def picture(self, number: int) -> Tensor:
+        """Return one picture as training saw it, uint8 [3, h, w]."""
+
+    def nearest(
+        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+    ) -> tuple[list[float], list[int]]:
+        """Return distance and number of the picture of S nearest to each image [n, 3, h, w]."""
+
+
 @dataclass(frozen=True)
 class ReferenceSet:
     """S as training saw it: names and pictures in one order.
 
     images: uint8 [n, 3, h, w], already through the VAE and back; names: one per picture; complete:
     whether S is the whole training set, without which no sample is called spurious; source: the
-    folder, or `pocket`; sha256: of the names and contents; flipped: mirrored copies are among them.
+    folder; sha256: of the names and contents; flipped: mirrored copies are among them.
     """
 
     images: Pictures
@@ -77,13 +101,32 @@ class ReferenceSet:
     sha256: str = ""
     flipped: bool = False
 
-    def __len__(self) -> int:
-        return len(self.names)
+    def picture(self, number: int) -> Tensor:
+        """Return one picture, uint8 [3, h, w]."""
+        return self.images[number : number + 1][0]
 
-    def chunks(self, rows: int) -> Iterator[Tensor]:
-        """Yield the pictures, uint8 [<= rows, 3, h, w], in order."""
-        for start in range(0, len(self), rows):
-            yield self.images[start : start + rows]
+    def nearest(
+        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+    ) -> tuple[list[float], list[int]]:
+        """Return distance and number of the picture nearest to each image [n, 3, h, w] in [0, 1].
+
+        S is embedded in chunks, so that neither its embeddings nor all pairs are ever held at once.
+        Where an embedding takes less room than its picture it is kept between runs.
+        """
+        queries = metric.embed(images)
+        rows = max(1, min(1024, _CHUNK_BYTES // (4 * images[0].numel())))
+        best = torch.full((len(images),), torch.inf, dtype=torch.float64)
+        where = torch.zeros(len(images), dtype=torch.int64)
+        for start in range(0, len(self.names), rows):
+            chunk = self.images[start : start + rows]
+            distances, indices = nearest(metric, queries, embed_stored(metric, chunk))
+            found = torch.from_numpy(distances[:, 0])
+            nearer = found < best
+            best[nearer] = found[nearer]
+            where[nearer] = torch.from_numpy(indices[:, 0])[nearer] + start
+            if on_progress is not None:
+                on_progress(start + len(chunk), len(self.names))
+        return best.tolist(), where.tolist()
 
 
 @dataclass(frozen=True)
@@ -100,22 +143,60 @@ class _StoredPictures:
         return torch.stack(pictures).to(torch.uint8)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Entry:
-    """One picture of the set, as it is and mirrored if training flipped."""
+    """One picture of the set, as it is, or mirrored if training flipped."""
 
     file: Path
     name: str
     mirrored: bool
     sha256: str
-    stored: Path = field(init=False)
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Return the picture files in `folder` and below it, by name.
+@dataclass(frozen=True)
+class FolderContents:
+    """What lies in a reference folder; `sha256` is of the names and contents."""
 
-    Raises ReferenceFolderError where the folder is missing, is a file, or holds no pictures.
+    folder: Path
+    entries: tuple[_Entry, ...]
+    flipped: bool
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of all names and contents, mirrored copies included."""
+        return _digest(*(f"{entry.name} {entry.sha256}" for entry in self.entries))
+
+    def pending(self, pipeline: RoundTrip) -> list[_Entry]:
+        """Return the pictures whose round trip through this VAE is not at hand yet."""
+        return [entry for entry in self.entries if not _stored(entry, pipeline).exists()]
+
+
+def scan(folder: Path, *, flipped: bool = False) -> FolderContents:
+    """Return what lies in `folder` and below it, by name; needs no model and decodes nothing.
+
+    Raises ReferenceFolderError where the folder is missing, is a file or holds no pictures, and for
+    files that are no pictures, which it names.
     """
+    files = _find_pictures(folder)
+    entries: list[_Entry] = []
+    broken: list[str] = []
+    for file in files:
+        name = _printable(file.relative_to(folder))
+        try:
+            content = file.read_bytes()
+            with Pillow.open(io.BytesIO(content)):
+                sha256 = hashlib.sha256(content).hexdigest()
+        except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
+            broken.append(f"{name} ({_reason(error)})")
+            continue
+        entries.append(_Entry(file, name, False, sha256))
+        if flipped:
+            entries.append(_Entry(file, f"{name} (mirrored)", True, sha256))
+    _refuse_broken(broken, len(files), folder)
+    return FolderContents(folder, tuple(entries), flipped)
+
+
+def _find_pictures(folder: Path) -> list[Path]:
     if not folder.exists():
         raise ReferenceFolderError(
             f"There is no folder {folder}. Give the folder of the training pictures with "
@@ -141,75 +222,62 @@ def find_pictures(folder: Path) -> list[Path]:
     return found
 
 
-def load_folder(
-    folder: Path,
-    pipeline: RoundTrip,
-    *,
-    complete: bool = False,
-    flipped: bool = False,
-    batch_size: int = 16,
-    on_progress: Progress | None = None,
-) -> ReferenceSet:
-    """Return the pictures of `folder` as training saw them.
-
-    Each is brought to the model's size by its shorter side, centre-cropped, and taken through the
-    VAE and back, with `flipped` also mirrored (DEFINITIONS: Thresholds). Round trips are kept by
-    content of the picture and of the VAE, so that a second audit, or one after an interruption,
-    does not repeat them. Raises ReferenceFolderError for a folder that is missing, empty or has
-    pictures that can't be read, and names these.
-    """
-    entries, pending = _inspect(find_pictures(folder), folder, pipeline, flipped)
-    done = len(entries) - len(pending)
-    report = on_progress or (lambda done, total: None)
-    report(done, len(entries))
-    for start in range(0, len(pending), batch_size):
-        batch = pending[start : start + batch_size]
-        images = torch.stack([_prepared(entry, pipeline.image_size) for entry in batch])
-        for entry, image in zip(batch, pipeline.round_trip(images), strict=True):
-            _keep(entry.stored, to_picture(image))
-        done += len(batch)
-        report(done, len(entries))
-    names = [entry.name + (" (mirrored)" if entry.mirrored else "") for entry in entries]
-    return ReferenceSet(
-        images=_StoredPictures(tuple(entry.stored for entry in entries)),
-        names=names,
-        complete=complete,
-        source=_printable(folder),
-        sha256=_digest(*(f"{n} {e.sha256}" for n, e in zip(names, entries, strict=True))),
-        flipped=flipped,
+def _refuse_broken(broken: Sequence[str], total: int, folder: Path) -> None:
+    if not broken:
+        return
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    raise ReferenceFolderError(
+        f"{len(broken)} of {total} pictures in {folder} can't be read: "
+        f"{'; '.join(broken[:_NAMED])}{more}. Repair them or move them out of the folder: "
+        "a reference with holes would call copies of them new."
     )
 
 
-def _inspect(
-    files: Sequence[Path], folder: Path, pipeline: RoundTrip, flipped: bool
-) -> tuple[list[_Entry], list[_Entry]]:
-    """All entries, and those whose round trip is not at hand; every file that is new is decoded."""
-    entries, pending, broken = [], [], []
-    for file in files:
-        try:
-            sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-            found = [
-                _Entry(file, _printable(file.relative_to(folder)), mirrored, sha256)
-                for mirrored in ((False, True) if flipped else (False,))
-            ]
-            for entry in found:
-                entry.stored = _stored(entry, pipeline)
-            new = [entry for entry in found if not entry.stored.exists()]
-            if new:
-                open_picture(file)
-        except (OSError, ValueError) as error:
-            broken.append(f"{_printable(file.relative_to(folder))} ({_reason(error)})")
-            continue
-        entries += found
-        pending += new
-    if broken:
-        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        raise ReferenceFolderError(
-            f"{len(broken)} of {len(files)} pictures in {folder} can't be read: "
-            f"{'; '.join(broken[:_NAMED])}{more}. Repair them or move them out of the folder: "
-            "a reference with holes would call copies of them new."
-        )
-    return entries, pending
+def load_folder(
+    contents: FolderContents,
+    pipeline: RoundTrip,
+    *,
+    complete: bool = False,
+    batch_size: int = 16,
+    on_progress: Progress | None = None,
+) -> ReferenceSet:
+    """Return the pictures of a folder as training saw them.
+
+    Each is brought to the model's size by its shorter side, centre-cropped, and taken through the
+    VAE and back, mirrored as well if training flipped (DEFINITIONS: Thresholds). Round trips are
+    kept by content of the picture and of the model, so that a second audit, or one after an
+    interruption, does not repeat them. Raises ReferenceFolderError for pictures that can't be
+    decoded, and names them.
+    """
+    pending = contents.pending(pipeline)
+    done = len(contents.entries) - len(pending)
+    report = on_progress or (lambda done, total: None)
+    report(done, len(contents.entries))
+    broken: dict[str, str] = {}
+    for start in range(0, len(pending), batch_size):
+        readable: list[tuple[_Entry, Tensor]] = []
+        for entry in pending[start : start + batch_size]:
+            try:
+                readable.append((entry, _prepared(entry, pipeline.image_size)))
+            except (OSError, ValueError) as error:
+                name = _printable(entry.file.relative_to(contents.folder))
+                broken[name] = f"{name} ({_reason(error)})"
+        # What can be read is kept even so: after the repair it is not done again.
+        if readable:
+            images = pipeline.round_trip(torch.stack([image for _, image in readable]))
+            for (entry, _), image in zip(readable, images, strict=True):
+                _keep(_stored(entry, pipeline), to_picture(image))
+        done += len(readable)
+        report(done, len(contents.entries))
+    _refuse_broken(list(broken.values()), len({e.file for e in contents.entries}), contents.folder)
+    return ReferenceSet(
+        images=_StoredPictures(tuple(_stored(entry, pipeline) for entry in contents.entries)),
+        names=[entry.name for entry in contents.entries],
+        complete=complete,
+        source=_printable(contents.folder),
+        sha256=contents.sha256,
+        flipped=contents.flipped,
+    )
 
 
 def open_picture(file: Path) -> Image:
@@ -219,7 +287,7 @@ def open_picture(file: Path) -> Image:
             return ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # decoders raise whatever the broken bytes lead them to
+    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -278,35 +346,6 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def nearest_pictures(
-    metric: Metric,
-    queries: Tensor,
-    reference: ReferenceSet,
-    *,
-    on_progress: Progress | None = None,
-) -> tuple[list[float], list[int]]:
-    """Return, for each query embedding [n, parts, d], the distance and index of the nearest of S.
-
-    S is embedded in chunks, so that neither its embeddings nor all pairs are ever held at once.
-    Where an embedding takes less room than its picture it is kept between runs.
-    """
-    height, width = reference.images[0:1].shape[-2:]
-    rows = max(1, min(1024, _CHUNK_BYTES // (12 * height * width)))
-    best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
-    where = torch.zeros(len(queries), dtype=torch.int64)
-    first = 0
-    for chunk in reference.chunks(rows):
-        distances, indices = nearest(metric, queries, embed_stored(metric, chunk))
-        found = torch.from_numpy(distances[:, 0])
-        nearer = found < best
-        best[nearer] = found[nearer]
-        where[nearer] = torch.from_numpy(indices[:, 0])[nearer] + first
-        first += len(chunk)
-        if on_progress is not None:
-            on_progress(first, len(reference))
-    return best.tolist(), where.tolist()
-
-
 def embed_stored(metric: Metric, images: Tensor) -> Tensor:
     """Return the embeddings of uint8 images [n, 3, h, w], as an earlier run kept them if it did."""
     content = hashlib.sha256(f"{_metric_key(metric)} {tuple(images.shape)} ".encode())
@@ -323,3 +362,43 @@ def embed_stored(metric: Metric, images: Tensor) -> Tensor:
 
 def _metric_key(metric: Metric) -> str:
     return f"{metric.name} {getattr(metric, 'weights_sha256', '')}"
+
+
+@dataclass(frozen=True)
+class PocketReference:
+    """The whole training set of pocket, drawn again where it is needed."""
+
+    pictures: TrainingPictures
+    index: np.ndarray
+    sha256: str
+    source: str = "the pocket world"
+    complete: bool = True
+    flipped: bool = False
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the caption and number of each picture."""
+        return self.pictures.names
+
+    def picture(self, number: int) -> Tensor:
+        """Return one picture as the model can show it, uint8 [3, h, w]."""
+        return self.pictures.take([number])[0]
+
+    def nearest(
+        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+    ) -> tuple[list[float], list[int]]:
+        """Return distance and number of the nearest training picture of each image."""
+        from m2g_audit.pocket.reference import BOUNDED_METRICS, nearest_training
+
+        if metric.name in BOUNDED_METRICS:
+            return nearest_training(metric, images, self.pictures, self.index)
+        everything = ReferenceSet(self.pictures, self.pictures.names)
+        return everything.nearest(metric, images, on_progress)
+
+
+def load_pocket(pipeline: TextToImage) -> PocketReference:
+    """Return the training set of pocket; ModelError where the shipped index is missing."""
+    from m2g_audit.model_folder import POCKET_FOLDER
+    from m2g_audit.pocket.reference import TrainingPictures, load_index, world_hash
+
+    return PocketReference(TrainingPictures(pipeline), load_index(POCKET_FOLDER), world_hash())

@@ -17,9 +17,8 @@ from m2g_audit.reference import (
     ReferenceSet,
     crop,
     embed_stored,
-    find_pictures,
     load_folder,
-    nearest_pictures,
+    scan,
 )
 from m2g_audit.similarity import Metric, load_metric
 
@@ -75,7 +74,7 @@ def test_any_picture_fits_any_size(width: int, height: int, rows: int, columns: 
 
 
 def test_pictures_go_through_the_vae(folder: Path) -> None:
-    reference = load_folder(folder, HalvingPipeline())
+    reference = load_folder(scan(folder), HalvingPipeline())
     assert list(reference.names) == ["a.jpg", "b.png", "inside/c.webp"]
     assert not reference.complete
     original = np.array(Image.open(folder / "b.png")).transpose(2, 0, 1)
@@ -83,51 +82,64 @@ def test_pictures_go_through_the_vae(folder: Path) -> None:
 
 
 def test_mirrored_copies_are_added(folder: Path) -> None:
-    reference = load_folder(folder, HalvingPipeline(), flipped=True)
+    reference = load_folder(scan(folder, flipped=True), HalvingPipeline())
     assert list(reference.names)[:2] == ["a.jpg", "a.jpg (mirrored)"]
-    assert len(reference) == 6
+    assert len(reference.names) == 6
     images = reference.images[0:6]
     assert torch.equal(images[1], images[0].flip(-1))
 
 
 def test_a_second_audit_repeats_no_round_trip(folder: Path) -> None:
-    first = load_folder(folder, HalvingPipeline())
+    first = load_folder(scan(folder), HalvingPipeline())
     pipeline = HalvingPipeline()
-    again = load_folder(folder, pipeline)
+    again = load_folder(scan(folder), pipeline)
     assert pipeline.seen == 0
     assert torch.equal(first.images[0:3], again.images[0:3])
     assert first.sha256 == again.sha256
     Image.new("RGB", (8, 8), "red").save(folder / "d.png")
-    assert load_folder(folder, pipeline).sha256 != first.sha256
+    assert load_folder(scan(folder), pipeline).sha256 != first.sha256
     assert pipeline.seen == 1
     other_vae = HalvingPipeline("01")
-    load_folder(folder, other_vae)
+    load_folder(scan(folder), other_vae)
     assert other_vae.seen == 4
 
 
 def test_progress_counts_what_was_at_hand(folder: Path) -> None:
     calls: list[tuple[int, int]] = []
-    load_folder(folder, HalvingPipeline(), on_progress=lambda *c: calls.append(c), batch_size=2)
+    load_folder(
+        scan(folder), HalvingPipeline(), on_progress=lambda *c: calls.append(c), batch_size=2
+    )
     assert calls == [(0, 3), (2, 3), (3, 3)]
 
 
 def test_missing_empty_and_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReferenceFolderError, match="There is no folder"):
-        find_pictures(tmp_path / "nowhere")
+        scan(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReferenceFolderError, match="no pictures"):
-        find_pictures(tmp_path / "empty")
+        scan(tmp_path / "empty")
     (tmp_path / "one.png").write_bytes(b"")
     with pytest.raises(ReferenceFolderError, match="is a file"):
-        find_pictures(tmp_path / "one.png")
+        scan(tmp_path / "one.png")
 
 
-@pytest.mark.parametrize("length", [0, 20, 60])
-def test_broken_pictures_are_named(folder: Path, length: int) -> None:
+@pytest.mark.parametrize("length", [0, 20])
+def test_files_that_are_no_pictures_are_named(folder: Path, length: int) -> None:
     (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:length])
     (folder / "x.jpg").write_text("no picture")
     with pytest.raises(ReferenceFolderError, match=r"2 of 4 pictures .*b\.png.*x\.jpg"):
-        load_folder(folder, HalvingPipeline())
+        scan(folder)
+
+
+def test_half_pictures_are_named_and_the_others_kept(folder: Path) -> None:
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:60])
+    pipeline = HalvingPipeline()
+    with pytest.raises(ReferenceFolderError, match=r"1 of 3 pictures .*b\.png"):
+        load_folder(scan(folder, flipped=True), pipeline)
+    assert pipeline.seen == 4
+    (folder / "b.png").unlink()
+    load_folder(scan(folder, flipped=True), pipeline)
+    assert pipeline.seen == 4
 
 
 @given(
@@ -139,7 +151,7 @@ def test_any_broken_bytes_are_refused_by_name(
     folder = tmp_path_factory.mktemp("broken")
     (folder / "x.png").write_bytes(start + content)
     with pytest.raises(ReferenceFolderError, match=r"x\.png"):
-        load_folder(folder, HalvingPipeline())
+        load_folder(scan(folder), HalvingPipeline())
 
 
 def test_an_unwritable_cache_is_said(
@@ -147,7 +159,7 @@ def test_an_unwritable_cache_is_said(
 ) -> None:
     cache.write_text("a file where the cache should be")
     with pytest.raises(OutputError, match="M2G_CACHE"):
-        load_folder(folder, HalvingPipeline())
+        load_folder(scan(folder), HalvingPipeline())
 
 
 @pytest.mark.parametrize("n", [1, 5, 2500])
@@ -158,7 +170,7 @@ def test_nearest_is_that_of_all_pairs(n: int) -> None:
     queries[0] = images[-1]
     metric = load_metric("l2")
     reference = ReferenceSet(images, [str(i) for i in range(n)])
-    distances, indices = nearest_pictures(metric, metric.embed(queries), reference)
+    distances, indices = reference.nearest(metric, queries.float() / 255)
     pairs = (queries.double()[:, None] - images.double()[None]).flatten(2) / 255
     expected = pairs.square().mean(-1).sqrt().min(1)
     assert distances == pytest.approx(expected.values.tolist(), abs=1e-6)
