@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from scipy.optimize import brentq
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, norm
 
 LEVEL = 0.95
 Name = TypeVar("Name", bound=str)
+_GOOD_TURING_SEEDS = 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def share_intervals(
     """Return simultaneous intervals for the shares of all categories, by name.
 
     Clopper-Pearson with Bonferroni's correction; two categories are one share and its complement,
-    which need no correction. Coverage is at least `level` for a multinomial (proved). Shares of
+    which need no correction. Coverage is at least `level` for a multinomial (proved); that of
+    Goodman's and of Sison and Glaz's intervals is not where a share is near 0 or 1. Shares of
     duplicated samples vary more than that, because duplicates appear in pairs: `design_effect`
     gives, by name, the factor by which the variance exceeds the binomial one (default 1), and the
     sample size is divided by it. It then covers the expected share *among n samples* (measured).
@@ -109,15 +111,22 @@ def unseen_mass(singletons: int, pairs: int, n: int, level: float = LEVEL) -> In
     """Return the chance that one more seed shows something not seen among n (Good-Turing).
 
     singletons: samples without a duplicate; pairs: groups of exactly two. The estimate is
-    singletons / n. Its variance is (singletons (1 - singletons / n) + 2 pairs) / n^2 (Esty 1983);
-    the interval is Clopper-Pearson at the sample size that has that variance (measured coverage).
+    singletons / n; the variance of its error is singletons (1 - singletons / n) + 2 pairs, over n^2
+    (Esty 1983). The interval is Clopper-Pearson at the sample size that has this variance, its
+    lower end not above the normal one's; under 16 seeds the lower end is 0, because all there is
+    may have been seen although nothing repeated enough to show it. Coverage is measured.
     """
+    method = "good-turing, clopper-pearson at esty's variance"
     if n == 0:
-        return Interval(1.0, 0.0, 1.0, level, "good-turing, clopper-pearson")
+        return Interval(1.0, 0.0, 1.0, level, method)
     binomial = singletons * (1 - singletons / n)
-    effect = 2.0 if binomial == 0 else min(2.0, 1 + 2 * pairs / binomial)
+    variance = binomial + 2 * pairs
+    # With no or only singletons the variance says nothing; the next duplicate would be a pair.
+    effect = variance / binomial if binomial else 2.0
     raw = clopper_pearson(singletons / effect, n / effect, level)
-    return Interval(raw.estimate, raw.low, raw.high, level, "good-turing, clopper-pearson")
+    normal = (singletons - norm.isf((1 - level) / 2) * math.sqrt(variance)) / n
+    low = 0.0 if n < _GOOD_TURING_SEEDS else max(0.0, min(raw.low, float(normal)))
+    return Interval(singletons / n, low, raw.high, level, method)
 
 
 def collision_probability(duplicate_pairs: int, n: int, level: float = LEVEL) -> Interval:
