@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from m2g_audit.errors import NumericsError
+from m2g_audit.errors import NumericsError, ResourceError
 from m2g_audit.score_model import ScoreModel
+
+Result = TypeVar("Result")
 
 _SEEDS = 2**32
 _GOLDEN = 0x9E3779B1  # odd, so that i -> i * _GOLDEN is a bijection modulo 2^32
@@ -89,3 +92,46 @@ def probe_determinism(model: ScoreModel, x: Float[Tensor, " b *shape"], t: int) 
             "so a spectrum would measure its randomness. Dropout or a non-deterministic kernel is "
             "active: put the model in evaluation mode, or run with --device cpu."
         )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` means that memory ran out, on whatever device."""
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    )
+
+
+def in_batches(
+    count: int, size: int, work: Callable[[range], Result], what: str
+) -> Iterator[tuple[range, Result]]:
+    """(range, work(range)) over consecutive ranges of 0 .. count-1, of at most `size` each.
+
+    Where memory runs out the size is halved for good and the range done again; a range of one that
+    does not fit raises ResourceError, which names `what` was tried.
+    """
+    start = 0
+    while start < count:
+        batch = range(start, min(start + size, count))
+        try:
+            result = work(batch)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise ResourceError(too_little_memory(what)) from error
+            size = len(batch) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield batch, result
+        start = batch.stop
+
+
+def too_little_memory(what: str) -> str:
+    """The message for something that does not fit in memory even alone."""
+    return (
+        f"There is not enough memory for {what}. Close other programs, use --dtype float16 on a "
+        "GPU or --device cpu, or --model pocket, which needs little."
+    )

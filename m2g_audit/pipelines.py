@@ -26,7 +26,14 @@ from transformers.utils import logging as transformers_logging
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
-from m2g_audit.numerics import check_finite, exact_numerics, noises_for
+from m2g_audit.numerics import (
+    check_finite,
+    exact_numerics,
+    in_batches,
+    noises_for,
+    out_of_memory,
+    too_little_memory,
+)
 from m2g_audit.score_model import NoiseSchedule, ScoreModel
 
 ScoreKind = Literal["conditional", "unconditional", "guided"]
@@ -205,29 +212,14 @@ class TextToImage:
         if not 1 <= steps <= len(self.schedule):
             raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
         self._pipe.scheduler = self._ddim if scheduler == "ddim" else self._own_scheduler
-        parts: list[tuple[Tensor, Tensor]] = []
-        done = 0
-        while done < len(seeds):
-            batch = seeds[done : done + batch_size]
-            try:
-                parts.append(
-                    self._generate_batch(
-                        prompt,
-                        batch,
-                        steps,
-                        guidance,
-                        _progress(on_progress, done, len(batch), steps),
-                    )
-                )
-            except Exception as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    raise ResourceError(_does_not_fit("generating one picture")) from error
-                batch_size = len(batch) // 2
-                _free_memory()
-                continue
-            done += len(batch)
+
+        def work(batch: range) -> tuple[Tensor, Tensor]:
+            report = _progress(on_progress, batch, steps)
+            chosen = [seeds[index] for index in batch]
+            return self._generate_batch(prompt, chosen, steps, guidance, report)
+
+        batches = in_batches(len(seeds), batch_size, work, "generating one picture")
+        parts = [part for _, part in batches]
         latents, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return self._generations(latents, images)
 
@@ -518,12 +510,12 @@ def _quantise(images: Tensor) -> Tensor:
 
 
 def _progress(
-    report: Callable[[int], None] | None, done: int, batch: int, steps: int
+    report: Callable[[int], None] | None, batch: range, steps: int
 ) -> Callable[[int], None]:
     def on_step(step: int) -> None:
         if report is not None:
             # Some schedulers (PNDM) take more evaluations than steps.
-            report(done * steps + batch * min(step + 1, steps))
+            report(batch.start * steps + len(batch) * min(step + 1, steps))
 
     return on_step
 
@@ -552,33 +544,13 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     return _DTYPES[name]
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError)
-        and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
-    )
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _does_not_fit(what: str) -> str:
-    return (
-        f"There is not enough memory for {what}. Close other programs, use --dtype float16 on a "
-        "GPU or --device cpu, or --model pocket, which needs little."
-    )
-
-
 @contextmanager
 def _memory(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _out_of_memory(error):
-            raise ResourceError(_does_not_fit(what)) from error
+        if out_of_memory(error):
+            raise ResourceError(too_little_memory(what)) from error
         raise
 
 

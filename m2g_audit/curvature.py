@@ -1,0 +1,352 @@
+"""Singular-value spectra of the score's Jacobian, the Hessian of the energy (Sec. 4.2, Appendix D).
+
+Two kinds, never mixed. "paper": singular values of the N x 4N matrix M of Alg. 2 or 3, as printed.
+"jacobian": those of ds/dx itself, exact, on the noise shell. Both are normalised so that one memory
+alone is of order 1 in every direction, and a flat direction about 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.integrate import cumulative_trapezoid
+from torch import Tensor
+
+from m2g_audit.errors import UsageError
+from m2g_audit.numerics import (
+    check_finite,
+    exact_numerics,
+    in_batches,
+    noises_for,
+    probe_determinism,
+    seed_for,
+)
+from m2g_audit.score_model import ScoreModel, perturb
+
+Kind = Literal["jacobian", "paper"]
+Algorithm = Literal["alg2", "alg3", "exact"]
+Progress = Callable[[int], None]
+
+EXACT_LIMIT = 4096
+_COLUMNS = 4  # M has 4N columns
+_LEAST = {"jacobian": 1.0, "paper": 0.5}  # of the values of a point mass
+_LONG_BLOCK_SECONDS = 10.0
+_ALGEBRA_SAMPLE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The spectrum at one sample: normalised singular values, from largest, float64, length N.
+
+    `scale` turns raw values into these: sigma_t^2 for "jacobian" (a point mass is 1 throughout),
+    sigma_t / sqrt(4N) for "paper" (a point mass follows Marchenko-Pastur, 0.5 to 1.5). `score` says
+    which score of a conditional model; `evaluations` counts network evaluations, for "exact" each
+    with a backward pass (reverse mode, so that fused attention may stay on).
+    """
+
+    singular_values: Float[np.ndarray, " N"]
+    kind: Kind
+    scale: float
+    t0: int
+    score: str
+    algorithm: Algorithm
+    evaluations: int
+    seconds: float
+
+    @property
+    def raw(self) -> Float[np.ndarray, " N"]:
+        """The singular values as the paper plots them, without normalisation."""
+        return self.singular_values / self.scale
+
+    @property
+    def median(self) -> float:
+        """The median normalised singular value."""
+        return float(np.median(self.singular_values))
+
+    @property
+    def rank(self) -> int:
+        """The number of stiff directions: values above half of a point mass's least one."""
+        return int((self.singular_values > _LEAST[self.kind] / 2).sum())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a spectrum will take: network evaluations, seconds, bytes beside the network's own."""
+
+    evaluations: int
+    seconds: float
+    bytes: int
+
+
+def alg2(
+    model: ScoreModel,
+    x0: Float[Tensor, " *shape"],
+    t0: int,
+    *,
+    seed: int,
+    block: int = 64,
+    on_progress: Progress | None = None,
+) -> Spectrum:
+    """The "paper" spectrum by Alg. 2, central differences: column i is (s(x+) - s(x-)) / 2.
+
+    x+ and x- are F(x_0, eps_i, t_0) and F(x_0, -eps_i, t_0), i = 1 .. 4N; t0 is the 0-based
+    index of the schedule. Noise belongs to (seed, i), so that `block`, the items in one network
+    call, changes no column. `on_progress` gets the evaluations done, of 8N. Raises NumericsError
+    for a network that is random or overflows, ResourceError if a pair does not fit in memory.
+    """
+    return _paper(model, x0, t0, "alg2", seed, block, on_progress)
+
+
+def alg3(
+    model: ScoreModel,
+    x0: Float[Tensor, " *shape"],
+    t0: int,
+    *,
+    seed: int,
+    block: int = 64,
+    on_progress: Progress | None = None,
+) -> Spectrum:
+    """The "paper" spectrum by Alg. 3: column i is s(F(x_0, eps_i, t_0)); 4N evaluations.
+
+    Differs from Alg. 2 mostly in the largest value, which is the mean score. Arguments and errors
+    as for `alg2`.
+    """
+    return _paper(model, x0, t0, "alg3", seed, block, on_progress)
+
+
+def exact_jacobian(
+    model: ScoreModel,
+    x0: Float[Tensor, " *shape"],
+    t0: int,
+    *,
+    shells: int = 1,
+    seed: int,
+    block: int = 64,
+    on_progress: Progress | None = None,
+) -> Spectrum:
+    """The "jacobian" spectrum: singular values of ds/dx on the noise shell, by reverse mode.
+
+    Evaluated at alpha x_0 + sigma eps for `shells` draws of eps; the curve is the mean of the
+    sorted ones. (At the noiseless centre the network is off its manifold.) `on_progress` gets the
+    evaluations done, of shells * N. Raises UsageError for N above EXACT_LIMIT, and what `alg2`
+    raises.
+    """
+    _check_exact(model.size)
+    start = time.perf_counter()
+    x0 = x0.to(model.device, model.dtype)
+    points = perturb(model.schedule, x0, _noise(model, seed, range(shells)), t0)
+    probe_determinism(model, points[:1], t0)
+    curves = []
+    for shell, x in enumerate(points):
+
+        def report(done: int, before: int = evaluations(model, "exact", shell)) -> None:
+            if on_progress is not None:
+                on_progress(before + done)
+
+        curves.append(torch.linalg.svdvals(_jacobian(model, x, t0, block, report)).numpy())
+    scale = float(model.schedule.sigma(t0)) ** 2
+    return Spectrum(
+        singular_values=np.mean(curves, axis=0) * scale,
+        kind="jacobian",
+        scale=scale,
+        t0=t0,
+        score=model.kind,
+        algorithm="exact",
+        evaluations=evaluations(model, "exact", shells),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def point_mass_curve(kind: Kind, N: int) -> Float[np.ndarray, " N"]:
+    """The normalised spectrum of a single memory in N dimensions: a test, and a line in plots.
+
+    "jacobian": 1 throughout. "paper": N quantiles, from largest, of the singular values of a random
+    N x 4N matrix (Marchenko-Pastur of ratio 1/4), between 1.5 and 0.5 with median 0.957.
+    """
+    if kind == "jacobian":
+        return np.ones(N)
+    # With lambda = s^2 = 5/4 + cos(theta), the density is 2 sin^2(theta) / (pi lambda).
+    theta = np.linspace(0, np.pi, 20001)
+    squares = 1.25 + np.cos(theta)
+    above = cumulative_trapezoid(2 * np.sin(theta) ** 2 / (np.pi * squares), theta, initial=0)
+    return np.interp((np.arange(N) + 0.5) / N, above / above[-1], np.sqrt(squares))
+
+
+def evaluations(model: ScoreModel, algorithm: Algorithm, shells: int = 1) -> int:
+    """The network evaluations of a spectrum: 8N for Alg. 2, 4N for Alg. 3, N for each shell.
+
+    Times 2 for guided scores.
+    """
+    samples = {"alg2": 2 * _COLUMNS, "alg3": _COLUMNS, "exact": shells}[algorithm] * model.size
+    return samples * model.evaluations_per_call
+
+
+def estimate_cost(
+    model: ScoreModel, t0: int, *, algorithm: Algorithm, shells: int = 1, block: int = 64
+) -> Cost:
+    """The predicted cost of one spectrum; runs the network a few times and a small factorisation.
+
+    `seconds` is an estimate by extrapolation, good to about a factor of 1.5; `bytes` counts the
+    matrices of the linear algebra, not the network. Raises UsageError for "exact" above
+    EXACT_LIMIT.
+    """
+    N = model.size
+    if algorithm == "exact":
+        _check_exact(N)
+    # A block of a large network may take minutes by itself: a single item tells enough there.
+    alone = _time_call(model, t0, 1, algorithm)
+    small = alone * block < _LONG_BLOCK_SECONDS
+    each = _time_call(model, t0, block, algorithm) / block if small else alone
+    calls = evaluations(model, algorithm, shells) // model.evaluations_per_call
+    fold, values = _time_algebra(min(N, _ALGEBRA_SAMPLE))
+    growth = (N / min(N, _ALGEBRA_SAMPLE)) ** 3
+    if algorithm == "exact":
+        return Cost(
+            evaluations(model, algorithm, shells),
+            calls * each + shells * values * growth,
+            2 * 8 * N**2,
+        )
+    algebra = ((_COLUMNS - 1) * fold + values) * growth
+    # The buffer of 2N rows, LAPACK's copy of it, and the triangle.
+    return Cost(evaluations(model, algorithm, shells), calls * each + algebra, 5 * 8 * N**2)
+
+
+class _WideMatrix:
+    """The singular values of M (N x 4N) from its columns, in O(N^2) memory.
+
+    Columns are folded into a triangle by QR (the factor R of M^T has M's singular values). Unlike
+    M M^T, whose small singular values drown below the square root of the machine's precision times
+    the largest, this is backward stable: every value is right to float64's precision times the
+    largest. A fold takes place after every N columns, whatever the blocks they come in.
+    """
+
+    def __init__(self, N: int, device: torch.device) -> None:
+        self._N = N
+        # MPS has no float64.
+        place = device if device.type == "cuda" else torch.device("cpu")
+        self._rows = torch.zeros(2 * N, N, dtype=torch.float64, device=place)
+        self._filled = 0
+
+    def add(self, columns: Float[Tensor, " b N"]) -> None:
+        columns = columns.to(self._rows)
+        while len(columns):
+            if self._filled == 2 * self._N:
+                self._rows[: self._N] = torch.linalg.qr(self._rows, mode="r").R
+                self._filled = self._N
+            room = 2 * self._N - self._filled
+            taken, columns = columns[:room], columns[room:]
+            self._rows[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+
+    def singular_values(self) -> Float[np.ndarray, " N"]:
+        triangle = torch.linalg.qr(self._rows[: self._filled], mode="r").R
+        return torch.linalg.svdvals(triangle).cpu().numpy()
+
+
+@torch.no_grad()
+def _paper(
+    model: ScoreModel,
+    x0: Float[Tensor, " *shape"],
+    t0: int,
+    algorithm: Literal["alg2", "alg3"],
+    seed: int,
+    block: int,
+    on_progress: Progress | None,
+) -> Spectrum:
+    start = time.perf_counter()
+    N, total = model.size, evaluations(model, algorithm)
+    x0 = x0.to(model.device, model.dtype)
+    matrix = _WideMatrix(N, model.device)
+    sides = 2 if algorithm == "alg2" else 1
+
+    def columns(batch: range) -> Float[Tensor, " b N"]:
+        noise = _noise(model, seed, batch)
+        # Both sides of a pair in one call, so that they see the same kernels.
+        noise = torch.cat([noise, -noise]) if sides == 2 else noise
+        score = model.score(perturb(model.schedule, x0, noise, t0), t0).flatten(1)
+        return (score[: len(batch)] - score[len(batch) :]) / 2 if sides == 2 else score
+
+    with exact_numerics():
+        probe_determinism(model, perturb(model.schedule, x0, _noise(model, seed, range(1)), t0), t0)
+        what = "one column of a spectrum"
+        for batch, part in in_batches(_COLUMNS * N, max(1, block // sides), columns, what):
+            matrix.add(check_finite(part, "the score"))
+            if on_progress is not None:
+                on_progress(total * batch.stop // (_COLUMNS * N))
+    scale = float(model.schedule.sigma(t0)) / (_COLUMNS * N) ** 0.5
+    return Spectrum(
+        singular_values=matrix.singular_values() * scale,
+        kind="paper",
+        scale=scale,
+        t0=t0,
+        score=model.kind,
+        algorithm=algorithm,
+        evaluations=total,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _noise(model: ScoreModel, seed: int, indices: range) -> Float[Tensor, " b *shape"]:
+    seeds = [seed_for(seed, "curvature", index) for index in indices]
+    return noises_for(seeds, model.shape).to(model.device, model.dtype)
+
+
+def _jacobian(
+    model: ScoreModel, x: Float[Tensor, " *shape"], t0: int, block: int, report: Progress
+) -> Float[Tensor, " N N"]:
+    """ds/dx at (x, t0) by reverse mode, row by row, in float64."""
+    N = model.size
+    jacobian = torch.empty(N, N, dtype=torch.float64)
+
+    def rows(batch: range) -> Float[Tensor, " b N"]:
+        # Each item is the same point, and gives the gradient of its own component of the score.
+        points = x.expand(len(batch), *model.shape).clone().requires_grad_()
+        score = model.score(points, t0).flatten(1)
+        chosen = score[torch.arange(len(batch)), list(batch)].sum()
+        return torch.autograd.grad(chosen, points)[0].flatten(1)
+
+    with torch.enable_grad(), exact_numerics():
+        for batch, part in in_batches(N, block, rows, "one row of a Jacobian"):
+            jacobian[batch.start : batch.stop] = check_finite(part, "the Jacobian").cpu()
+            report(batch.stop * model.evaluations_per_call)
+    return jacobian
+
+
+def _check_exact(N: int) -> None:
+    if N > EXACT_LIMIT:
+        raise UsageError(
+            f"The exact Jacobian of a model with N = {N:,} dimensions has {N:,} rows of them; it "
+            f"is offered up to N = {EXACT_LIMIT:,}. Use --curvature alg3."
+        )
+
+
+def _time_call(model: ScoreModel, t0: int, items: int, algorithm: Algorithm) -> float:
+    """Seconds of one network call on `items` items, after a first one that warms up."""
+    x = torch.zeros(items, *model.shape, device=model.device, dtype=model.dtype)
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        with torch.set_grad_enabled(algorithm == "exact"):
+            points = x.clone().requires_grad_(algorithm == "exact")
+            score = model.score(points, t0)
+            if algorithm == "exact":
+                score = torch.autograd.grad(score.sum(), points)[0]
+        score.sum().item()  # waits for the device
+        seconds = time.perf_counter() - start
+    return seconds
+
+
+def _time_algebra(n: int) -> tuple[float, float]:
+    """Seconds of one fold of 2n rows, and of the singular values of an n x n matrix."""
+    rows = torch.randn(2 * n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    triangle = torch.linalg.qr(rows, mode="r").R
+    middle = time.perf_counter()
+    torch.linalg.svdvals(triangle)
+    return middle - start, time.perf_counter() - middle
