@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import TypeVar
 
 from scipy.optimize import brentq
-from scipy.stats import beta, binom, norm
+from scipy.special import betainc, betaincinv
 
 LEVEL = 0.95
 Name = TypeVar("Name", bound=str)
@@ -40,8 +41,8 @@ def clopper_pearson(count: float, n: float, level: float = LEVEL) -> Interval:
     if not 0 <= count <= n:
         raise ValueError(f"count must lie in 0..n, got {count} of {n}")
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, count, n - count + 1)) if count > 0 else 0.0
-    high = float(beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    low = float(betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
+    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
     return Interval(float(count / n) if n else 0.0, low, high, level, "clopper-pearson")
 
 
@@ -86,10 +87,15 @@ def attractor_mass(count: int, n: int, level: float = LEVEL) -> Interval:
     half = (1 - level) / 2
     low, high = 0.0, 1.0
     if count >= 2:  # below, P(Bin >= 1) / p tends to n as p tends to 0: no positive bound
-        low = _root(lambda p: float(binom.sf(count - 1, n, p)) - half * p)
+        low = _root(lambda p: _at_least(count, n, p) - half * p)
     if count < n:
-        high = _root(lambda p: float(binom.cdf(count, n, p)) - half * p)
+        high = _root(lambda p: 1 - _at_least(count + 1, n, p) - half * p)
     return Interval(count / n if n else 0.0, low, high, level, "mass-weighted union bound")
+
+
+def _at_least(count: int, n: int, p: float) -> float:
+    """Return P(Bin(n, p) >= count) for count in 1..n."""
+    return float(betainc(count, n - count + 1, p))
 
 
 def _root(function: Callable[[float], float]) -> float:
@@ -104,7 +110,7 @@ def undetected_mass(n: int, level: float = LEVEL) -> float:
     """
     if n < 2:
         return 1.0
-    return float(brentq(lambda p: binom.cdf(1, n, p) - (1 - level), 0.0, 1.0, xtol=1e-14))
+    return float(brentq(lambda p: level - _at_least(2, n, p), 0.0, 1.0, xtol=1e-14))
 
 
 def unseen_mass(singletons: int, pairs: int, n: int, level: float = LEVEL) -> Interval:
@@ -124,8 +130,8 @@ def unseen_mass(singletons: int, pairs: int, n: int, level: float = LEVEL) -> In
     # With no or only singletons the variance says nothing; the next duplicate would be a pair.
     effect = variance / binomial if binomial else 2.0
     raw = clopper_pearson(singletons / effect, n / effect, level)
-    normal = (singletons - norm.isf((1 - level) / 2) * math.sqrt(variance)) / n
-    low = 0.0 if n < _GOOD_TURING_SEEDS else max(0.0, min(raw.low, float(normal)))
+    normal = (singletons - NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance)) / n
+    low = 0.0 if n < _GOOD_TURING_SEEDS else max(0.0, min(raw.low, normal))
     return Interval(singletons / n, low, raw.high, level, method)
 
 
