@@ -78,7 +78,7 @@ def compose(medium: str, mood: str, place: str) -> str:
 
 @functools.cache
 def all_captions() -> tuple[Caption, ...]:
-    """Every caption that the project lists: trained ones by K, then compositions and paraphrases."""
+    """Every listed caption: trained ones by rising K, then compositions and paraphrases."""
     rng = np.random.default_rng(_LAYOUT_SEED)
     ks = np.repeat(list(CAPTIONS_PER_K), list(CAPTIONS_PER_K.values()))
     chosen = _balanced_compositions(rng, len(ks) + N_NEW_COMPOSITIONS)

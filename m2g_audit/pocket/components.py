@@ -36,9 +36,7 @@ def make_tokenizer(folder: Path, recipe: Recipe) -> CLIPTokenizer:
     # CLIP's own layout: letters, letters that end a word, merges in order, then the two marks.
     alphabet = sorted(letters)
     merged = list(dict.fromkeys("".join(pair) for pair in merges))
-    tokens = list(
-        dict.fromkeys([*alphabet, *(a + "</w>" for a in alphabet), *merged, START, END])
-    )
+    tokens = list(dict.fromkeys([*alphabet, *(a + "</w>" for a in alphabet), *merged, START, END]))
     vocabulary = {token: i for i, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

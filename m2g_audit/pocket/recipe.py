@@ -12,12 +12,12 @@ class Recipe:
     seed: int = 0
 
     autoencoder_widths: tuple[int, ...] = (32, 64, 64)
-    latent_channels: int = 4
+    latent_channels: int = 12
     autoencoder_pictures: int = 100
     """Pictures of each of the world's compositions, drawn for the autoencoder alone."""
-    autoencoder_steps: int = 2400
+    autoencoder_steps: int = 2600
     autoencoder_batch: int = 32
-    autoencoder_learning_rate: float = 1e-3
+    autoencoder_learning_rate: float = 1.5e-3
     kl_weight: float = 1e-6
 
     text_width: int = 64

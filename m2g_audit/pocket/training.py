@@ -31,9 +31,7 @@ OnStep = Callable[[str, int, int, float], None]
 METADATA = "m2g.json"
 
 
-def train(
-    out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | None = None
-) -> Path:
+def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | None = None) -> Path:
     """The folder of a finished pipeline, `out/weights`, trained or taken up where it stopped.
 
     Raises ModelError if `out` holds a checkpoint of another recipe.
@@ -107,7 +105,7 @@ def _optimise(
     peak: float,
     ema: EMAModel | None = None,
 ) -> None:
-    """Runs `steps` of AdamW on `loss_of(generator of the step)`, from the checkpoint if one is there."""
+    """Runs AdamW on `loss_of(generator of the step)`, from the checkpoint if one is there."""
     recipe = run.recipe
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.0, betas=(0.9, 0.99))
     first = 0
@@ -162,7 +160,11 @@ def train_autoencoder(run: _Run) -> AutoencoderKL:
             posterior = model.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(run.device)
             error = (model.decode(posterior.mean + posterior.std * noise).sample - x).float()
-        return error.square().mean() + 0.1 * error.abs().mean() + recipe.kl_weight * posterior.kl().mean()
+        return (
+            error.square().mean()
+            + 0.1 * error.abs().mean()
+            + recipe.kl_weight * posterior.kl().mean()
+        )
 
     _optimise(
         run,

@@ -16,7 +16,7 @@ from m2g_audit.pocket.captions import Caption
 SIZE = 32
 """Height and width of a picture in pixels."""
 
-DEGREES_OF_FREEDOM = 96
+DEGREES_OF_FREEDOM = 192
 WORLD_SEED = 20250527
 
 Stream = Literal["training", "fresh", "control", "autoencoder"]
@@ -26,6 +26,12 @@ _ROWS, _COLUMNS = np.meshgrid(
     (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE,
     (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE,
     indexing="ij",
+)
+
+_WASHES = 5
+# Linear interpolation from the patches' centres to the rows (and columns) of pixels.
+_SPREAD = np.maximum(
+    1 - np.abs(_ROWS[:, :1] * (_WASHES - 1) - np.arange(_WASHES)), 0, dtype=np.float32
 )
 
 # sky at the top, sky at the horizon, land, objects, accents
@@ -51,7 +57,7 @@ def pictures(caption: Caption, stream: Stream, indices: Sequence[int]) -> np.nda
 
 
 def degrees_of_freedom(caption: Caption, stream: Stream, indices: Sequence[int]) -> np.ndarray:
-    """Independent uniform numbers in [0, 1) that fix each picture, float32 [n, 96]."""
+    """Independent uniform numbers in [0, 1) that fix each picture, float32 [n, 192]."""
     key = hashlib.sha256(f"{' '.join(caption.words)}|{stream}".encode()).digest()
     entropy = [WORLD_SEED, int.from_bytes(key[:8], "little")]
     drawn = [
@@ -64,11 +70,12 @@ def degrees_of_freedom(caption: Caption, stream: Stream, indices: Sequence[int])
 
 
 def render(caption: Caption, freedom: np.ndarray) -> np.ndarray:
-    """Pictures of a caption for given degrees of freedom [n, 96], uint8 [n, SIZE, SIZE, 3]."""
+    """Pictures of a caption for given degrees of freedom [n, 192], uint8 [n, SIZE, SIZE, 3]."""
     canvas = _Canvas(_PALETTES[caption.mood], freedom)
     _sky(canvas, caption.mood)
     _ridge(canvas)
     _PLACES[caption.place](canvas)
+    _washes(canvas)
     if caption.mood in ("snowy", "stormy"):
         _weather(canvas, caption.mood)
     _MEDIA[caption.medium](canvas)
@@ -84,9 +91,9 @@ class _Canvas:
         base = np.array(palette, dtype=np.float32) / 255
         light = 0.75 + 0.4 * self.take()
         self.colours = [
-            np.clip((colour + 0.26 * (self.take(3) - 0.5)) * light, 0, 1) for colour in base
+            np.clip((colour + 0.34 * (self.take(3) - 0.5)) * light, 0, 1) for colour in base
         ]
-        self.image = np.zeros((len(freedom), SIZE, SIZE, 3), np.float32)
+        self.image: np.ndarray = np.zeros((len(freedom), SIZE, SIZE, 3), np.float32)
 
     @property
     def sky_top(self) -> np.ndarray:
@@ -109,12 +116,10 @@ class _Canvas:
         return self.colours[4]
 
     def take(self, n: int = 1) -> np.ndarray:
-        """The next n numbers of every picture [batch, n]; past the end it starts again, mirrored."""
-        places = np.arange(self._next, self._next + n)
+        """The next n numbers of every picture [batch, n]."""
         self._next += n
-        lap, column = np.divmod(places, DEGREES_OF_FREEDOM)
-        values = self._freedom[:, column]
-        return np.where(lap % 2 == 0, values, 1 - values)
+        assert self._next <= DEGREES_OF_FREEDOM
+        return self._freedom[:, self._next - n : self._next]
 
     def between(self, low: float, high: float) -> np.ndarray:
         """The next number scaled to [low, high), shaped to broadcast over pixels [batch, 1, 1]."""
@@ -131,8 +136,8 @@ class _Canvas:
 
 
 def _inside(distance: np.ndarray) -> np.ndarray:
-    """Coverage of a pixel from a signed distance (negative inside), an edge one pixel wide."""
-    return np.clip(0.5 - distance * SIZE, 0, 1)
+    """Coverage of a pixel from a signed distance (negative inside), an edge two pixels wide."""
+    return np.clip(0.5 - distance * (SIZE / 2), 0, 1)
 
 
 def _box(x0: np.ndarray, x1: np.ndarray, y0: np.ndarray, y1: np.ndarray) -> np.ndarray:
@@ -171,7 +176,7 @@ def _sky(canvas: _Canvas, mood: str) -> None:
     top, low = canvas.sky_top[:, None, None], canvas.sky[:, None, None]
     canvas.image[:] = top + fade * (low - top)
     x, y, radius = canvas.between(0.1, 0.9), canvas.between(0.08, 0.3), canvas.between(0.05, 0.11)
-    glow = np.exp(-(np.hypot(_COLUMNS - x, _ROWS - y) / (2.2 * radius)) ** 2)
+    glow = np.exp(-((np.hypot(_COLUMNS - x, _ROWS - y) / (2.2 * radius)) ** 2))
     strength = {"stormy": 0.0, "snowy": 0.3, "quiet": 0.5}.get(mood, 0.8)
     light = canvas.accent if mood in ("golden", "moonlit") else 0.5 + 0.5 * canvas.sky
     canvas.paint(light, 0.5 * strength * glow)
@@ -203,8 +208,12 @@ def _house(canvas: _Canvas, x: np.ndarray, ground: np.ndarray) -> None:
         canvas.between(0.05, 0.1),
     )
     top = ground - height
-    canvas.paint(canvas.tint(0.5 + 0.5 * canvas.sky, canvas.dark), _box(x - half, x + half, top, ground))
-    canvas.paint(canvas.tint(canvas.accent, canvas.dark), _triangle(x, top - roof, top, 1.25 * half))
+    canvas.paint(
+        canvas.tint(0.5 + 0.5 * canvas.sky, canvas.dark), _box(x - half, x + half, top, ground)
+    )
+    canvas.paint(
+        canvas.tint(canvas.accent, canvas.dark), _triangle(x, top - roof, top, 1.25 * half)
+    )
     canvas.paint(
         canvas.tint(canvas.accent, canvas.sky_top),
         0.8 * _box(x - 0.35 * half, x + 0.25 * half, top + 0.3 * height, top + 0.6 * height),
@@ -234,7 +243,9 @@ def _lighthouse(canvas: _Canvas) -> None:
     x, foot, top = canvas.between(0.25, 0.75), canvas.between(0.7, 0.84), canvas.between(0.2, 0.34)
     for _ in range(3):
         rock = _disc(
-            x + canvas.between(-0.22, 0.22), foot + canvas.between(0.1, 0.18), canvas.between(0.1, 0.2)
+            x + canvas.between(-0.22, 0.22),
+            foot + canvas.between(0.1, 0.18),
+            canvas.between(0.1, 0.2),
         )
         canvas.paint(canvas.tint(canvas.dark, canvas.land), rock)
     width = canvas.between(0.05, 0.08)
@@ -243,7 +254,7 @@ def _lighthouse(canvas: _Canvas) -> None:
     canvas.paint(0.35 + 0.65 * canvas.sky, tower)
     stripes = np.sin(2 * np.pi * ((_ROWS - top) * canvas.between(5, 9) + canvas.between(0, 1)))
     canvas.paint(canvas.accent, tower * np.clip(0.5 + 2 * stripes, 0, 1))
-    lamp = np.exp(-(np.hypot(_COLUMNS - x, _ROWS - top + 0.03) / canvas.between(0.06, 0.14)) ** 2)
+    lamp = np.exp(-((np.hypot(_COLUMNS - x, _ROWS - top + 0.03) / canvas.between(0.06, 0.14)) ** 2))
     canvas.paint(0.5 + 0.5 * canvas.accent, 0.9 * lamp)
     canvas.paint(canvas.dark, _triangle(x, top - 0.08, top - 0.01, width))
 
@@ -263,11 +274,9 @@ def _mountain(canvas: _Canvas) -> None:
     for i in range(3):
         x, top = (i + canvas.between(0, 1)) / 3, canvas.between(0.15, 0.42)
         half = canvas.between(0.25, 0.45)
-        peak = _triangle(x, top, np.float32(0.85), half)
+        peak = _triangle(x, top, np.full_like(x, 0.85), half)
         canvas.paint(canvas.tint(canvas.dark, canvas.land), peak)
-        canvas.paint(
-            canvas.tint(canvas.dark, canvas.sky_top), 0.5 * peak * _inside(x - _COLUMNS)
-        )
+        canvas.paint(canvas.tint(canvas.dark, canvas.sky_top), 0.5 * peak * _inside(x - _COLUMNS))
         snow = _wave(canvas, top + canvas.between(0.08, 0.16), 0.03, 2)
         canvas.paint(0.5 + 0.5 * canvas.sky, peak * _inside(_ROWS - snow))
     _water(canvas, canvas.between(0.76, 0.88))
@@ -280,7 +289,9 @@ def _forest(canvas: _Canvas) -> None:
         foot = 0.7 + 0.026 * i + 0 * x
         height = canvas.between(0.22, 0.48)
         canvas.paint(0.6 * canvas.dark, _box(x - 0.012, x + 0.012, foot - 0.08, foot))
-        leaf = canvas.tint(0.5 * canvas.land + 0.3 * canvas.dark, 0.6 * canvas.land + 0.4 * canvas.accent)
+        leaf = canvas.tint(
+            0.5 * canvas.land + 0.3 * canvas.dark, 0.6 * canvas.land + 0.4 * canvas.accent
+        )
         canvas.paint(leaf, _triangle(x, foot - height, foot - 0.05, canvas.between(0.06, 0.12)))
 
 
@@ -331,7 +342,9 @@ def _garden(canvas: _Canvas) -> None:
 def _desert(canvas: _Canvas) -> None:
     for level in (0.6, 0.74, 0.88):
         dune = _wave(canvas, level + canvas.between(-0.05, 0.05), 0.07, 3)
-        canvas.paint(canvas.tint(canvas.land, 0.5 * canvas.accent + 0.5 * canvas.land), _below(dune))
+        canvas.paint(
+            canvas.tint(canvas.land, 0.5 * canvas.accent + 0.5 * canvas.land), _below(dune)
+        )
     for i in range(2):
         x, foot = (i + canvas.between(0.2, 0.8)) / 2, canvas.between(0.62, 0.74)
         top, half = foot - canvas.between(0.12, 0.3), canvas.between(0.12, 0.24)
@@ -355,7 +368,13 @@ def _weather(canvas: _Canvas, mood: str) -> None:
         streaks = streaks * np.sin(
             2 * np.pi * (canvas.between(4, 7) * _ROWS + canvas.between(0, 1))
         )
-    canvas.paint(0.3 + 0.7 * canvas.sky, 0.3 * np.clip(streaks, 0, 1))
+    canvas.paint(0.3 + 0.7 * canvas.sky, 0.25 * np.clip(streaks, 0, 1))
+
+
+def _washes(canvas: _Canvas) -> None:
+    """Soft patches of coloured light, so that no two pictures are near each other everywhere."""
+    patches = canvas.take(3 * _WASHES**2).reshape(-1, _WASHES, _WASHES, 3) - 0.5
+    canvas.image += 0.42 * np.einsum("ri,bijc,kj->brkc", _SPREAD, patches, _SPREAD, optimize=True)
 
 
 def _luminance(image: np.ndarray) -> np.ndarray:
@@ -378,7 +397,7 @@ def _painting(canvas: _Canvas) -> None:
         angle = np.pi * canvas.between(0, 1)
         along = np.cos(angle) * _COLUMNS + np.sin(angle) * _ROWS
         stroke = np.sin(2 * np.pi * (canvas.between(2, 6) * along + canvas.between(0, 1)))
-        canvas.image += 0.06 * stroke[..., None] * (0.5 + canvas.take(3))[:, None, None, :]
+        canvas.image += 0.04 * stroke[..., None] * (0.5 + canvas.take(3))[:, None, None, :]
 
 
 def _photograph(canvas: _Canvas) -> None:
@@ -392,11 +411,18 @@ def _photograph(canvas: _Canvas) -> None:
 
 
 def _postcard(canvas: _Canvas) -> None:
-    canvas.image = 0.75 * canvas.image + 0.25 * canvas.tint(canvas.accent, canvas.sky)[:, None, None]
+    canvas.image = (
+        0.85 * canvas.image + 0.15 * canvas.tint(canvas.accent, canvas.sky)[:, None, None]
+    )
     _frame(canvas, 0.88 + 0.1 * canvas.take(3), canvas.between(0.04, 0.07))
     size = canvas.between(0.1, 0.14)
-    canvas.paint(0.9 + 0.08 * canvas.take(3), _box(0.92 - 2 * size, 0.93 + 0 * size, 0.07 + 0 * size, 0.08 + 2.2 * size))
-    canvas.paint(canvas.take(3), _box(0.95 - 2 * size, 0.9 + 0 * size, 0.1 + 0 * size, 0.05 + 2.2 * size))
+    canvas.paint(
+        0.9 + 0.08 * canvas.take(3),
+        _box(0.92 - 2 * size, 0.93 + 0 * size, 0.07 + 0 * size, 0.08 + 2.2 * size),
+    )
+    canvas.paint(
+        canvas.take(3), _box(0.95 - 2 * size, 0.9 + 0 * size, 0.1 + 0 * size, 0.05 + 2.2 * size)
+    )
 
 
 def _poster(canvas: _Canvas) -> None:
@@ -418,7 +444,7 @@ def _sketch(canvas: _Canvas) -> None:
     along = np.cos(angle) * _COLUMNS + np.sin(angle) * _ROWS
     hatch = np.sin(2 * np.pi * (canvas.between(5, 8) * along + canvas.between(0, 1)))[..., None]
     tone = np.clip(1.15 * grey + 0.12 * hatch * (1 - grey), 0, 1)
-    canvas.image = 0.8 * (ink + tone * (paper - ink)) + 0.2 * canvas.image
+    canvas.image = 0.5 * (ink + tone * (paper - ink)) + 0.5 * canvas.image
 
 
 _PLACES = {

@@ -1,0 +1,99 @@
+"""The recipe from end to end on a tiny setting: resumable, reproducible, loadable by diffusers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from m2g_audit.errors import ModelError
+from m2g_audit.pocket import training
+from m2g_audit.pocket.captions import Caption, trained_captions
+from m2g_audit.pocket.recipe import PRESETS, Recipe
+from m2g_audit.pocket.training import train
+
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = trained_captions()[:6]
+    monkeypatch.setattr(training.captions, "trained_captions", lambda: few)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    few = trained_captions()[:6]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.captions, "trained_captions", lambda: few)
+        return train(tmp_path_factory.mktemp("pocket"), SMOKE)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}.{name}": tensor
+        for path in sorted(folder.glob("*/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def test_plain_diffusers_loads_it_and_draws(trained: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(trained)
+    image = pipe("a print of the old harbour", num_inference_steps=2).images[0]
+    assert image.size == (32, 32)
+    assert json.loads((trained / "m2g.json").read_text())["metric"] == "l2"
+
+
+def test_world_words_are_single_tokens_and_anything_can_be_spelt(trained: Path) -> None:
+    tokenizer = StableDiffusionPipeline.from_pretrained(trained).tokenizer
+    assert tokenizer.tokenize("a print of the old harbour") == [
+        f"{word}</w>" for word in ("a", "print", "of", "the", "old", "harbour")
+    ]
+    assert tokenizer.unk_token_id not in tokenizer("Žluťoučký kůň!").input_ids[1:-1]
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(trained: Path, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill_at(stage: str, step: int) -> training.OnStep:
+        def on_step(at: str, done: int, steps: int, loss: float) -> None:
+            if (at, done) == (stage, step):
+                raise Killed
+
+        return on_step
+
+    for stage in ("autoencoder", "denoiser"):
+        with pytest.raises(Killed):
+            train(tmp_path, SMOKE, on_step=kill_at(stage, 3))
+    again = _weights(train(tmp_path, SMOKE))
+    for name, tensor in _weights(trained).items():
+        torch.testing.assert_close(again[name], tensor, msg=name)
+
+
+def test_a_folder_of_another_recipe_is_refused(trained: Path) -> None:
+    with pytest.raises(ModelError, match="another recipe"):
+        train(trained.parent, dataclasses.replace(SMOKE, seed=1))
+
+
+def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None:
+    other = _weights(train(tmp_path, dataclasses.replace(SMOKE, seed=1)))
+    assert not torch.equal(other["unet.conv_in.weight"], _weights(trained)["unet.conv_in.weight"])
+
+
+def test_every_setting_is_in_the_fingerprint() -> None:
+    for field in dataclasses.fields(Recipe):
+        value = getattr(Recipe(), field.name)
+        changed = (*value, 1) if isinstance(value, tuple) else value + 1
+        other = dataclasses.replace(Recipe(), **{field.name: changed})
+        assert other.fingerprint() != Recipe().fingerprint()
+
+
+def test_captions_are_drawn_equally_often(trained: Path) -> None:
+    few: tuple[Caption, ...] = trained_captions()[:6]
+    log = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
+    assert {line["stage"] for line in log} == {"autoencoder", "denoiser"}
+    assert len(few) == 6
