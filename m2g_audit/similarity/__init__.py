@@ -2,20 +2,69 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from m2g_audit.errors import UsageError
 from m2g_audit.similarity.base import Metric, distances, nearest
+from m2g_audit.similarity.weights import find_weights, how_to_get
 
-__all__ = ["METRICS", "Metric", "distances", "load_metric", "nearest"]
+__all__ = [
+    "LEARNED",
+    "METRICS",
+    "Metric",
+    "default_metric",
+    "distances",
+    "find_weights",
+    "how_to_get",
+    "load_metric",
+    "nearest",
+]
 
-METRICS = ("l2", "tiled_l2")
+LEARNED = ("lpips-alex", "lpips-vgg", "clip", "sscd")
+METRICS = ("l2", "tiled_l2", *LEARNED)
 
 
-def load_metric(name: str) -> Metric:
-    """Return the metric of that name (one of METRICS), its weights loaded."""
+def default_metric() -> str:
+    """Return the metric for models that bring none: SSCD where its file is at hand, else tiled l2.
+
+    Never CLIP: likeness of content is not a copy.
+    """
+    return "sscd" if find_weights("sscd") else "tiled_l2"
+
+
+def load_metric(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    trust: bool = False,
+    device: torch.device | str = "cpu",
+) -> Metric:
+    """Return the metric of that name (one of METRICS), its weights loaded.
+
+    weights: file of a learned metric (LEARNED), by default the one at hand (`find_weights`); trust:
+    run an SSCD file whose hash is not known. Missing or wrong weights: ModelError with the command
+    that gets them; an unknown name: UsageError.
+    """
+    path = None if weights is None else Path(weights)
+    if name not in METRICS:
+        raise UsageError(f"There is no metric '{name}'. Choose one of: {', '.join(METRICS)}.")
+    if path is not None and name not in LEARNED:
+        raise UsageError(f"{name} has no weights: leave out --metric-weights.")
+    # Imported here because each brings a library that the others do not need.
+    if name.startswith("lpips-"):
+        from m2g_audit.similarity.lpips import trained_lpips
+
+        return trained_lpips(name.removeprefix("lpips-"), path, device)
+    if name == "clip":
+        from m2g_audit.similarity.clip import trained_clip
+
+        return trained_clip(path, device)
+    if name == "sscd":
+        from m2g_audit.similarity.sscd import trained_sscd
+
+        return trained_sscd(path, trust=trust, device=device)
     from m2g_audit.similarity.l2 import L2, TiledL2
 
-    if name == "l2":
-        return L2()
-    if name == "tiled_l2":
-        return TiledL2()
-    raise UsageError(f"There is no metric '{name}'. Choose one of: {', '.join(METRICS)}.")
+    return L2() if name == "l2" else TiledL2()

@@ -56,6 +56,19 @@ class Metric(ABC):
         """Return [n, parts, d] of float32 images [n, 3, h, w] in [0, 1]."""
 
 
+class CosineMetric(Metric):
+    """1 - cosine of feature vectors: half the squared distance of unit vectors."""
+
+    squared = True
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(self._features(images).float())[:, None] / 2**0.5
+
+    @abstractmethod
+    def _features(self, images: Tensor) -> Tensor:
+        """Return features [n, d] of float32 images [n, 3, h, w] in [0, 1]."""
+
+
 def _as_float(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images.to(torch.float32) / 255

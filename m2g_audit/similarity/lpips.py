@@ -1,0 +1,107 @@
+"""LPIPS (Zhang et al. 2018) as an embedding.
+
+LPIPS sums, over layers, the mean over positions of w_c (f_c - g_c)^2, f and g being features
+normalised over channels. That is the squared Euclidean distance of the features times
+sqrt(w_c / (h w)), concatenated; so all pairs are one matrix product. It equals the `lpips` package
+pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lpips as lpips_package
+import torch
+from torch import Tensor, nn
+
+from m2g_audit.errors import UsageError
+from m2g_audit.similarity.base import Metric
+from m2g_audit.similarity.weights import require_checkpoint
+
+# Numbers of `features` modules after which the package reads a layer (all of them ReLU).
+_LAYER_ENDS = {"alex": (2, 5, 8, 10, 12), "vgg": (4, 9, 16, 23, 30)}
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
+_SMALLEST = 32
+
+
+class Lpips(Metric):
+    """LPIPS version 0.1, squared as the package returns it.
+
+    backbone: torchvision's `features` of AlexNet ("alex") or VGG-16 ("vgg"). The name
+    belongs to the trained backbone alone (`trained_lpips`).
+    """
+
+    squared = True
+
+    def __init__(
+        self, name: str, net: str, backbone: nn.Sequential, device: torch.device | str = "cpu"
+    ) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        ends = _LAYER_ENDS[net]
+        starts = (0, *ends[:-1])
+        slices = [backbone[start:end] for start, end in zip(starts, ends, strict=True)]
+        self._slices = nn.ModuleList(slices).to(self.device).eval().requires_grad_(False)
+        self._weights = [w.to(self.device) for w in _linear_weights(net)]
+        self._shift = torch.tensor(_SHIFT, device=self.device)[:, None, None]
+        self._scale = torch.tensor(_SCALE, device=self.device)[:, None, None]
+
+    def _embed(self, images: Tensor) -> Tensor:
+        if min(images.shape[-2:]) < _SMALLEST:
+            raise UsageError(
+                f"{self.name} needs images of at least {_SMALLEST} x {_SMALLEST} pixels: resize "
+                "them, or use --metric l2."
+            )
+        # The networks expect [-1, 1] before the package's own shift and scale.
+        features = ((2 * images.to(self.device) - 1) - self._shift) / self._scale
+        layers = []
+        for part, weight in zip(self._slices, self._weights, strict=True):
+            features = part(features)
+            layers.append(_weighted(features, weight).flatten(1))
+        return torch.cat(layers, dim=1)[:, None]
+
+
+def trained_lpips(
+    net: str, weights: Path | None = None, device: torch.device | str = "cpu"
+) -> Lpips:
+    """Return LPIPS with torchvision's trained backbone ("alex" or "vgg").
+
+    weights: torchvision's checkpoint file; by default the one in torch hub's cache. ModelError says
+    how to get it where it is missing, and refuses any other file.
+    """
+    name = f"lpips-{net}"
+    state = torch.load(require_checkpoint(name, weights), map_location="cpu", weights_only=True)
+    backbone = empty_backbone(net)
+    prefix = "features."
+    features = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    backbone.load_state_dict(features, assign=True)
+    return Lpips(name, net, backbone, device)
+
+
+def random_backbone_distance(net: str, backbone: nn.Sequential) -> Lpips:
+    """Return LPIPS's arithmetic over a backbone that was not trained, named as such (for tests)."""
+    return Lpips(f"random-{net}-not-lpips", net, backbone)
+
+
+def empty_backbone(net: str) -> nn.Sequential:
+    """Return torchvision's `features` of a network without any weights (on the meta device)."""
+    from torchvision.models import alexnet, vgg16
+
+    # Off the meta device, most of the time would go into drawing a classifier that is dropped.
+    with torch.device("meta"):
+        return (alexnet if net == "alex" else vgg16)(weights=None).features
+
+
+def _weighted(features: Tensor, weight: Tensor) -> Tensor:
+    norm = features.square().sum(dim=1, keepdim=True).sqrt()
+    positions = features.shape[2] * features.shape[3]
+    return features / (norm + 1e-10) * (weight / positions).sqrt()[:, None, None]
+
+
+def _linear_weights(net: str) -> Sequence[Tensor]:
+    """Return the package's own weights of each layer's channels; none is negative."""
+    folder = Path(lpips_package.__file__).parent / "weights" / "v0.1"
+    state = torch.load(folder / f"{net}.pth", map_location="cpu", weights_only=True)
+    return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(_LAYER_ENDS[net]))]
