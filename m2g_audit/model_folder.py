@@ -101,6 +101,11 @@ def resolve(
     name = str(model)
     if name == POCKET:
         path = POCKET_FOLDER
+        if not path.is_dir():
+            raise ModelError(
+                f"The weights of --model pocket are missing from this installation ({path}). "
+                "Install the program again, or train them with `m2g-audit pocket train`."
+            )
     elif Path(name).expanduser().exists():
         path = Path(name).expanduser()
     elif _HUB_ID.fullmatch(name):
@@ -132,7 +137,9 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
     try:
         return Path(
             snapshot_download(
-                repo, revision=revision, allow_patterns=list(_patterns(family, allow_pickle))
+                repo,
+                revision=revision,
+                allow_patterns=list(download_patterns(family, allow_pickle)),
             )
         )
     except RevisionNotFoundError as error:
@@ -158,7 +165,8 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
         ) from error
 
 
-def _patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
+def download_patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
+    """The files of a hub repository that a model needs, as patterns, and none of the others."""
     # The safety checker and fp16 or non-EMA variants would double the download.
     yield "model_index.json"
     for component in family.plain:

@@ -205,6 +205,10 @@ class TextToImage:
         """
         steps = self.default_steps if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
+        if not seeds:
+            raise UsageError(
+                "No seeds were given, so there is nothing to generate: give at least 1."
+            )
         if not guidance >= 1 or guidance == float("inf"):
             raise UsageError(
                 f"A guidance of {guidance} is not possible: give 1 (no guidance) or more."

@@ -1,0 +1,308 @@
+"""Model folders: found, checked and hashed before anything heavy is loaded; one message a fault."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2g_audit.errors import ModelError
+from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, resolve
+from m2g_audit.pipelines import TextToImage, UnconditionalModel
+from tests import tiny
+
+HUB_ID = "somebody/some-model"
+WEIGHTS = {
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tiny.text_to_image(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "model")
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def refused(model: str | Path, words: str, family=TEXT_TO_IMAGE, **options) -> str:
+    with pytest.raises(ModelError, match=words) as caught:
+        resolve(model, family, **options)
+    return str(caught.value)
+
+
+def test_a_complete_folder_is_taken_as_it_is(folder: Path) -> None:
+    found = resolve(folder, TEXT_TO_IMAGE)
+    assert (found.id, found.revision, found.pickled) == (str(folder), None, False)
+    assert found.class_name == "StableDiffusionPipeline"
+    assert {file.relative_to(folder).as_posix() for file in found.weights} == WEIGHTS
+    assert found.config("scheduler")["prediction_type"] == "epsilon"
+
+
+# -- which model
+
+
+@pytest.mark.parametrize("name", ["nonsense", "./not/here", "/no/such/folder", "a b/c"])
+def test_an_unknown_model_says_what_a_model_is(name: str) -> None:
+    assert "--model pocket" in refused(name, "neither a folder on this machine nor a hub id")
+
+
+def test_a_local_model_has_no_revision(folder: Path) -> None:
+    refused(folder, "has no revisions", revision="main")
+
+
+@pytest.mark.parametrize(
+    "class_name", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"]
+)
+def test_other_families_are_named(folder: Path, class_name: str) -> None:
+    edit(folder / "model_index.json", _class_name=class_name)
+    refused(folder, f"is a {class_name}.*Stable Diffusion 1.x and 2.x")
+
+
+def test_a_model_without_prompts_is_not_text_to_image(tmp_path: Path) -> None:
+    unconditional = tiny.save(tiny.ddpm(), tmp_path / "ddpm")
+    refused(unconditional, "not text-to-image: it is a DDPMPipeline, which makes pictures without")
+    assert resolve(unconditional, UNCONDITIONAL).class_name == "DDPMPipeline"
+
+
+def test_text_to_image_is_not_unconditional(folder: Path) -> None:
+    refused(folder, "is a StableDiffusionPipeline; .*DDPMPipeline", family=UNCONDITIONAL)
+
+
+def test_code_from_elsewhere_is_never_run(folder: Path) -> None:
+    edit(folder / "model_index.json", unet=["my_unet", "Evil"])
+    refused(folder, "unet of .* is Evil of my_unet.*run their own code")
+    edit(folder / "model_index.json", _class_name=["pipeline", "Evil"])
+    refused(folder, "custom pipeline.*run its own code")
+
+
+def test_a_checkpoint_file_can_be_converted(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"x")
+    refused(file, "single file.*from_single_file")
+
+
+def test_a_lora_needs_its_base(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    refused(tmp_path, "LoRA without its base")
+
+
+# -- the hub
+
+
+def hub_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [LocalEntryNotFoundError("offline"), OSError("disk full"), RuntimeError("client closed")],
+)
+def test_without_a_network_there_is_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    hub_raises(monkeypatch, error)
+    message = refused(HUB_ID, f"could not be fetched from the hub .{type(error).__name__}")
+    assert "--model pocket" in message
+    assert f"hf download {HUB_ID} --local-dir" in message
+    assert "--model ./folder" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (RepositoryNotFoundError, "no public model"),
+        (GatedRepoError, "gated.*hf auth login"),
+        (RevisionNotFoundError, "no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_answers_is_said(
+    monkeypatch: pytest.MonkeyPatch, kind: type, words: str
+) -> None:
+    response = SimpleNamespace(headers={}, request=None)
+    hub_raises(monkeypatch, kind("no", response=response))
+    refused(HUB_ID, words, revision="v9")
+
+
+def test_a_hub_model_is_loaded_from_its_snapshot(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = shutil.copytree(original, tmp_path / commit)
+    asked = {}
+
+    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(repo=repo, revision=revision, patterns=allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = resolve(HUB_ID, TEXT_TO_IMAGE, revision="main")
+    assert (found.id, found.revision) == (HUB_ID, commit)
+    assert (asked["repo"], asked["revision"]) == (HUB_ID, "main")
+
+    def fetched(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in asked["patterns"])
+
+    files = [file.relative_to(original).as_posix() for file in original.rglob("*.*")]
+    assert all(fetched(file) for file in files)
+    assert fetched("unet/diffusion_pytorch_model-00001-of-00002.safetensors")
+    for unneeded in (
+        "safety_checker/model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "v1-5-pruned.ckpt",
+        "pipeline.py",
+    ):
+        assert not fetched(unneeded)
+
+
+# -- half-downloaded
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(WEIGHTS),
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_every_missing_or_empty_file_is_named(folder: Path, name: str) -> None:
+    file = folder / name
+    file.write_bytes(b"")
+    refused(folder, f"{name} is empty.*interrupted")
+    file.unlink()
+    assert "hf download" in refused(folder, f"{name} is missing.*interrupted")
+    shutil.rmtree(file.parent)
+    refused(folder, f"{file.parent.name}/.* is missing")
+
+
+def test_without_an_index_nothing_is_guessed(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+    refused(folder, "no model_index.json.*did not finish")
+    (folder / "model_index.json").write_text('{"_class_name": "Stab')
+    refused(folder, "not readable JSON")
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_weights_cut_short_anywhere_are_found(
+    original: Path, tmp_path_factory: pytest.TempPathFactory, share: float
+) -> None:
+    folder = shutil.copytree(original, tmp_path_factory.mktemp("cut") / "model")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    refused(folder, "not complete: unet/diffusion_pytorch_model.safetensors")
+
+
+def test_weights_with_a_broken_header_are_found(folder: Path) -> None:
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[8:12] = b"!!!!"
+    file.write_bytes(whole)
+    refused(folder, "broken header")
+
+
+def test_sharded_weights_are_complete_or_not(tmp_path: Path) -> None:
+    pipe = tiny.text_to_image()
+    tiny.save(pipe, tmp_path)
+    shutil.rmtree(tmp_path / "unet")
+    pipe.unet.save_pretrained(tmp_path / "unet", max_shard_size="20KB")
+    shards = sorted((tmp_path / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    found = resolve(tmp_path, TEXT_TO_IMAGE)
+    assert set(shards) <= set(found.weights)
+    TextToImage.load(tmp_path, device="cpu")
+    shards[1].unlink()
+    refused(tmp_path, f"{shards[1].name} is missing")
+
+
+# -- pickles
+
+
+def pickled(folder: Path, component: str, stem: str) -> None:
+    from safetensors.torch import load_file
+
+    file = next((folder / component).glob("*.safetensors"))
+    torch.save(load_file(file), folder / component / f"{stem}.bin")
+    file.unlink()
+
+
+def test_pickles_are_refused_unless_insisted_on(folder: Path) -> None:
+    pickled(folder, "unet", "diffusion_pytorch_model")
+    pickled(folder, "text_encoder", "pytorch_model")
+    assert "--allow-pickle" in refused(folder, "only as a pickle, which can run any code")
+    with pytest.raises(ModelError, match="pickle"):
+        TextToImage.load(folder, device="cpu")
+    found = resolve(folder, TEXT_TO_IMAGE, allow_pickle=True)
+    assert found.pickled
+    model = TextToImage.load(folder, device="cpu", allow_pickle=True)
+    assert model.generate("a kite", [0], steps=1, guidance=1.0).finite.all()
+
+
+def test_a_pickled_unconditional_model(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.ddpm(), tmp_path)
+    pickled(folder, "unet", "diffusion_pytorch_model")
+    refused(folder, "pickle", family=UNCONDITIONAL)
+    UnconditionalModel.load(folder, device="cpu", allow_pickle=True)
+
+
+def test_an_early_unconditional_model_lies_in_one_folder(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.ddpm(), tmp_path)
+    for file in [*(folder / "unet").iterdir(), *(folder / "scheduler").iterdir()]:
+        file.rename(folder / file.name)
+    (folder / "unet").rmdir()
+    (folder / "scheduler").rmdir()
+    assert UnconditionalModel.load(folder, device="cpu").shape == (3, 8, 8)
+
+
+# -- the hash
+
+
+def test_the_hash_is_that_of_the_weights_alone(original: Path, folder: Path) -> None:
+    before = resolve(original, TEXT_TO_IMAGE).sha256
+    assert resolve(folder, TEXT_TO_IMAGE).sha256 == before
+    (folder / "README.md").write_text("words")
+    edit(folder / "model_index.json", _diffusers_version="0.0.1")
+    assert resolve(folder, TEXT_TO_IMAGE).sha256 == before
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = bytearray(file.read_bytes())
+    changed[-1] ^= 1
+    file.write_bytes(changed)
+    assert resolve(folder, TEXT_TO_IMAGE).sha256 != before
+
+
+def test_finding_a_model_needs_no_torch() -> None:
+    program = "import sys, m2g_audit.model_folder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
