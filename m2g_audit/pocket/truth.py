@@ -38,6 +38,7 @@ TRUTH_SEED = 256_000
 FRESH_FOR_DELTA_M = 64
 """Fresh pictures of each caption whose distance to S gives delta_m."""
 
+DISTANCES_FILE = "distances.npz"
 FRESH_FILE = "fresh-distances.npz"
 SOURCE = "1% quantiles over fresh pictures of the pocket world"
 
@@ -86,10 +87,16 @@ def measure(
     fresh = fresh_distances(pipeline, metric, known, samples, report)
     fresh.save(folder / FRESH_FILE)
     thresholds = fresh.thresholds()
-    rows = []
+    rows, to_known = [], []
     for i, (caption, images) in enumerate(zip(captions, made, strict=True)):
-        rows.append(_caption_truth(caption, images, metric, known, control, thresholds))
+        embedded = metric.embed(images)
+        to_known.append(nearest(metric, embedded, known)[0][:, 0])
+        to_control = nearest(metric, embedded, control)[0][:, 0]
+        pairs = distances(metric, embedded, embedded)
+        failed = is_failed(images.float() / 255)
+        rows.append(caption_truth(caption, to_known[-1], to_control, pairs, failed, thresholds))
         report("states", i + 1, len(captions))
+    np.savez_compressed(folder / DISTANCES_FILE, to_training=np.stack(to_known))
     assert thresholds.delta_m is not None
     assert thresholds.delta_s is not None
     return TruthTable(
@@ -176,37 +183,33 @@ def shares(states: Iterable[State]) -> Shares:
     return Shares(share(State.MEMORIZED), share(State.SPURIOUS), share(State.GENERALIZED))
 
 
-def _caption_truth(
+def caption_truth(
     caption: Caption,
-    images: Tensor,
-    metric: Metric,
-    known: Tensor,
-    control: Tensor,
+    to_known: np.ndarray,
+    to_control: np.ndarray,
+    pairs: np.ndarray,
+    failed: np.ndarray,
     thresholds: Thresholds,
 ) -> CaptionTruth:
+    """The truth of a caption from its samples' distances.
+
+    to_known, to_control: [n] to the nearest picture of S and of the control set; pairs: [n, n].
+    """
     delta_m = thresholds.delta_m
     assert delta_m is not None
-    embedded = metric.embed(images)
-    failed = is_failed(images.float() / 255)
-    to_known = nearest(metric, embedded, known)[0][:, 0]
-    to_control = nearest(metric, embedded, control)[0][:, 0]
-    pairs = distances(metric, embedded, embedded)
-    np.fill_diagonal(pairs, np.inf)
-    pairs[:, failed] = np.inf
+    others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
 
     def states(rows: np.ndarray, scale: float = 1.0) -> list[State]:
         return classify(
             to_known[rows],
-            pairs[np.ix_(rows, rows)].min(1),
+            others[np.ix_(rows, rows)].min(1),
             thresholds.scaled(scale),
             reference_complete=True,
             failed=failed[rows],
         )
 
-    everything = np.arange(len(images))
-    parts = [
-        shares(states(rows)) for rows in np.split(everything, max(1, len(images) // SUBSAMPLE))
-    ]
+    everything = np.arange(len(pairs))
+    parts = [shares(states(rows)) for rows in np.split(everything, max(1, len(pairs) // SUBSAMPLE))]
     return CaptionTruth(
         caption=caption.text,
         k=caption.k,
