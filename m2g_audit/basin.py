@@ -105,10 +105,10 @@ def critical_time(
     )
 
 
-def log_volume(N: int, radius: Float[np.ndarray, " *b"] | float) -> Float[np.ndarray, " *b"]:
-    """The natural logarithm of the volume of an N-ball, Eq. 34 (Eq. 12): -inf for radius 0."""
+def log_volume(N: int, radii: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The natural logarithms of the volumes of N-balls, Eq. 34 (Eq. 12): -inf for radius 0."""
     with np.errstate(divide="ignore"):
-        return N / 2 * np.log(np.pi) - gammaln(N / 2 + 1) + N * np.log(np.asarray(radius))
+        return N / 2 * np.log(np.pi) - gammaln(N / 2 + 1) + N * np.log(radii)
 
 
 def _trials(

@@ -91,10 +91,10 @@ class ScoreModel(ABC):
 
 def perturb(
     schedule: NoiseSchedule,
-    x0: Float[Tensor, " *b"],
-    noise: Float[Tensor, " *b"],
+    x0: Float[Tensor, " *#b"],
+    noise: Float[Tensor, " *#b"],
     t: int,
-) -> Float[Tensor, " *b"]:
+) -> Float[Tensor, " *#b"]:
     """x_t = alpha_t x_0 + sigma_t epsilon: the forward process F(x_0, epsilon, t) of Algs. 1-3."""
     return float(schedule.alpha(t)) * x0 + float(schedule.sigma(t)) * noise
 
