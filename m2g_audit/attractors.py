@@ -33,8 +33,8 @@ class Attractor:
     """Generations that are all within delta_s of each other (at least two).
 
     members: ascending indices of the samples; mass: their share of the seeds, with an interval that
-    holds for all attractors at once; medoid: the member nearest to the others; diameter: largest
-    distance of two members.
+    holds for all attractors at once; medoid: the member nearest to the others (of equals
+    the first); diameter: largest distance of two members.
     """
 
     members: tuple[int, ...]
