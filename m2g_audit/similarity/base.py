@@ -29,10 +29,12 @@ class Metric(ABC):
     """A distance between images, given by where it embeds them.
 
     `distance(a, b)` is the maximum over parts of ‖a_part - b_part‖, or of its square if `squared`.
+    weights_sha256: of the file that its weights came from, None if it has none.
     """
 
     name: str
     squared: bool = False
+    weights_sha256: str | None = None
 
     @torch.no_grad()
     def embed(self, images: Tensor, *, batch_size: int = 64) -> Tensor:

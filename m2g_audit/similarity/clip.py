@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as pictures
 
 from m2g_audit.errors import ModelError
 from m2g_audit.similarity.base import CosineMetric
-from m2g_audit.similarity.weights import require_weights
+from m2g_audit.similarity.weights import require_weights, sha256
 
 ARCHITECTURE = "ViT-B-32"
 
@@ -60,4 +60,6 @@ def trained_clip(
         raise ModelError(
             f"{path} does not hold the weights of open_clip's {architecture}: {error}"
         ) from error
-    return Clip("clip", model, device)
+    metric = Clip("clip", model, device)
+    metric.weights_sha256 = sha256(path)
+    return metric

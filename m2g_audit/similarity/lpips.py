@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from m2g_audit.errors import UsageError
 from m2g_audit.similarity.base import Metric
-from m2g_audit.similarity.weights import require_checkpoint
+from m2g_audit.similarity.weights import require_checkpoint, sha256
 
 # Numbers of `features` modules after which the package reads a layer (all of them ReLU).
 _LAYER_ENDS = {"alex": (2, 5, 8, 10, 12), "vgg": (4, 9, 16, 23, 30)}
@@ -72,12 +72,15 @@ def trained_lpips(
     how to get it where it is missing, and refuses any other file.
     """
     name = f"lpips-{net}"
-    state = torch.load(require_checkpoint(name, weights), map_location="cpu", weights_only=True)
+    path = require_checkpoint(name, weights)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     backbone = empty_backbone(net)
     prefix = "features."
     features = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     backbone.load_state_dict(features, assign=True)
-    return Lpips(name, net, backbone, device)
+    metric = Lpips(name, net, backbone, device)
+    metric.weights_sha256 = sha256(path)
+    return metric
 
 
 def random_backbone_distance(net: str, backbone: nn.Sequential) -> Lpips:

@@ -54,4 +54,6 @@ def trained_sscd(
         model = torch.jit.load(str(path), map_location="cpu")
     except RuntimeError as error:
         raise ModelError(f"{path} is not a TorchScript file: {error}") from error
-    return Sscd(model, device)
+    metric = Sscd(model, device)
+    metric.weights_sha256 = digest
+    return metric
