@@ -47,7 +47,7 @@ class ModelRecord(_Part):
     scheduler: str
     prediction_type: str
     latent_shape: tuple[int, ...]
-    image_size: int
+    image_size: tuple[int, int]
     safety_checker: Literal["not loaded"] = "not loaded"
 
 
@@ -73,11 +73,10 @@ class Settings(_Part):
 
 
 class Wording(_Part):
-    """What the model reads of the prompt: tokens of its window, and what falls outside."""
+    """What the model reads of the prompt: its tokens, of which `window` are read, and its words."""
 
     tokens: int | None = None
     window: int | None = None
-    unread: str | None = None
     unknown_words: list[str] = []
 
 
@@ -134,15 +133,22 @@ class SeedRecord(_Part):
 
 
 class BasinRecord(_Part):
-    """Critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34)."""
+    """Critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34).
 
-    critical_time: int
-    radius: Finite | None
-    log_volume: Finite | None
+    `critical_times` are those of the trials, 0 where a trial never recovered; `critical_time` is
+    their mean, as are `radius` and `log_volume` (natural logarithm). `stopped` says whether
+    recovery fell under `delta_p` before the end of the schedule. `delta_d` is a distance in the
+    run's metric.
+    """
+
+    critical_time: Finite
+    critical_times: list[Index]
+    radius: Finite
+    log_volume: Finite
     never_recovered: Share
+    stopped: bool
     delta_d: Distance
     delta_p: Share
-    trials: int
     steps: int
     stride: int
 
@@ -163,7 +169,7 @@ class CurvatureRecord(_Part):
     """One spectrum, largest value first, normalised by its kind's rule.
 
     `jacobian`: singular values of ds/dx times sigma_t^2. `paper`: of the matrix of Alg. 2 or 3,
-    times sigma_t / sqrt(4N). Multiply by `scale` to have the raw values. `singular_values` is null
+    times sigma_t / sqrt(4N). Divide by `scale` to have the raw values. `singular_values` is null
     where the spectrum is long; it is in `file` (safetensors, key `singular_values`) in every case.
     """
 

@@ -1,0 +1,185 @@
+"""All generations of a run in one picture, grouped by what they repeat, beside the reference."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+from PIL.Image import Image
+
+from m2g_audit.records import AttractorRecord, AuditRecord, NearestReference, SeedRecord
+from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
+
+_COLUMNS = 8
+_CELL = 144
+_GAP = 10
+_MARGIN = 28
+_LABEL = 20
+_BORDER = 4
+_INK, _FAINT, _PAPER, _EMPTY = "#22262b", "#737a83", "#ffffff", "#eceef0"
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Generations shown together; `reference` stands once beside them all, else under each."""
+
+    title: str
+    colour: str
+    seeds: Sequence[SeedRecord]
+    reference: NearestReference | None = None
+    references: bool = False
+
+
+def contact_sheet(record: AuditRecord, run_dir: Path) -> bytes:
+    """Return the contact sheet of a run as PNG.
+
+    Attractors come first, largest first, each with the reference picture nearest to its medoid;
+    then generations that repeat another one without being part of an attractor, those that repeat
+    none, and those that failed. A picture that is missing from the folder is an empty cell.
+    """
+    groups = _groups(record)
+    width = 2 * _MARGIN + (_COLUMNS + 1) * (_CELL + _GAP) + _GAP
+    blocks = [_header(record, width), *(_block(group, run_dir, width) for group in groups)]
+    sheet = Pillow.new("RGB", (width, sum(b.height for b in blocks) + _MARGIN), _PAPER)
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _groups(record: AuditRecord) -> list[_Group]:
+    seeds, n = record.seeds, len(record.seeds)
+    has_reference = record.reference is not None
+    groups = [
+        _Group(
+            _attractor_title(i, attractor, n),
+            STATE_COLOURS[attractor.state],
+            [seeds[j] for j in attractor.seeds],
+            reference=attractor.nearest_reference,
+        )
+        for i, attractor in enumerate(record.attractors)
+    ]
+    loose = set(record.loose)
+    rest = [s for s in seeds if s.attractor is None and s.state != "failed"]
+    parts = (
+        ("Repeat another picture, but form no attractor", [s for s in rest if s.index in loose]),
+        ("Repeat no other picture", [s for s in rest if s.index not in loose]),
+        ("Failed: blank or not finite, left out", [s for s in seeds if s.state == "failed"]),
+    )
+    for title, members in parts:
+        if members:
+            count = f"{title}  ·  {len(members)} of {n}"
+            groups.append(_Group(count, _INK, members, references=has_reference))
+    return groups
+
+
+def _attractor_title(number: int, attractor: AttractorRecord, n: int) -> str:
+    mass = attractor.mass
+    return (
+        f"Attractor {number + 1}  ·  {attractor.state}  ·  {len(attractor.seeds)} of {n} seeds "
+        f"(mass {mass.estimate:.0%}, {mass.low:.0%} to {mass.high:.0%})"
+    )
+
+
+def _header(record: AuditRecord, width: int) -> Image:
+    lines = textwrap.wrap(record.prompt, 96) or [""]
+    lines = [*lines[:2], "…"] if len(lines) > 3 else lines
+    height = _MARGIN + 26 * len(lines) + 54
+    block = Pillow.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(block)
+    for i, line in enumerate(lines):
+        draw.text((_MARGIN, _MARGIN + 26 * i), _drawable(line), fill=_INK, font=_font(20))
+    top = _MARGIN + 26 * len(lines) + 6
+    word = record.verdict.state.upper()
+    draw.text((_MARGIN, top), word, fill=VERDICT_COLOURS[record.verdict.state], font=_font(16))
+    about = f"{record.model.id}  ·  {len(record.seeds)} seeds  ·  {record.settings.metric}"
+    left = _MARGIN + draw.textlength(word, font=_font(16)) + 16
+    draw.text((left, top + 1), _drawable(about), fill=_FAINT, font=_font(14))
+    return block
+
+
+def _block(group: _Group, run_dir: Path, width: int) -> Image:
+    rows = -(-len(group.seeds) // _COLUMNS)
+    row_height = (_CELL + _LABEL) * (2 if group.references else 1) + _GAP
+    block = Pillow.new("RGB", (width, 34 + rows * row_height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(block)
+    draw.line((_MARGIN, 2, width - _MARGIN, 2), fill=_EMPTY, width=1)
+    draw.text((_MARGIN, 9), group.title, fill=group.colour, font=_font(15))
+    for i, seed in enumerate(group.seeds):
+        left = _MARGIN + (i % _COLUMNS) * (_CELL + _GAP)
+        top = 34 + (i // _COLUMNS) * row_height
+        _cell(block, (left, top), run_dir, seed.image, STATE_COLOURS[seed.state])
+        _label(draw, (left, top), f"seed {seed.index}", seed.state)
+        if group.references and seed.nearest_reference is not None:
+            _reference(block, draw, (left, top + _CELL + _LABEL), run_dir, seed.nearest_reference)
+    if group.reference is not None:
+        shown = min(len(group.seeds), _COLUMNS)
+        left = _MARGIN + shown * (_CELL + _GAP) + _GAP
+        _reference(block, draw, (left, 34), run_dir, group.reference)
+    return block
+
+
+def _reference(
+    block: Image,
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    run_dir: Path,
+    nearest: NearestReference,
+) -> None:
+    _cell(block, corner, run_dir, nearest.image, None)
+    _label(draw, corner, "reference", f"at {nearest.distance:.3g}")
+
+
+def _cell(
+    block: Image, corner: tuple[int, int], run_dir: Path, name: str | None, colour: str | None
+) -> None:
+    """Paste a picture, framed in its state's colour; reference pictures have no frame."""
+    draw = ImageDraw.Draw(block)
+    left, top = corner
+    draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), fill=colour or _EMPTY)
+    inner = _CELL - 2 * _BORDER
+    picture = _picture(run_dir, name, inner)
+    if picture is not None:
+        offset = [(_CELL - side) // 2 for side in picture.size]
+        block.paste(picture, (left + offset[0], top + offset[1]))
+
+
+def _picture(run_dir: Path, name: str | None, side: int) -> Image | None:
+    if name is None:
+        return None
+    try:
+        with Pillow.open(run_dir / name) as file:
+            picture = file.convert("RGB")
+    except OSError:
+        return None
+    # Small pictures keep their pixels, as blocks of whole size; large ones are scaled down.
+    factor = side // max(picture.size)
+    if factor >= 1:
+        size = (picture.width * factor, picture.height * factor)
+        return picture.resize(size, Pillow.Resampling.NEAREST)
+    picture.thumbnail((side, side), Pillow.Resampling.LANCZOS)
+    return picture
+
+
+def _label(draw: ImageDraw.ImageDraw, corner: tuple[int, int], left: str, right: str) -> None:
+    x, y = corner[0], corner[1] + _CELL + 3
+    font = _font(12)
+    draw.text((x, y), left, fill=_INK, font=font)
+    draw.text((x + _CELL - draw.textlength(right, font=font), y), right, fill=_FAINT, font=font)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _drawable(text: str) -> str:
+    """Text that any font can draw on one line: Pillow's own knows Latin letters only."""
+    return "".join(c if c.isprintable() else " " for c in text)
