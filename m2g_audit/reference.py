@@ -68,10 +68,17 @@ class Pictures(Protocol):
 class Reference(Protocol):
     """S, however it is kept: what an audit asks of it."""
 
-    source: str
-    sha256: str
-    complete: bool
-    flipped: bool
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def flipped(self) -> bool: ...
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -361,7 +368,7 @@ def embed_stored(metric: Metric, images: Tensor) -> Tensor:
 
 
 def _metric_key(metric: Metric) -> str:
-    return f"{metric.name} {getattr(metric, 'weights_sha256', '')}"
+    return f"{metric.name} {metric.weights_sha256}"
 
 
 @dataclass(frozen=True)

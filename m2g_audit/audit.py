@@ -1,0 +1,577 @@
+"""One prompt, audited end to end: a job becomes a record.
+
+No number is computed here; each is another module's. What was finished by an earlier run of the
+same job is read from its folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m2g_audit import curvature, states, words
+from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
+from m2g_audit.basin import critical_time
+from m2g_audit.errors import AuditError, NumericsError
+from m2g_audit.intervals import LEVEL, Interval
+from m2g_audit.model_folder import POCKET
+from m2g_audit.numerics import seed_for
+from m2g_audit.records import (
+    AttractorRecord,
+    AuditRecord,
+    BasinRecord,
+    CurvatureRecord,
+    ErrorRecord,
+    Failure,
+    IntervalRecord,
+    ModelRecord,
+    NearestReference,
+    NearestSample,
+    ReferenceRecord,
+    SeedRecord,
+    StateWord,
+    ThresholdRecord,
+    Timings,
+    VerdictRecord,
+    VerdictWord,
+)
+from m2g_audit.reference import Reference, load_folder, load_pocket
+from m2g_audit.request import Job, Progress, silent
+from m2g_audit.runs import RunDirectory, to_picture
+from m2g_audit.similarity import distances
+from m2g_audit.states import State, Thresholds
+from m2g_audit.thresholds import find_thresholds
+from m2g_audit.versions import versions
+
+_INLINE_SPECTRUM = 4096
+# Appendix C.1: delta_p, M, N' and s, the same for all data sets.
+_BASIN_RECOVERY, _BASIN_TRIALS, _BASIN_STEPS, _BASIN_STRIDE = 0.8, 20, 10, 10
+
+Count = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Generations against each other and against S."""
+
+    check: RepeatSeedCheck
+    neighbours: list[int]
+    reference: Reference | None
+    to_reference: list[float] | None
+    matches: list[int] | None
+
+
+def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> AuditRecord:
+    """Return the record of a job, done or taken up where it stopped, and write it to the run.
+
+    An error makes a record too, which carries it and does not count as finished; then it is raised.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        record = _execute(job, run, started, on_progress)
+    except AuditError as error:
+        run.save_record(_error_record(job, started, error))
+        raise
+    run.save_record(record)
+    return record
+
+
+def _execute(job: Job, run: RunDirectory, started: str, on_progress: Progress) -> AuditRecord:
+    with _timed(job, "reference"):
+        reference = _load_reference(job, partial(on_progress, "reference"))
+    with _timed(job, "controls"):
+        thresholds = find_thresholds(job, reference, on_progress)
+    with _timed(job, "images"):
+        images, latents, failed = generate(job, run, partial(on_progress, "images"))
+    with _timed(job, "distances"):
+        found = _compare(
+            job, images, failed, reference, thresholds, partial(on_progress, "distances")
+        )
+    sample_states = states.classify(
+        None if found.to_reference is None else np.array(found.to_reference),
+        found.check.nearest,
+        thresholds,
+        reference_complete=job.settings.reference_complete,
+        failed=failed,
+    )
+    seeds = _seed_records(job, run, sample_states, found)
+    attractors = _attractor_records(found.check, seeds)
+    with _timed(job, "curvature"):
+        spectra = measure_curvature(
+            job, run, latents, seeds, attractors, partial(on_progress, "curvature")
+        )
+    if job.settings.basin:
+        with _timed(job, "basin"):
+            attractors = measure_basins(
+                job, attractors, latents, thresholds, partial(on_progress, "basins")
+            )
+    return _record(job, started, sample_states, seeds, attractors, spectra, found, thresholds)
+
+
+# -- generations
+
+
+def generate(
+    job: Job, run: RunDirectory, on_progress: Count
+) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+    """Return images [n, 3, h, w] in [0, 1], final latents [n, c, h, w], and which of them failed.
+
+    Generations are kept as they come and those of an earlier run are read. All are read back from
+    the folder, so that a resumed run sees what an undisturbed one sees.
+    """
+    n, steps = job.settings.seeds, job.settings.steps
+    kept = {i: pair for i in range(n) if (pair := run.load_generation(i)) is not None}
+    missing = [i for i in range(n) if i not in kept]
+    while missing:
+        batch, missing = missing[: job.settings.batch_size], missing[job.settings.batch_size :]
+        done = len(kept) * steps
+        on_progress(done, n * steps)
+        made = _generate_batch(
+            job,
+            batch,
+            kept,
+            lambda k, done=done: on_progress(done + k, n * steps),  # type: ignore[misc]
+        )
+        for i, image, latents in zip(batch, *made, strict=True):
+            run.save_generation(i, image, latents)
+            stored = run.load_generation(i)
+            kept[i] = (image, latents) if stored is None else stored
+    on_progress(n * steps, n * steps)
+    images = torch.stack([kept[i][0] for i in range(n)])
+    latents = torch.stack([kept[i][1] for i in range(n)])
+    return images, latents, is_failed(images) | ~_finite(latents).numpy()
+
+
+def _generate_batch(
+    job: Job,
+    batch: Sequence[int],
+    kept: dict[int, tuple[Tensor, Tensor]],
+    on_step: Callable[[int], None],
+) -> tuple[Tensor, Tensor]:
+    try:
+        made = job.pipeline.generate(
+            job.request.prompt,
+            [job.generator_seed(i) for i in batch],
+            steps=job.settings.steps,
+            guidance=job.settings.guidance,
+            batch_size=len(batch),
+            scheduler=job.request.scheduler,
+            on_progress=on_step,
+        )
+    except NumericsError:
+        # Nothing finite so far: the model is at fault. Otherwise these few seeds failed.
+        if not any(bool(_finite(latents[None])) for _, latents in kept.values()):
+            raise
+        images = torch.zeros((len(batch), 3, *job.pipeline.image_size))
+        return images, torch.full((len(batch), *job.pipeline.latent_shape), torch.nan)
+    return made.images, made.latents
+
+
+def _finite(latents: Tensor) -> Tensor:
+    return torch.isfinite(latents).flatten(1).all(1)
+
+
+def _load_reference(job: Job, on_progress: Count) -> Reference | None:
+    if job.contents is not None:
+        return load_folder(
+            job.contents,
+            job.pipeline,
+            complete=job.settings.reference_complete,
+            on_progress=on_progress,
+        )
+    return load_pocket(job.pipeline) if job.settings.reference == POCKET else None
+
+
+def _compare(
+    job: Job,
+    images: Tensor,
+    failed: NDArray[np.bool_],
+    reference: Reference | None,
+    thresholds: Thresholds,
+    on_progress: Count,
+) -> _Comparison:
+    embeddings = job.metric.embed(images)
+    pairs = distances(job.metric, embeddings, embeddings)
+    assert thresholds.delta_s is not None
+    check = find_attractors(pairs, thresholds.delta_s, failed=failed, level=LEVEL)
+    others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
+    neighbours = [int(i) for i in others.argmin(axis=1)]
+    if reference is None:
+        return _Comparison(check, neighbours, None, None, None)
+    return _Comparison(
+        check, neighbours, reference, *reference.nearest(job.metric, images, on_progress)
+    )
+
+
+# -- records of what was found
+
+
+def _seed_records(
+    job: Job, run: RunDirectory, sample_states: Sequence[State], found: _Comparison
+) -> list[SeedRecord]:
+    home = {i: k for k, a in enumerate(found.check.attractors) for i in a.members}
+    return [
+        SeedRecord(
+            index=i,
+            generator_seed=job.generator_seed(i),
+            state=cast(StateWord, state.value),
+            image=run.image_name(i),
+            attractor=home.get(i),
+            nearest_sample=_nearest_sample(found, i),
+            nearest_reference=_nearest_reference(run, found, i),
+        )
+        for i, state in enumerate(sample_states)
+    ]
+
+
+def _nearest_sample(found: _Comparison, i: int) -> NearestSample | None:
+    distance = float(found.check.nearest[i])
+    if not np.isfinite(distance):
+        return None
+    return NearestSample(index=found.neighbours[i], distance=distance)
+
+
+def _nearest_reference(run: RunDirectory, found: _Comparison, i: int) -> NearestReference | None:
+    """The nearest picture of S; a copy of it is kept in the run, so that a report can show it."""
+    if found.reference is None or found.matches is None or found.to_reference is None:
+        return None
+    if found.check.failed[i]:
+        return None
+    number = found.matches[i]
+    name = f"reference/{number:06d}.png"
+    if not (run.path / name).exists():
+        run.write_png(name, to_picture(found.reference.picture(number).float() / 255))
+    return NearestReference(
+        name=found.reference.names[number], distance=found.to_reference[i], image=name
+    )
+
+
+def _attractor_records(
+    check: RepeatSeedCheck, seeds: Sequence[SeedRecord]
+) -> list[AttractorRecord]:
+    return [
+        AttractorRecord(
+            mass=_interval(attractor.mass),
+            seeds=list(attractor.members),
+            medoid=attractor.medoid,
+            diameter=attractor.diameter,
+            state=_common_state([seeds[i].state for i in attractor.members]),
+            nearest_reference=seeds[attractor.medoid].nearest_reference,
+        )
+        for attractor in check.attractors
+    ]
+
+
+def _common_state(members: Sequence[StateWord]) -> StateWord:
+    return Counter(sorted(members)).most_common(1)[0][0]
+
+
+def _interval(interval: Interval) -> IntervalRecord:
+    return IntervalRecord(
+        estimate=interval.estimate,
+        low=interval.low,
+        high=interval.high,
+        level=interval.level,
+        method=interval.method,
+    )
+
+
+# -- curvature and basins
+
+
+def choose_samples(
+    seeds: Sequence[SeedRecord], attractors: Sequence[AttractorRecord], count: int
+) -> list[int]:
+    """Return at most `count` samples to look at: medoids of attractors, and others beside them.
+
+    The largest attractors come first; one place is left for a sample of no attractor, if there is
+    one and room for it.
+    """
+    medoids = [attractor.medoid for attractor in attractors]
+    others = [seed.index for seed in seeds if seed.attractor is None and seed.state != "failed"]
+    of_attractors = medoids[: max(1, count - 1) if others else count]
+    return of_attractors + others[: count - len(of_attractors)]
+
+
+def measure_curvature(
+    job: Job,
+    run: RunDirectory,
+    latents: Tensor,
+    seeds: Sequence[SeedRecord],
+    attractors: Sequence[AttractorRecord],
+    on_progress: Count,
+) -> list[CurvatureRecord]:
+    """Return the spectra of a few samples at their own final latents, kept one by one."""
+    settings = job.settings
+    if settings.curvature == "none":
+        return []
+    model = job.pipeline.bind(
+        job.request.prompt,
+        guidance=settings.guidance,
+        kind=job.request.curvature_score,
+    )
+    algorithm = cast(curvature.Algorithm, settings.curvature)
+    chosen = choose_samples(seeds, attractors, settings.curvature_samples)
+    each = curvature.evaluations(model, algorithm)
+    entries = []
+    for k, i in enumerate(chosen):
+        on_progress(k * each, len(chosen) * each)
+        kept = _kept_spectrum(run, i)
+        if kept is None:
+            spectrum = _ALGORITHMS[algorithm](
+                model,
+                latents[i],
+                settings.t0,
+                seed=seed_for(job.request.seed, f"curvature {job.request.prompt}", i),
+                on_progress=lambda done, k=k: on_progress(k * each + done, len(chosen) * each),  # type: ignore[misc]
+            )
+            kept = _keep_spectrum(run, i, spectrum)
+        entries.append(
+            kept.model_copy(update={"state": seeds[i].state, "attractor": seeds[i].attractor})
+        )
+    on_progress(len(chosen) * each, len(chosen) * each)
+    return entries
+
+
+_ALGORITHMS = {
+    "alg2": curvature.alg2,
+    "alg3": curvature.alg3,
+    "exact": curvature.exact_jacobian,
+}
+
+
+def _spectrum_name(i: int) -> str:
+    return f"curvature/{i:04d}.safetensors"
+
+
+def _keep_spectrum(run: RunDirectory, i: int, spectrum: curvature.Spectrum) -> CurvatureRecord:
+    values = torch.from_numpy(np.ascontiguousarray(spectrum.singular_values))
+    short = len(values) <= _INLINE_SPECTRUM
+    entry = CurvatureRecord(
+        image=i,
+        state="generalized",
+        attractor=None,
+        t0=spectrum.t0,
+        kind=spectrum.kind,
+        score=cast(Any, spectrum.score),
+        algorithm=spectrum.algorithm,
+        scale=spectrum.scale,
+        median=spectrum.median,
+        rank=spectrum.rank,
+        evaluations=spectrum.evaluations,
+        file=_spectrum_name(i),
+        singular_values=values.tolist() if short else None,
+    )
+    run.write_tensors(_spectrum_name(i), {"singular_values": values}, entry=entry.model_dump_json())
+    return entry
+
+
+def _kept_spectrum(run: RunDirectory, i: int) -> CurvatureRecord | None:
+    stored = run.read_tensors(_spectrum_name(i))
+    return None if stored is None else CurvatureRecord.model_validate_json(stored[1]["entry"])
+
+
+def measure_basins(
+    job: Job,
+    attractors: Sequence[AttractorRecord],
+    latents: Tensor,
+    thresholds: Thresholds,
+    on_progress: Count,
+) -> list[AttractorRecord]:
+    """Return the attractors with the critical times of their medoids (Alg. 1, the paper's numbers).
+
+    Recovery is judged on pictures by the run's metric, up to delta_m as in the paper, or delta_s
+    where there is no delta_m.
+    """
+    model = job.pipeline.bind(
+        job.request.prompt, guidance=job.settings.guidance, kind=job.request.curvature_score
+    )
+    delta_d = thresholds.delta_s if thresholds.delta_m is None else thresholds.delta_m
+    assert delta_d is not None
+
+    def distance(recovered: Tensor, originals: Tensor) -> Tensor:
+        # All originals of a call are one sample.
+        pair = [job.metric.embed(job.pipeline.decode(x)) for x in (recovered, originals[:1])]
+        return torch.from_numpy(distances(job.metric, *pair)[:, 0])
+
+    last = len(model.schedule) - _BASIN_STRIDE
+    found = []
+    for k, attractor in enumerate(attractors):
+        on_progress(k * last, len(attractors) * last)
+        basin = critical_time(
+            model,
+            latents[attractor.medoid],
+            distance,
+            delta_d=delta_d,
+            delta_p=_BASIN_RECOVERY,
+            trials=_BASIN_TRIALS,
+            steps=_BASIN_STEPS,
+            stride=_BASIN_STRIDE,
+            seed=seed_for(job.request.seed, f"basin {job.request.prompt}", attractor.medoid),
+            on_progress=lambda t, k=k: on_progress(k * last + t, len(attractors) * last),  # type: ignore[misc]
+        )
+        record = BasinRecord(
+            critical_time=float(basin.times.mean()),
+            critical_times=basin.times.tolist(),
+            radius=float(basin.radii.mean()),
+            log_volume=float(basin.log_volumes.mean()),
+            never_recovered=basin.never_recovered,
+            stopped=basin.stopped,
+            delta_d=delta_d,
+            delta_p=_BASIN_RECOVERY,
+            steps=_BASIN_STEPS,
+            stride=_BASIN_STRIDE,
+        )
+        found.append(attractor.model_copy(update={"basin": record}))
+    on_progress(len(attractors) * last, len(attractors) * last)
+    return found
+
+
+# -- the record
+
+
+def _record(
+    job: Job,
+    started: str,
+    sample_states: Sequence[State],
+    seeds: list[SeedRecord],
+    attractors: list[AttractorRecord],
+    spectra: list[CurvatureRecord],
+    found: _Comparison,
+    thresholds: Thresholds,
+) -> AuditRecord:
+    check = found.check
+    word, shares = states.verdict(
+        sample_states,
+        undetected_mass=check.undetected_mass,
+        has_reference=found.reference is not None,
+        reference_complete=job.settings.reference_complete,
+        n_duplicates=check.n_duplicates.tolist(),
+        understood=not job.wording.unknown_words,
+        level=LEVEL,
+    )
+    findings = words.Findings(
+        word=cast(VerdictWord, word.value),
+        shares={state.value: _interval(share) for state, share in shares.items()},
+        level=LEVEL,
+        undetected_mass=check.undetected_mass,
+        undetected_limit=states.UNDETECTED_LIMIT,
+        seeds=seeds,
+        attractors=attractors,
+        loose=check.loose,
+        unseen=_interval(check.unseen),
+        thresholds=_threshold_record(thresholds),
+        reference=_reference_record(found.reference),
+        wording=job.wording,
+        curvature=spectra,
+    )
+    return AuditRecord(
+        prompt=job.request.prompt,
+        wording=job.wording,
+        model=_model_record(job),
+        settings=job.settings,
+        reference=findings.reference,
+        thresholds=findings.thresholds,
+        verdict=VerdictRecord(
+            state=findings.word,
+            summary=words.summary(findings),
+            evidence=words.evidence(findings),
+            fractions=findings.shares,
+            level=LEVEL,
+            undetected_mass=check.undetected_mass,
+        ),
+        attractors=attractors,
+        seeds=seeds,
+        loose=list(check.loose),
+        unseen=findings.unseen,
+        collision=_interval(check.collision),
+        curvature=spectra,
+        warnings=job.warnings,
+        failures=[
+            Failure(what="image", index=seed.index, reason="blank or not finite")
+            for seed in seeds
+            if seed.state == "failed"
+        ],
+        timings=Timings(started=started, seconds=job.seconds),
+        versions=versions(),
+    )
+
+
+def _error_record(job: Job, started: str, error: AuditError) -> AuditRecord:
+    return AuditRecord(
+        prompt=job.request.prompt,
+        wording=job.wording,
+        model=_model_record(job),
+        settings=job.settings,
+        reference=None,
+        thresholds=None,
+        verdict=VerdictRecord(
+            state="undecided",
+            summary=f"The audit was not finished: {error}",
+            evidence=[],
+            fractions={},
+            level=LEVEL,
+            undetected_mass=None,
+        ),
+        attractors=[],
+        seeds=[],
+        unseen=None,
+        collision=None,
+        curvature=[],
+        warnings=job.warnings,
+        failures=[],
+        error=ErrorRecord(kind=type(error).__name__, message=str(error), exit_code=error.exit_code),
+        timings=Timings(started=started, seconds=job.seconds),
+        versions=versions(),
+    )
+
+
+def _model_record(job: Job) -> ModelRecord:
+    return ModelRecord(
+        **asdict(job.pipeline.identity),
+        latent_shape=job.pipeline.latent_shape,
+        image_size=job.pipeline.image_size,
+    )
+
+
+def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
+    return ThresholdRecord(
+        metric=thresholds.metric,
+        delta_m=thresholds.delta_m,
+        delta_s=thresholds.delta_s,
+        source=thresholds.source,
+        calibrated=thresholds.calibrated,
+        controls=thresholds.n_controls or None,
+    )
+
+
+def _reference_record(reference: Reference | None) -> ReferenceRecord | None:
+    if reference is None:
+        return None
+    return ReferenceRecord(
+        source=reference.source,
+        pictures=len(reference.names),
+        sha256=reference.sha256,
+        complete=reference.complete,
+        flipped=reference.flipped,
+    )
+
+
+@contextmanager
+def _timed(job: Job, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        job.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,25 @@
+"""How much a model would have to be downloaded, before it is."""
+
+from pathlib import Path
+
+from m2g_audit.model_folder import POCKET, TEXT_TO_IMAGE, download_patterns
+
+# What a home connection gives; only decides whether to ask first.
+BYTES_PER_SECOND = 10e6
+
+
+def pending_bytes(model: str, revision: str | None, *, allow_pickle: bool) -> int | None:
+    """Return the bytes that loading `model` would download: 0 for what is here, None if unknown.
+
+    Unknown are hub ids without a network, or that the hub does not know; loading says which.
+    """
+    if model == POCKET or Path(model).expanduser().exists() or model.count("/") != 1:
+        return 0
+    from huggingface_hub import snapshot_download
+
+    patterns = list(download_patterns(TEXT_TO_IMAGE, allow_pickle))
+    try:
+        files = snapshot_download(model, revision=revision, allow_patterns=patterns, dry_run=True)
+    except Exception:  # many kinds mean "no network"; loading the model names the true one
+        return None
+    return sum(file.file_size or 0 for file in files if file.will_download)

@@ -1,0 +1,124 @@
+"""What an audit will cost, measured on this machine before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from m2g_audit import curvature
+from m2g_audit.errors import ResourceError
+from m2g_audit.request import Job
+from m2g_audit.runs import RunDirectory
+from m2g_audit.thresholds import control_images
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds by stage; bytes of memory needed beside the model, and those that are free."""
+
+    seconds: dict[str, float]
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def total(self) -> float:
+        """Return the seconds of all stages."""
+        return sum(self.seconds.values())
+
+    def check(self) -> None:
+        """Raise ResourceError where the memory will not do."""
+        if self.needed_bytes > self.free_bytes:
+            raise ResourceError(
+                f"The audit needs about {_gigabytes(self.needed_bytes)} of memory beside the "
+                f"model; {_gigabytes(self.free_bytes)} are free. --curvature none needs the least; "
+                "--curvature alg3 needs less than exact."
+            )
+
+    def __str__(self) -> str:
+        parts = ", ".join(
+            f"{stage} {duration(seconds)}"
+            for stage, seconds in self.seconds.items()
+            if seconds >= 1
+        )
+        detail = f" ({parts})" if parts else ""
+        return (
+            f"about {duration(self.total)}{detail}, {_gigabytes(self.needed_bytes)} of memory "
+            "beside the model"
+        )
+
+
+def estimate(job: Job, run: RunDirectory) -> Estimate:
+    """Return the cost of what is still missing of a run, from a few measured steps.
+
+    Extrapolated; good to about a factor of 1.5 (curvature.estimate_cost).
+    """
+    settings = job.settings
+    missing = sum(not (run.path / run.image_name(i)).exists() for i in range(settings.seeds))
+    controls = control_images(job)
+    step, rest = (0.0, 0.0)
+    if missing or controls or job.contents:
+        step, rest = _time_generation(job)
+    each = settings.steps * step + rest
+    seconds = {"images": missing * each}
+    if controls:
+        seconds["controls"] = controls * each
+    if job.contents is not None:
+        # Encoding costs about what decoding does.
+        seconds["reference"] = len(job.contents.pending(job.pipeline)) * 2 * rest
+    needed = 0
+    if settings.curvature != "none":
+        cost = _curvature_cost(job)
+        seconds["curvature"] = cost.seconds * min(settings.curvature_samples, settings.seeds)
+        needed = cost.bytes
+    return Estimate(seconds, needed, free_bytes(job.pipeline.device))
+
+
+def _time_generation(job: Job) -> tuple[float, float]:
+    """Seconds of one step and of all besides the steps, for one image."""
+    batch = job.settings.batch_size
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        job.pipeline.generate(
+            job.request.prompt,
+            [job.generator_seed(i) for i in range(batch)],
+            steps=steps,
+            guidance=job.settings.guidance,
+            batch_size=batch,
+            scheduler=job.request.scheduler,
+        )
+        return time.perf_counter() - start
+
+    run(1)  # the first call compiles and allocates
+    one, two = run(1), run(2)
+    step = max(two - one, 0.1 * one)
+    return step / batch, max(one - step, 0.0) / batch
+
+
+def _curvature_cost(job: Job) -> curvature.Cost:
+    model = job.pipeline.bind(
+        job.request.prompt, guidance=job.settings.guidance, kind=job.request.curvature_score
+    )
+    algorithm: curvature.Algorithm = job.settings.curvature  # type: ignore[assignment]
+    return curvature.estimate_cost(model, job.settings.t0, algorithm=algorithm)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

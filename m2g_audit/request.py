@@ -1,0 +1,279 @@
+"""What was asked of an audit, and what it resolves to on this machine with this model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from m2g_audit.errors import UsageError
+from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
+from m2g_audit.numerics import seed_for
+from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
+from m2g_audit.records import Settings, Wording
+from m2g_audit.reference import FolderContents, scan
+from m2g_audit.runs import default_folder
+from m2g_audit.similarity import Metric, default_metric, load_metric
+from m2g_audit.thresholds import use_controls
+
+MAX_PROMPT = 10_000
+EXACT_UP_TO = 1024
+
+
+class Progress(Protocol):
+    """What an audit tells while it works: a stage in plain words, and how much of it is done."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An audit as it was asked for; None stands for what the model or the machine decides."""
+
+    prompt: str
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    seeds: int = 16
+    seed: int = 0
+    reference: str | None = None
+    reference_complete: bool = False
+    reference_flipped: bool = False
+    out: Path | None = None
+    metric: str = "auto"
+    metric_weights: Path | None = None
+    trust: bool = False
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: SchedulerChoice = "ddim"
+    batch_size: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    curvature: str = "auto"
+    t0: int = 5
+    curvature_samples: int = 3
+    curvature_score: ScoreKind = "conditional"
+    basin: bool = False
+    controls: bool | None = None
+    allow_pickle: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError for what no model could make sense of; needs no model."""
+        if not self.prompt.strip():
+            raise UsageError(
+                'The prompt is empty. Give the text to audit: m2g-audit prompt "a print of the old '
+                'harbour"'
+            )
+        if len(self.prompt) > MAX_PROMPT:
+            raise UsageError(
+                f"The prompt has {len(self.prompt):,} characters; at most {MAX_PROMPT:,} are "
+                "taken. Models read some 75 words of it and drop the rest: give the beginning."
+            )
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError("The prompt is not valid UTF-8 text.") from error
+        if self.seeds < 2:
+            raise UsageError(
+                f"--seeds {self.seeds} can't show anything: an attractor shows itself by two seeds "
+                "giving the same picture. Give at least 2; 16 can miss attractors of up to a "
+                "quarter of the mass."
+            )
+        for name, least in (("batch_size", 1), ("curvature_samples", 1), ("t0", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value} is not possible: give {least} or more.")
+
+    @property
+    def reference_name(self) -> str:
+        """What stands for S: `pocket`, `none` or a folder. The pocket model knows its own."""
+        return self.reference or (POCKET if self.model == POCKET else "none")
+
+
+@dataclass
+class Job:
+    """A request with everything loaded and resolved that it needs.
+
+    contents: of the reference folder, if there is one; controls: whether thresholds come from
+    control prompts, because it was asked for or because an earlier run left all of them.
+    """
+
+    request: Request
+    pipeline: TextToImage
+    metric: Metric
+    settings: Settings
+    wording: Wording
+    identity: dict[str, Any]
+    contents: FolderContents | None
+    controls: bool
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return self.request.out or default_folder(self.request.prompt, self.identity)
+
+    def generator_seed(self, index: int) -> int:
+        """Return what `torch.Generator("cpu").manual_seed` needs to draw one image's noise."""
+        return seed_for(self.request.seed, self.request.prompt, index)
+
+
+def prepare(request: Request, on_progress: Progress = silent) -> Job:
+    """Return the job of a request: model and metric loaded, settings resolved, nothing computed.
+
+    Raises UsageError, ModelError, ReferenceFolderError or ResourceError, whichever first stands in
+    the way; the reference folder is looked into before the model is loaded.
+    """
+    started = time.perf_counter()
+    request.check()
+    contents = _scan_reference(request)
+    on_progress("loading the model", 0, 1)
+    pipeline = TextToImage.load(
+        request.model,
+        revision=request.revision,
+        dtype=request.dtype,
+        device=request.device,
+        allow_pickle=request.allow_pickle,
+    )
+    metric = _load_metric(request, pipeline)
+    settings = resolve_settings(request, pipeline, metric)
+    controls = use_controls(request, pipeline, metric, settings, contents)
+    wording = _wording(request, pipeline)
+    on_progress("loading the model", 1, 1)
+    return Job(
+        request=request,
+        pipeline=pipeline,
+        metric=metric,
+        settings=settings,
+        wording=wording,
+        identity=identify(request, pipeline, metric, settings, contents, controls),
+        contents=contents,
+        controls=controls,
+        warnings=_warnings(wording),
+        seconds={"loading": time.perf_counter() - started},
+    )
+
+
+def _scan_reference(request: Request) -> FolderContents | None:
+    name = request.reference_name
+    if name == "none":
+        if request.reference_complete:
+            raise UsageError("--reference-complete needs the --reference that is complete.")
+        return None
+    if name == POCKET:
+        if request.model != POCKET:
+            raise UsageError(
+                "--reference pocket is the training set of --model pocket. For another model give "
+                "the folder of its training pictures."
+            )
+        return None
+    return scan(Path(name).expanduser(), flipped=request.reference_flipped)
+
+
+def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) -> Settings:
+    """Return every option as it will be used, beside what was asked."""
+    steps, guidance = request.steps, request.guidance
+    large = max(pipeline.image_size) > 128
+    batch_size = (1 if pipeline.device.type == "cpu" else 4) if large else 16
+    curvature = request.curvature
+    if curvature == "auto":
+        curvature = "exact" if pipeline.N <= EXACT_UP_TO else "alg3"
+    if request.t0 >= len(pipeline.schedule):
+        raise UsageError(
+            f"--t0 {request.t0} is not possible: give less than {len(pipeline.schedule)}."
+        )
+    asked = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in asdict(request).items()
+        if key not in ("prompt", "out")
+    }
+    name = request.reference_name
+    return Settings(
+        asked=asked,
+        seeds=request.seeds,
+        seed=request.seed,
+        steps=pipeline.default_steps if steps is None else steps,
+        guidance=pipeline.default_guidance if guidance is None else guidance,
+        scheduler=request.scheduler,
+        batch_size=min(request.batch_size or batch_size, request.seeds),
+        metric=metric.name,
+        reference=None if name == "none" else name,
+        reference_complete=name == POCKET or request.reference_complete,
+        reference_flipped=request.reference_flipped,
+        curvature=curvature,
+        t0=request.t0,
+        curvature_samples=request.curvature_samples,
+        curvature_score=request.curvature_score,
+        basin=request.basin,
+    )
+
+
+def identify(
+    request: Request,
+    pipeline: TextToImage,
+    metric: Metric,
+    settings: Settings,
+    contents: FolderContents | None,
+    controls: bool,
+) -> dict[str, Any]:
+    """Return everything that can change a number of the run, as JSON values.
+
+    The batch size is not in it: an image does not depend on its batch-mates, and a run that did not
+    fit into memory must be able to go on with smaller batches.
+    """
+    model = pipeline.identity
+    resolved = settings.model_dump(exclude={"asked", "batch_size", "reference"})
+    return {
+        "prompt": request.prompt,
+        "model": model.id,
+        "revision": model.revision,
+        "weights": model.sha256,
+        "dtype": model.dtype,
+        "device": model.device.split(":")[0],
+        **resolved,
+        "metric_weights": metric.weights_sha256,
+        "reference": contents.sha256 if contents is not None else settings.reference,
+        "controls": controls,
+    }
+
+
+def _load_metric(request: Request, pipeline: TextToImage) -> Metric:
+    name = request.metric
+    if name == "auto":
+        name = pipeline.default_metric or default_metric()
+    return load_metric(
+        name,
+        weights=request.metric_weights,
+        trust=request.trust,
+        device=pipeline.device,
+    )
+
+
+def _wording(request: Request, pipeline: TextToImage) -> Wording:
+    tokens, window = pipeline.token_count(request.prompt)
+    unknown: list[str] = []
+    if request.model == POCKET:
+        from m2g_audit.pocket.captions import unknown_words
+
+        unknown = unknown_words(request.prompt)
+    return Wording(tokens=tokens, window=window, unknown_words=unknown)
+
+
+def _warnings(wording: Wording) -> list[str]:
+    warnings = []
+    if (
+        wording.tokens is not None
+        and wording.window is not None
+        and wording.tokens > wording.window
+    ):
+        warnings.append(
+            f"The prompt has {wording.tokens} tokens and the model reads {wording.window}: "
+            "the end of the prompt has no effect on the pictures."
+        )
+    return warnings

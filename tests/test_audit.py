@@ -1,0 +1,325 @@
+"""One prompt end to end on a model whose pictures are chosen: states, verdict, resume, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2g_audit import controls
+from m2g_audit import request as requests
+from m2g_audit.audit import choose_samples, execute
+from m2g_audit.errors import NumericsError
+from m2g_audit.estimates import duration, estimate
+from m2g_audit.pipelines import TextToImage
+from m2g_audit.records import AttractorRecord, AuditRecord, SeedRecord, format_record
+from m2g_audit.request import Job, Request
+from m2g_audit.runs import RunDirectory, read_record, to_picture
+from tests.fakes import FakePipeline, picture
+from tests.samples import interval
+
+PROMPT = "a print of the old harbour"
+REPEATING = [1] * 8 + [2, 2, 1, 1, 3] + [1] * 7
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+
+
+def prepare(
+    monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline, out: Path, **options: object
+) -> Job:
+    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: pipeline)
+    defaults = {"model": "fake", "seeds": len(pipeline.numbers), "out": out}
+    return requests.prepare(Request(pipeline.prompt, **{**defaults, **options}))  # type: ignore[arg-type]
+
+
+def audit(
+    monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline, out: Path, **options: object
+) -> AuditRecord:
+    job = prepare(monkeypatch, pipeline, out, **options)
+    return execute(job, RunDirectory.open(job.folder, job.identity))
+
+
+def training_folder(path: Path, *numbers: int) -> Path:
+    path.mkdir()
+    for number in numbers:
+        to_picture(picture(number)).save(path / f"{number}.png")
+    return path
+
+
+def comparable(record: AuditRecord) -> dict[str, object]:
+    return json.loads(format_record(record.model_copy(update={"timings": None})))
+
+
+def test_training_pictures_that_come_back_are_memorized(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = training_folder(tmp_path / "training", 1, 7, 8)
+    record = audit(
+        monkeypatch,
+        FakePipeline(PROMPT, REPEATING),
+        tmp_path / "run",
+        reference=str(folder),
+        reference_complete=True,
+    )
+    assert record.verdict.state == "memorized"
+    assert [seed.state for seed in record.seeds].count("memorized") == 17
+    assert [record.seeds[i].state for i in (8, 9)] == ["spurious", "spurious"]
+    assert record.seeds[12].state == "generalized"
+    first, second = record.attractors
+    assert first.seeds == [i for i in range(20) if i not in (8, 9, 12)]
+    assert first.mass.estimate == 0.85
+    assert first.nearest_reference is not None
+    assert first.nearest_reference.name == "1.png"
+    assert first.nearest_reference.distance == 0
+    assert (second.state, second.seeds) == ("spurious", [8, 9])
+    assert record.reference is not None
+    assert (record.reference.pictures, record.reference.complete) == (3, True)
+    assert not record.thresholds.calibrated  # type: ignore[union-attr]
+    assert any("uncalibrated" in sentence for sentence in record.verdict.evidence)
+    for seed in record.seeds:
+        assert (tmp_path / "run" / seed.image).is_file()
+        assert (tmp_path / "run" / seed.nearest_reference.image).is_file()  # type: ignore[union-attr,operator]
+
+
+def test_without_a_reference_repeats_are_attractors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, REPEATING), tmp_path / "run")
+    assert record.verdict.state == "attractor"
+    assert "--reference" in record.verdict.summary
+    assert {seed.state for seed in record.seeds} == {"attractor", "generalized"}
+    assert record.reference is None
+
+
+def test_a_reference_that_may_have_holes_calls_nothing_spurious(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = training_folder(tmp_path / "training", 7, 8)
+    record = audit(
+        monkeypatch, FakePipeline(PROMPT, REPEATING), tmp_path / "run", reference=str(folder)
+    )
+    assert {seed.state for seed in record.seeds} == {"attractor", "generalized"}
+    assert "--reference-complete" in record.verdict.summary
+
+
+def test_new_pictures_are_generalized(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, range(16)), tmp_path / "run")
+    assert record.verdict.state == "generalized"
+    assert record.attractors == []
+    assert "26%" in record.verdict.summary
+
+
+def test_curvature_of_one_memory_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, REPEATING), tmp_path / "run")
+    assert [entry.image for entry in record.curvature] == [0, 8, 12]
+    assert [entry.attractor for entry in record.curvature] == [0, 1, None]
+    for entry in record.curvature:
+        assert (entry.kind, entry.algorithm, entry.score) == ("jacobian", "exact", "conditional")
+        assert entry.singular_values == pytest.approx([1.0] * 16, abs=1e-5)
+        assert entry.rank == 16
+        assert (tmp_path / "run" / entry.file).is_file()
+
+
+def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path / "run", curvature="none")
+    assert record.curvature == []
+
+
+def test_basins_of_attractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run", basin=True)
+    basin = record.attractors[0].basin
+    assert basin is not None
+    assert basin.delta_d == record.thresholds.delta_m  # type: ignore[union-attr]
+    assert len(basin.critical_times) == 20
+    assert basin.radius > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_an_interrupted_audit_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch_size: int
+) -> None:
+    whole = audit(monkeypatch, FakePipeline(PROMPT, [1, 1, 2, 3, 4]), tmp_path / "whole")
+    stopped = FakePipeline(PROMPT, [1, 1, 2, 3, 4], stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        audit(monkeypatch, stopped, tmp_path / "run", batch_size=batch_size)
+    assert not (tmp_path / "run" / "record.json").exists()
+    again = FakePipeline(PROMPT, [1, 1, 2, 3, 4])
+    record = audit(monkeypatch, again, tmp_path / "run")
+    assert stopped.made + again.made == [0, 1, 2, 3, 4]
+    differing = {
+        key for key, value in comparable(record).items() if value != comparable(whole)[key]
+    }
+    assert differing == set()
+
+
+def test_a_batch_of_another_size_is_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    jobs = [
+        prepare(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run", batch_size=size)
+        for size in (1, 3)
+    ]
+    assert jobs[0].identity == jobs[1].identity
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"seeds": 2},
+        {"steps": 9},
+        {"guidance": 1.5},
+        {"metric": "tiled_l2"},
+        {"curvature": "alg2"},
+        {"t0": 7},
+        {"basin": True},
+        {"scheduler": "keep"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_a_number_makes_another_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, object]
+) -> None:
+    pipeline = FakePipeline(PROMPT, [1, 2, 3])
+    first = prepare(monkeypatch, pipeline, tmp_path)
+    second = prepare(monkeypatch, pipeline, tmp_path, **change)
+    assert first.identity != second.identity
+
+
+def control_prompts(monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline) -> list[str]:
+    """Let the pipeline answer 100 control prompts with pictures of their own; return them."""
+    prompts = [f"control {i}" for i in range(100)]
+    monkeypatch.setattr(controls, "load_prompts", lambda: prompts)
+    pipeline.controls = prompts
+    return prompts
+
+
+def test_controls_calibrate_and_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pipeline = FakePipeline(PROMPT, [1, 1, 2])
+    control_prompts(monkeypatch, pipeline)
+    before = prepare(monkeypatch, pipeline, tmp_path / "before")
+    assert not before.controls
+    record = audit(monkeypatch, pipeline, tmp_path / "run", controls=True)
+    thresholds = record.thresholds
+    assert thresholds is not None
+    assert (thresholds.calibrated, thresholds.controls) == (True, 100)
+    assert not any("uncalibrated" in sentence for sentence in record.verdict.evidence)
+    after = prepare(monkeypatch, pipeline, tmp_path / "after")
+    assert after.controls
+    assert after.identity != before.identity
+    without = prepare(monkeypatch, pipeline, tmp_path / "without", controls=False)
+    assert without.identity == before.identity
+
+
+def test_controls_are_part_of_the_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pipeline = FakePipeline(PROMPT, [1, 1, 2])
+    control_prompts(monkeypatch, pipeline)
+    job = prepare(monkeypatch, pipeline, tmp_path / "run", controls=True)
+    seconds = estimate(job, RunDirectory.open(job.folder, job.identity)).seconds
+    assert seconds["controls"] == pytest.approx(100 * seconds["images"])
+
+
+def test_the_content_of_the_reference_makes_another_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = training_folder(tmp_path / "training", 1)
+    pipeline = FakePipeline(PROMPT, [1, 2, 3])
+    first = prepare(monkeypatch, pipeline, tmp_path, reference=str(folder))
+    to_picture(picture(2)).save(folder / "2.png")
+    second = prepare(monkeypatch, pipeline, tmp_path, reference=str(folder))
+    assert first.identity != second.identity
+
+
+def test_generator_seeds_are_those_of_plain_diffusers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run")
+    for seed in record.seeds:
+        torch.Generator("cpu").manual_seed(seed.generator_seed)
+    assert len({seed.generator_seed for seed in record.seeds}) == 3
+
+
+def test_failed_pictures_are_left_out_and_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline = FakePipeline(PROMPT, [1, None, 1, None, 2, 3])
+    record = audit(monkeypatch, pipeline, tmp_path / "run", batch_size=1)
+    assert [seed.state for seed in record.seeds].count("failed") == 2
+    assert [failure.index for failure in record.failures] == [1, 3]
+    assert record.seeds[1].nearest_sample is None
+    assert record.attractors[0].mass.estimate == 0.5
+    again = audit(monkeypatch, FakePipeline(PROMPT, []), tmp_path / "run", seeds=6)
+    assert comparable(again)["seeds"] == comparable(record)["seeds"]
+
+
+def test_an_overflow_everywhere_is_an_error_and_a_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(NumericsError, match="float32"):
+        audit(monkeypatch, FakePipeline(PROMPT, [None, None, None]), tmp_path / "run")
+    record = read_record(tmp_path / "run")
+    assert record.error is not None
+    assert record.error.exit_code == 5
+    audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run")
+    assert read_record(tmp_path / "run").error is None
+
+
+def test_a_prompt_that_is_not_read_to_its_end_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prompt = "word " * 30
+    record = audit(monkeypatch, FakePipeline(prompt, [1, 2]), tmp_path / "run")
+    assert record.wording.tokens == 32
+    assert any("32 tokens" in warning for warning in record.warnings)
+
+
+def test_the_estimate_shrinks_with_what_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path / "run")
+    run = RunDirectory.open(job.folder, job.identity)
+    before = estimate(job, run)
+    assert before.seconds["images"] > 0
+    assert before.seconds["curvature"] > 0
+    execute(job, run)
+    assert estimate(job, run).seconds["images"] == 0
+    assert "memory" in str(before)
+
+
+def test_durations_are_what_people_say() -> None:
+    assert [duration(s) for s in (0.4, 45, 600, 12000)] == ["0 s", "45 s", "10 min", "3.3 h"]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(1, 6))
+def test_chosen_samples_cover_attractors_and_others(groups: list[int], count: int) -> None:
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    clusters = [m for m in members.values() if len(m) > 1]
+    template = SeedRecord(index=0, generator_seed=0, state="generalized", image="x")
+    home = {i: k for k, cluster in enumerate(clusters) for i in cluster}
+    seeds = [
+        template.model_copy(update={"index": i, "attractor": home.get(i)})
+        for i in range(len(groups))
+    ]
+    attractors = [
+        AttractorRecord(
+            mass=interval(0.5, 0, 1), seeds=m, medoid=m[0], diameter=0.0, state="attractor"
+        )
+        for m in clusters
+    ]
+    chosen = choose_samples(seeds, attractors, count)
+    assert len(chosen) == len(set(chosen)) <= count
+    others = [i for i in range(len(groups)) if i not in home]
+    assert len(chosen) == min(count, len(clusters) + len(others))
+    if clusters:
+        assert chosen[0] == clusters[0][0]
+    if others and count > 1:
+        assert set(chosen) & set(others)
