@@ -41,3 +41,9 @@ class OutputError(AuditError):
     """An output folder that cannot be written, or that belongs to another run."""
 
     exit_code = 7
+
+
+class Interrupted(AuditError):
+    """The user's Ctrl-C; the message says how to go on."""
+
+    exit_code = 130

@@ -1,0 +1,23 @@
+"""`m2g-audit doctor`."""
+
+from m2g_audit.cli.options import Format
+
+
+def doctor(output_format: Format = "text") -> None:
+    """Tell what this machine has for an audit, what is missing, and the command that gets it."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from m2g_audit.cli.options import print_json
+    from m2g_audit.diagnosis import diagnose
+
+    with Console(stderr=True).status("looking around"):
+        found = diagnose()
+    if output_format == "json":
+        print_json(json.dumps(asdict(found), indent=1))
+        return
+    from m2g_audit.report.diagnosis import diagnosis_table
+
+    Console().print(diagnosis_table(found))

@@ -1,0 +1,138 @@
+"""`m2g-audit pocket`: the model that ships with the project, its captions, and how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from m2g_audit.cli.options import Format
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from m2g_audit.pocket.truth import TruthTable
+
+app = typer.Typer(
+    help="The text-to-image model that ships with the program, and the world it was trained on.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def prompts(
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="The truth table of another training (pocket measure), as a file."),
+    ] = None,
+    output_format: Format = "text",
+) -> None:
+    """List captions, their number K of training pictures, and what the model does with them.
+
+    The shares are of 256 samples against the whole training set (Eq. 9-11 of the paper); K is 0 for
+    captions that were never trained. Example: m2g-audit pocket prompts --format json
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from m2g_audit.cli.options import print_json
+    from m2g_audit.pocket.truth_table import TABLE, load_table
+
+    table = load_table(truth or TABLE)
+    if output_format == "json":
+        print_json(json.dumps([asdict(row) for row in table.captions], indent=1))
+        return
+    Console().print(_table(table))
+
+
+def _table(table: TruthTable) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(
+        box=box.SIMPLE_HEAD,
+        caption=(
+            f"Shares of {table.samples} samples, {table.steps} steps, guidance {table.guidance:g}; "
+            f"{table.metric}, delta_m {table.delta_m:.4f}, delta_s {table.delta_s:.4f}. 'control' "
+            "is the share near pictures that were never trained on. K 0: never trained."
+        ),
+    )
+    shown.add_column("caption")
+    for name in ("K", "memorized", "spurious", "generalized", "control", "of 16: mem.", "spur."):
+        shown.add_column(name, justify="right")
+    for row in table.captions:
+        shares = (
+            row.truth.memorized,
+            row.truth.spurious,
+            row.truth.generalized,
+            row.false_memorized,
+            row.of_16.memorized,
+            row.of_16.spurious,
+        )
+        shown.add_row(row.caption, str(row.k), *(f"{share:.0%}" for share in shares))
+    return shown
+
+
+@app.command()
+def train(
+    out: Annotated[
+        Path, typer.Option(help="Where checkpoints, log and weights go; continued if there.")
+    ],
+    preset: Annotated[
+        Literal["full", "smoke"],
+        typer.Option(help="full: the shipped recipe, 75 minutes on two cores; smoke: seconds."),
+    ] = "full",
+    seed: Annotated[int, typer.Option(help="Of the weights and of every batch.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+) -> None:
+    """Train the pocket model again by the recipe that made the shipped one.
+
+    Ctrl-C loses the steps since the last checkpoint; the same command continues.
+    Example: m2g-audit pocket train --out runs/pocket --seed 1
+    """
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from m2g_audit.cli.progress import Bars
+    from m2g_audit.pocket import training
+    from m2g_audit.pocket.recipe import PRESETS
+
+    with Bars(Console(stderr=True)) as bars:
+        folder = training.train(
+            out,
+            replace(PRESETS[preset], seed=seed),
+            device=device,
+            on_step=lambda stage, step, steps, _: bars(stage, step, steps),
+        )
+    print(folder)
+
+
+@app.command()
+def measure(
+    out: Annotated[Path, typer.Argument(help="The folder that pocket train wrote.")],
+) -> None:
+    """Measure the truth of every caption of a trained pocket, and index its training pictures.
+
+    Writes weights/training-index.npy and truth.json. Half an hour on two cores; the same command
+    continues. Example: m2g-audit pocket measure runs/pocket
+    """
+    from rich.console import Console
+
+    from m2g_audit.cli.progress import Bars
+    from m2g_audit.pipelines import TextToImage
+    from m2g_audit.pocket import truth
+    from m2g_audit.pocket.reference import INDEX_FILE, TrainingPictures, build_index
+    from m2g_audit.pocket.truth_table import save_table
+
+    weights = out / "weights"
+    pipeline = TextToImage.load(weights)
+    training = TrainingPictures(pipeline)
+    with Bars(Console(stderr=True)) as bars:
+        table = truth.measure(pipeline, training, out / "samples", on_progress=bars)
+    build_index(training, weights / INDEX_FILE)
+    save_table(table, out / "truth.json")
+    print(out / "truth.json")

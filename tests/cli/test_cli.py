@@ -1,0 +1,318 @@
+"""The command line: help everywhere, data on stdout, a way out of errors, documented exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+import typer
+
+from m2g_audit import audit, cli, downloads, estimates
+from m2g_audit.cli import app, main
+from m2g_audit.cli.prompt import ASK_ABOVE_SECONDS
+from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError
+from m2g_audit.model_folder import POCKET
+from m2g_audit.pipelines import TextToImage
+from m2g_audit.records import json_schema
+from tests.fakes import FakePipeline
+
+PROMPT = "a print of the old harbour"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("M2G_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["m2g-audit", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        return (0 if code is None else int(code)), *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    fake = FakePipeline(PROMPT, [1, 1, 1, 1, 2, 3])
+    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: fake)
+    monkeypatch.setattr(downloads, "pending_bytes", lambda *_, **__: 0)
+    return fake
+
+
+def commands(group: typer.main.TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+ALL = list(commands(typer.main.get_command(app)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
+    command = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+
+
+def test_the_contract_has_its_verbs() -> None:
+    assert {("prompt",), ("doctor",), ("schema",)} <= set(ALL)
+
+
+def in_a_fresh_process(code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prompt", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from m2g_audit.cli import main\n"
+        f"sys.argv = ['m2g-audit', *{arguments}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', *sorted({'torch', 'diffusers', 'transformers', 'numpy', 'matplotlib'} "
+        "& set(sys.modules)))"
+    )
+    out = in_a_fresh_process(code)
+    assert "Usage" in out
+    assert out.splitlines()[-1].strip() == "heavy:"
+
+
+def test_no_command_shows_help(run: Run) -> None:
+    code, out, err = run()
+    assert code == 2
+    assert "Usage: m2g-audit" in out + err
+
+
+# -- prompt
+
+
+def test_an_audit_reads_a_verdict(run: Run, pipeline: FakePipeline) -> None:
+    code, out, err = run("prompt", PROMPT, "--model", "fake", "--seeds", "6")
+    assert code == 0
+    assert "What it rests on" in out
+    paths = [Path(match) for match in re.findall(r"^.*?(runs/\S+)$", out, re.MULTILINE)]
+    assert {path.name for path in paths} == {"record.json", "contact-sheet.png", "spectrum.png"}
+    assert all(path.is_file() for path in paths)
+    assert "about" in err
+
+
+def test_json_is_the_record_alone(run: Run, pipeline: FakePipeline, tmp_path: Path) -> None:
+    arguments = ("prompt", PROMPT, "--model", "fake", "--seeds", "6", "--format", "json")
+    code, out, _ = run(*arguments, "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert out == (tmp_path / "run" / "record.json").read_text()
+    jsonschema.validate(json.loads(out), json_schema())
+
+
+def test_the_same_command_shows_what_is_there(run: Run, pipeline: FakePipeline) -> None:
+    arguments = ("prompt", PROMPT, "--model", "fake", "--seeds", "6", "--format", "json")
+    _, first, _ = run(*arguments)
+    made = len(pipeline.made)
+    code, second, err = run(*arguments)
+    assert (code, second) == (0, first)
+    assert "Already done" in err
+    assert len(pipeline.made) == made
+
+
+def test_another_option_is_another_run(run: Run, pipeline: FakePipeline, tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "run"), "--model", "fake", "--seeds", "6")
+    assert run("prompt", PROMPT, *out)[0] == 0
+    code, _, err = run("prompt", PROMPT, *out, "--guidance", "4")
+    assert code == 7
+    assert "guidance: 3.0 there, 4.0 now" in err
+    assert run("prompt", PROMPT, "--model", "fake", "--seeds", "6", "--guidance", "4")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["", "--model", "fake"], 2, "prompt is empty"),
+        ([" \n", "--model", "fake"], 2, "prompt is empty"),
+        (["x" * 100_000, "--model", "fake"], 2, "100,000 characters; at most 10,000"),
+        (["x", "--model", "fake", "--seeds", "0"], 2, "Give at least 2"),
+        (["x", "--model", "fake", "--seeds", "1"], 2, "Give at least 2"),
+        (["x", "--model", "fake", "--batch-size", "0"], 2, "--batch-size 0 is not possible"),
+        (["x", "--model", "fake", "--t0", "50"], 2, "--t0 50 is not possible"),
+        (["x", "--model", "fake", "--reference-complete"], 2, "needs the --reference"),
+        (["x", "--model", "fake", "--reference", "pocket"], 2, "training set of --model pocket"),
+        (["x", "--model", "fake", "--reference", "nowhere"], 4, "There is no folder nowhere"),
+        (["x", "--model", "fake", "--metric", "sscd"], 3, "sscd"),
+        (["x", "--model", "fake", "--metric", "best"], 2, "best"),
+        (["x", "--model", "fake", "--out", "/dev/null/run"], 7, "--out"),
+        (["x", "--model", "fake", "--nonsense"], 2, "nonsense"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_has_a_message_and_a_code(
+    run: Run,
+    pipeline: FakePipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    got, out, err = run("prompt", *arguments)
+    assert got == code
+    assert said in " ".join(err.split())
+    assert out == ""
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_model_names_pocket(run: Run) -> None:
+    code, _, err = run("prompt", "x", "--model", "./nowhere")
+    assert code == 3
+    assert POCKET in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (NumericsError("NaN: use --dtype float32."), 5, "float32"),
+        (MemoryError(), 6, "--batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 6, "--batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 6, "memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), 7, "No space left"),
+        (ZeroDivisionError("division by zero"), 1, "M2G_DEBUG=1"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_errors_in_the_middle_end_with_their_code(
+    run: Run,
+    pipeline: FakePipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(audit, "execute", fail)
+    got, out, err = run("prompt", PROMPT, "--model", "fake", "--seeds", "6")
+    assert (got, out) == (code, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_debugging_shows_where_an_error_is(
+    pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2G_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["m2g-audit", "prompt", ""])
+    with pytest.raises(UsageError):
+        main()
+
+
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(run: Run, pipeline: FakePipeline) -> None:
+    arguments = ("prompt", PROMPT, "--model", "fake", "--seeds", "6", "--batch-size", "2")
+    run_dir = ("--out", "run")
+    estimated = 3 * 2  # images made to measure the time of a step
+    pipeline.stop_after = estimated + 4
+    code, out, err = run(*arguments, *run_dir)
+    assert (code, out) == (130, "")
+    assert "run" in err
+    assert "same command continues" in err
+    assert len(list(Path("run/images").glob("*.png"))) == 4
+    pipeline.stop_after = None
+    assert run(*arguments, *run_dir)[0] == 0
+
+
+def test_a_long_audit_needs_yes(
+    run: Run, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = estimates.Estimate({"images": ASK_ABOVE_SECONDS * 12.0}, 0, 10)
+    monkeypatch.setattr(estimates, "estimate", lambda *_: long)
+    arguments = ("prompt", PROMPT, "--model", "fake", "--seeds", "6")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "2.0 h" in err
+    assert "--yes" in err
+    assert run(*arguments, "--yes")[0] == 0
+
+
+def test_too_little_memory_is_said_before_anything_starts(
+    run: Run, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "free_bytes", lambda _: 100)
+    code, _, err = run("prompt", PROMPT, "--model", "fake", "--seeds", "6")
+    assert code == 6
+    assert "--curvature none" in err
+
+
+def test_a_long_download_needs_yes(
+    run: Run, pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "pending_bytes", lambda *_, **__: 10**10)
+    arguments = ("prompt", PROMPT, "--model", "fake", "--seeds", "6")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "10.0 GB" in err
+    assert run(*arguments, "--yes")[0] == 0
+
+
+def test_local_models_need_no_download(tmp_path: Path) -> None:
+    assert downloads.pending_bytes(POCKET, None, allow_pickle=False) == 0
+    assert downloads.pending_bytes(str(tmp_path), None, allow_pickle=False) == 0
+
+
+# -- other verbs
+
+
+def test_schema_prints_the_schema(run: Run) -> None:
+    code, out, _ = run("schema")
+    assert code == 0
+    assert json.loads(out) == json_schema()
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    code, out, _ = run("doctor")
+    assert code == 0
+    for word in ("device", "memory", "versions", "pocket", "tiled_l2", "sscd", "get it: curl"):
+        assert word in out
+    code, out, _ = run("doctor", "--format", "json")
+    assert code == 0
+    found = json.loads(out)
+    assert {"device", "memory_free_bytes", "versions", "models", "metrics"} <= found.keys()
+    missing = [item for item in found["metrics"] if not item["at_hand"]]
+    assert all(item["command"] for item in missing)
+
+
+def test_every_error_class_has_a_documented_code() -> None:
+    kinds = AuditError.__subclasses__()
+    assert OutputError in kinds
+    for kind in kinds:
+        assert re.search(rf"\b{kind.exit_code}\b", cli._EPILOG), kind
