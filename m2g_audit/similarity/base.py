@@ -6,6 +6,7 @@ two embeddings. One search therefore serves all of them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -167,7 +168,10 @@ def _chunks(pairs: Tensor, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _rows(embeddings: Tensor) -> int:
-    return max(1, min(4096, _BLOCK_BYTES // (8 * embeddings[0].numel())))
+    """Return how many rows make a block: neither they nor their distances by part exceed it."""
+    parts = embeddings.shape[1]
+    by_pairs = math.isqrt(_BLOCK_BYTES // (8 * parts))
+    return max(1, min(by_pairs, _BLOCK_BYTES // (8 * embeddings[0].numel())))
 
 
 def _check_comparable(a: Tensor, b: Tensor) -> None:
