@@ -20,13 +20,13 @@ from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
 from m2g_audit.pocket.reference import (
+    TrainingPictures,
     as_images,
     seen_pictures,
     to_levels,
     world_hash,
 )
 from m2g_audit.pocket.truth_table import CaptionTruth, Shares, TruthTable
-from m2g_audit.pocket.world import Stream
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
 from m2g_audit.states import State, Thresholds, classify, fresh_thresholds
 
@@ -67,24 +67,21 @@ def sample(
 
 def measure(
     pipeline: TextToImage,
+    training: TrainingPictures,
     folder: Path,
     *,
-    metric: Metric | None = None,
-    captions: Sequence[Caption] | None = None,
-    samples: int = SAMPLES,
     on_progress: OnCaption | None = None,
 ) -> TruthTable:
     """The truth table of a pocket model; samples are kept in `folder`, so it can be interrupted."""
     report = on_progress or (lambda *_: None)
-    metric = metric or load_metric("l2")
-    captions = all_captions() if captions is None else captions
+    metric, captions, samples = load_metric("l2"), all_captions(), SAMPLES
     made = []
     for i, caption in enumerate(captions):
         made.append(sample(pipeline, caption, TRUTH_SEED, samples, folder)[0])
         report("samples", i + 1, len(captions))
-    known = embed_stream(pipeline, metric, "training", report)
-    control = embed_stream(pipeline, metric, "control", report)
-    fresh = fresh_distances(pipeline, metric, known, samples, report)
+    known = embed_training(metric, training, report)
+    control = embed_control(pipeline, metric, report)
+    fresh = fresh_distances(pipeline, metric, known, on_progress=report)
     fresh.save(folder / FRESH_FILE)
     thresholds = fresh.thresholds()
     rows, to_known = [], []
@@ -149,7 +146,7 @@ def fresh_distances(
     pipeline: TextToImage,
     metric: Metric,
     known: Tensor,
-    samples: int = SAMPLES,
+    *,
     on_progress: OnCaption | None = None,
 ) -> FreshDistances:
     """What fresh pictures are apart; known: embeddings of all training pictures."""
@@ -157,7 +154,7 @@ def fresh_distances(
     captions = trained_captions()
     to_training, among = [], []
     for i, caption in enumerate(captions):
-        fresh = metric.embed(seen_pictures(pipeline, caption, "fresh", samples))
+        fresh = metric.embed(seen_pictures(pipeline, caption, "fresh", SAMPLES))
         among.append(nearest(metric, fresh, fresh, exclude_self=True)[0][:, 0])
         to_training.append(nearest(metric, fresh[:FRESH_FOR_DELTA_M], known)[0][:, 0])
         report("fresh pictures", i + 1, len(captions))
@@ -228,13 +225,25 @@ def caption_truth(
     )
 
 
-def embed_stream(
-    pipeline: TextToImage, metric: Metric, stream: Stream, on_progress: OnCaption | None = None
+def embed_training(
+    metric: Metric, training: TrainingPictures, on_progress: OnCaption | None = None
 ) -> Tensor:
-    """Embeddings of the first K pictures of a stream of every trained caption [n, parts, d]."""
+    """Embeddings of all training pictures [n, parts, d]."""
+    report = on_progress or (lambda *_: None)
+    parts = []
+    for start in range(0, len(training), 1024):
+        parts.append(metric.embed(training[start : start + 1024]))
+        report("training pictures", min(start + 1024, len(training)), len(training))
+    return torch.cat(parts)
+
+
+def embed_control(
+    pipeline: TextToImage, metric: Metric, on_progress: OnCaption | None = None
+) -> Tensor:
+    """Embeddings of a set as large as the training set that no model ever saw [n, parts, d]."""
     report = on_progress or (lambda *_: None)
     captions, parts = trained_captions(), []
     for i, caption in enumerate(captions):
-        parts.append(metric.embed(seen_pictures(pipeline, caption, stream, caption.k)))
-        report(f"{stream} pictures", i + 1, len(captions))
+        parts.append(metric.embed(seen_pictures(pipeline, caption, "control", caption.k)))
+        report("control pictures", i + 1, len(captions))
     return torch.cat(parts)
