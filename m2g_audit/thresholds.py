@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from m2g_audit.request import Job, Progress, Request
     from m2g_audit.similarity import Metric
 
-# 2026-01: written down from the papers, never measured by this project on the model at hand.
+# 2026-11: written down from the papers, never measured by this project on the model at hand.
 _RULES_OF_THUMB = {
     "l2": (0.15, "Carlini et al. 2023 call pictures at an L2 distance of 0.15 copies"),
     "tiled_l2": (0.15, "Carlini et al. 2023 call pictures at a tiled L2 distance of 0.15 copies"),
