@@ -1,0 +1,91 @@
+"""An audit of a real (tiny, random) pipeline: repeatable, resumable, free of batch-mates."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from m2g_audit.audit import execute
+from m2g_audit.records import AuditRecord, format_record
+from m2g_audit.request import Request, prepare
+from m2g_audit.runs import RunDirectory, read_picture
+from tests import tiny
+
+OPTIONS = {"seeds": 4, "steps": 2, "curvature": "alg3", "curvature_samples": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose safety checker would black out every picture."""
+    return tiny.save(tiny.text_to_image(flag_everything=True), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+
+
+def audit(folder: Path, out: Path, **options: object) -> AuditRecord:
+    request = Request("a harbour", model=str(folder), out=out, **{**OPTIONS, **options})  # type: ignore[arg-type]
+    job = prepare(request)
+    return execute(job, RunDirectory.open(job.folder, job.identity))
+
+
+def numbers(record: AuditRecord) -> dict[str, object]:
+    return json.loads(format_record(record.model_copy(update={"timings": None})))
+
+
+def test_the_same_command_twice_gives_the_same_record(folder: Path, tmp_path: Path) -> None:
+    first, second = (audit(folder, tmp_path / name) for name in ("one", "two"))
+    assert numbers(first) == numbers(second)
+    for seed in first.seeds:
+        paths = [tmp_path / name / seed.image for name in ("one", "two")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_safety_checker_blacks_out_nothing(folder: Path, tmp_path: Path) -> None:
+    record = audit(folder, tmp_path / "run", curvature="none")
+    assert record.model.safety_checker == "not loaded"
+    assert all(seed.state != "failed" for seed in record.seeds)
+
+
+def test_a_picture_does_not_depend_on_its_batch_mates(folder: Path, tmp_path: Path) -> None:
+    records = [
+        audit(folder, tmp_path / str(size), batch_size=size, curvature="none") for size in (1, 3)
+    ]
+    for pair in zip(*(record.seeds for record in records), strict=True):
+        images = [
+            read_picture(tmp_path / str(size) / seed.image)
+            for size, seed in zip((1, 3), pair, strict=True)
+        ]
+        assert (images[0] - images[1]).abs().max() <= 1 / 255 + 1e-6
+        assert pair[0].generator_seed == pair[1].generator_seed
+
+
+def test_what_an_interrupted_run_left_is_used(folder: Path, tmp_path: Path) -> None:
+    whole = audit(folder, tmp_path / "whole", batch_size=1)
+    audit(folder, tmp_path / "run", batch_size=1)
+    (tmp_path / "run" / "record.json").unlink()
+    (tmp_path / "run" / RunDirectory.image_name(2)).unlink()
+    kept = tmp_path / "run" / RunDirectory.image_name(1)
+    os.utime(kept, (1, 1))
+    assert numbers(audit(folder, tmp_path / "run", batch_size=1)) == numbers(whole)
+    assert kept.stat().st_mtime == 1
+
+
+def test_a_reference_folder_goes_through_the_vae(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "training").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "training" / "red.png")
+    record = audit(folder, tmp_path / "run", reference=str(tmp_path / "training"), curvature="none")
+    nearest = record.seeds[0].nearest_reference
+    assert nearest is not None
+    assert nearest.image is not None
+    shown = read_picture(tmp_path / "run" / nearest.image)
+    assert shown.shape == (3, 16, 16)
+    assert not torch.equal(shown, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 16, 16))
