@@ -41,14 +41,17 @@ class Recipe:
     checkpoint_every: int = 500
     log_every: int = 50
 
-    default_steps: int = 25
+    default_steps: int = 20
     default_guidance: float = 3.0
 
     def fingerprint(self) -> str:
-        """A short hash over all settings, kept in checkpoints so that recipes never mix."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """A short hash over what training depends on, kept in checkpoints so that none mix."""
+        settings = {k: v for k, v in asdict(self).items() if k not in _NOT_TRAINING}
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+
+_NOT_TRAINING = {"checkpoint_every", "log_every", "default_steps", "default_guidance"}
 
 PRESETS = {
     "full": Recipe(),

@@ -84,8 +84,10 @@ def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None
     assert not torch.equal(other["unet.conv_in.weight"], _weights(trained)["unet.conv_in.weight"])
 
 
-def test_every_setting_is_in_the_fingerprint() -> None:
+def test_every_setting_of_the_training_is_in_the_fingerprint() -> None:
     for field in dataclasses.fields(Recipe):
+        if field.name in ("checkpoint_every", "log_every", "default_steps", "default_guidance"):
+            continue
         value = getattr(Recipe(), field.name)
         changed = (*value, 1) if isinstance(value, tuple) else value + 1
         other = dataclasses.replace(Recipe(), **{field.name: changed})
