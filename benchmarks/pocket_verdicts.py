@@ -302,9 +302,13 @@ def _confusion(
     pairs = Counter((states.label(*_shares(a.truth)), chosen(a)) for a in audited)
     truths = [v for v in Verdict if any(t == v for t, _ in pairs)]
     columns = list(Verdict)
-    agreement = sum(n for (truth, said), n in pairs.items() if truth == said) / len(audited)
-    decided = {key: n for key, n in pairs.items() if key[1] != Verdict.UNDECIDED}
-    right = sum(n for (truth, said), n in decided.items() if truth == said)
+    same = sum(n for (truth, said), n in pairs.items() if truth == said)
+    duplicated = (Verdict.MEMORIZED, Verdict.SPURIOUS, Verdict.MIXED)
+    wider = sum(
+        n for (t, said), n in pairs.items() if said == Verdict.ATTRACTOR and t in duplicated
+    )
+    undecided = sum(n for (_, said), n in pairs.items() if said == Verdict.UNDECIDED)
+    n = len(audited)
     rows = [
         f"| **{truth.value}** | " + " | ".join(str(pairs[truth, c]) for c in columns) + " |"
         for truth in truths
@@ -312,8 +316,9 @@ def _confusion(
     return [
         f"## Verdict {title}",
         "",
-        f"Agreement with the truth's label: {agreement:.1%} of all captions; "
-        f"{right} of the {sum(decided.values())} that were decided.",
+        f"The truth's own word: {same} of {n} ({same / n:.1%}). `attractor`, the wider word for "
+        f"memorized, spurious or mixed: {wider} ({(same + wider) / n:.1%} together). `undecided`: "
+        f"{undecided}. A word that contradicts the truth: {n - same - wider - undecided}.",
         "",
         "| truth \\ verdict | " + " | ".join(c.value for c in columns) + " |",
         "| --- |" + " --- |" * len(columns),
