@@ -7,7 +7,6 @@ same job is read from its folder.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -266,15 +265,11 @@ def _attractor_records(
             seeds=list(attractor.members),
             medoid=attractor.medoid,
             diameter=attractor.diameter,
-            state=_common_state([seeds[i].state for i in attractor.members]),
+            state=seeds[attractor.medoid].state,
             nearest_reference=seeds[attractor.medoid].nearest_reference,
         )
         for attractor in check.attractors
     ]
-
-
-def _common_state(members: Sequence[StateWord]) -> StateWord:
-    return Counter(sorted(members)).most_common(1)[0][0]
 
 
 def _interval(interval: Interval) -> IntervalRecord:
@@ -391,12 +386,10 @@ def measure_basins(
 ) -> list[AttractorRecord]:
     """Return the attractors with the critical times of their medoids (Alg. 1, the paper's numbers).
 
-    Recovery is judged on pictures by the run's metric, up to delta_m as in the paper, or delta_s
-    where there is no delta_m.
+    The score is the guided one, which made the pictures. Recovery is judged on pictures by the
+    run's metric, up to delta_m as in the paper, or delta_s where there is no delta_m.
     """
-    model = job.pipeline.bind(
-        job.request.prompt, guidance=job.settings.guidance, kind=job.request.curvature_score
-    )
+    model = job.pipeline.bind(job.request.prompt, guidance=job.settings.guidance, kind="guided")
     delta_d = thresholds.delta_s if thresholds.delta_m is None else thresholds.delta_m
     assert delta_d is not None
 
@@ -436,6 +429,12 @@ def measure_basins(
         found.append(attractor.model_copy(update={"basin": record}))
     on_progress(len(attractors) * last, len(attractors) * last)
     return found
+
+
+def basin_steps(schedule: int) -> int:
+    """Return the most sampling steps that the search for one critical time can take."""
+    times = range(1, schedule - _BASIN_STRIDE, _BASIN_STRIDE)
+    return _BASIN_TRIALS * sum(min(_BASIN_STEPS, t) for t in times)
 
 
 # -- the record

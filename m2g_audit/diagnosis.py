@@ -84,7 +84,8 @@ def _pocket() -> Item:
     try:
         folder = resolve(POCKET, TEXT_TO_IMAGE)
     except AuditError as error:
-        return Item(POCKET, False, str(error), "pip install --force-reinstall m2g-audit")
+        why = str(error).partition(". ")[0]
+        return Item(POCKET, False, why, "pip install --force-reinstall --no-deps m2g-audit")
     size = sum(file.stat().st_size for file in folder.weights)
     return Item(POCKET, True, f"ships with the program, {size / 1e6:.0f} MB")
 

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from m2g_audit import curvature
+from m2g_audit.audit import basin_steps
 from m2g_audit.errors import ResourceError
 from m2g_audit.request import Job
 from m2g_audit.runs import RunDirectory
@@ -59,7 +60,7 @@ def estimate(job: Job, run: RunDirectory) -> Estimate:
     missing = sum(not (run.path / run.image_name(i)).exists() for i in range(settings.seeds))
     controls = control_images(job)
     step, rest = (0.0, 0.0)
-    if missing or controls or job.contents:
+    if missing or controls or job.contents or settings.basin:
         step, rest = _time_generation(job)
     each = settings.steps * step + rest
     seconds = {"images": missing * each}
@@ -68,6 +69,9 @@ def estimate(job: Job, run: RunDirectory) -> Estimate:
     if job.contents is not None:
         # Encoding costs about what decoding does.
         seconds["reference"] = len(job.contents.pending(job.pipeline)) * 2 * rest
+    if settings.basin:
+        # How many attractors there are is what the run will show.
+        seconds["each attractor's basin, at most"] = step * basin_steps(len(job.pipeline.schedule))
     needed = 0
     if settings.curvature != "none":
         cost = _curvature_cost(job)

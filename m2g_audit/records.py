@@ -138,7 +138,7 @@ class BasinRecord(_Part):
     `critical_times` are those of the trials, 0 where a trial never recovered; `critical_time` is
     their mean, as are `radius` and `log_volume` (natural logarithm). `stopped` says whether
     recovery fell under `delta_p` before the end of the schedule. `delta_d` is a distance in the
-    run's metric.
+    run's metric; the score is the guided one, which made the pictures.
     """
 
     critical_time: Finite
@@ -154,7 +154,10 @@ class BasinRecord(_Part):
 
 
 class AttractorRecord(_Part):
-    """A cluster of mutually duplicate generations; `seeds` are indices into the record's seeds."""
+    """A cluster of mutually duplicate generations; `seeds` are indices into the record's seeds.
+
+    State and nearest reference are those of the medoid, the member nearest to the others.
+    """
 
     mass: IntervalRecord
     seeds: list[Index]

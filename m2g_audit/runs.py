@@ -93,7 +93,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, identity: Mapping[str, Any]) -> "RunDirectory":
-        """Return the run of `identity` at `path`, made where there is none yet.
+        """Return the run of `identity` at `path`; the folder is made with the first file of it.
 
         Raises OutputError where the folder can't be written, holds another run, or holds files that
         are no run at all.
@@ -108,8 +108,6 @@ class RunDirectory:
                 f"{path} has files in it but is not a run's folder: nothing is written there. "
                 "Choose an empty or a new folder with --out DIR."
             )
-        else:
-            run.write_json(IDENTITY_FILE, run.identity)
         return run
 
     def _refuse_other(self, there: Any) -> None:
@@ -132,24 +130,26 @@ class RunDirectory:
 
     # -- files
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Write `content` as JSON to `name`, whole or not at all."""
-        write_atomically(
-            self.path / name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-        )
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file of the run, after the one that says whose folder it is."""
+        marker = self.path / IDENTITY_FILE
+        if not marker.exists():
+            text = json.dumps(self.identity, indent=1, ensure_ascii=False)
+            write_atomically(marker, f"{text}\n".encode())
+        write_atomically(self.path / name, content)
 
     def write_png(self, name: str, image: "Image") -> None:
         """Write a picture as PNG to `name`, whole or not at all."""
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
-        write_atomically(self.path / name, buffer.getvalue())
+        self._write(name, buffer.getvalue())
 
     def write_tensors(self, name: str, tensors: "dict[str, Tensor]", **metadata: str) -> None:
         """Write tensors as safetensors to `name`, whole or not at all."""
         from safetensors.torch import save
 
         content = save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata)
-        write_atomically(self.path / name, content)
+        self._write(name, content)
 
     def read_tensors(self, name: str) -> "tuple[dict[str, Tensor], dict[str, str]] | None":
         """Return the tensors and metadata of `name`, or None where it is missing or broken."""
@@ -196,7 +196,7 @@ class RunDirectory:
 
     def save_record(self, record: AuditRecord) -> None:
         """Write the record, whole or not at all."""
-        write_atomically(self.path / RECORD_FILE, format_record(record).encode())
+        self._write(RECORD_FILE, format_record(record).encode())
 
     def finished(self) -> AuditRecord | None:
         """Return the record of this run where it was finished without an error, else None."""

@@ -121,8 +121,8 @@ def _undecided(f: Findings) -> str:
             f"{_percent(f.undetected_limit)} that `generalized` allows. Take more --seeds."
         )
     return (
-        f"{f.valid} seeds allow more than one word ({_repeating(f)} of them repeat, "
-        f"{f.count('generalized')} are new). Take more --seeds."
+        f"{f.valid} seeds allow more than one word: {_repeating(f)} of their pictures repeat each "
+        f"other or match the reference, {f.count('generalized')} are new. Take more --seeds."
     )
 
 
@@ -203,7 +203,7 @@ def _reference(reference: ReferenceRecord) -> str:
     mirrored = ", mirrored as well" if reference.flipped else ""
     return (
         f"The reference is {reference.source}: {reference.pictures:,} pictures, {whole}, each as "
-        f"training saw it (resized, cropped, through the VAE and back{mirrored})."
+        f"training saw it, through the VAE and back{mirrored}."
     )
 
 

@@ -83,8 +83,13 @@ def test_a_broken_generation_is_not_finished(tmp_path: Path, broken: str) -> Non
     assert run.load_generation(0) is None
 
 
-def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path / "run", IDENTITY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path / "run", IDENTITY).save_record(sample_record())
     with pytest.raises(OutputError, match=r"seeds: 16 there, 32 now"):
         RunDirectory.open(tmp_path / "run", {**IDENTITY, "seeds": 32})
 

@@ -33,6 +33,10 @@ app.add_typer(pocket.app, name="pocket")
 
 def main() -> NoReturn:
     """Run the command line; errors become one message on stderr and an exit code."""
+    if os.environ.get("M2G_DEBUG") != "1":
+        for library in ("DIFFUSERS", "TRANSFORMERS"):
+            # What they warn of, such as a prompt that is too long, the audit says itself.
+            os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         app(prog_name="m2g-audit")
     except SystemExit:

@@ -18,6 +18,6 @@ def doctor(output_format: Format = "text") -> None:
     if output_format == "json":
         print_json(json.dumps(asdict(found), indent=1))
         return
-    from m2g_audit.report.diagnosis import diagnosis_table
+    from m2g_audit.report.diagnosis import show
 
-    Console().print(diagnosis_table(found))
+    show(found, Console())

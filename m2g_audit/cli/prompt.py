@@ -225,8 +225,8 @@ def prompt(
         )
         _run(request, output_format, yes, where)
     except KeyboardInterrupt as error:
-        kept = f" What is finished is kept in {where[0]};" if where else ""
-        raise Interrupted(f"interrupted.{kept} the same command continues.") from error
+        kept = f"What is finished is kept in {where[0]}; the" if where else "The"
+        raise Interrupted(f"interrupted. {kept} same command continues.") from error
 
 
 def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> None:

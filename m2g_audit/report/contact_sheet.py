@@ -101,6 +101,8 @@ def _header(record: AuditRecord, width: int) -> Image:
     word = record.verdict.state.upper()
     draw.text((_MARGIN, top), word, fill=VERDICT_COLOURS[record.verdict.state], font=_font(16))
     about = f"{record.model.id}  ·  {len(record.seeds)} seeds  ·  {record.settings.metric}"
+    if record.thresholds is not None and not record.thresholds.calibrated:
+        about += "  ·  uncalibrated"
     left = _MARGIN + draw.textlength(word, font=_font(16)) + 16
     draw.text((left, top + 1), _drawable(about), fill=_FAINT, font=_font(14))
     return block

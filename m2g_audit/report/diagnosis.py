@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from m2g_audit.diagnosis import Diagnosis, Item
 
 
-def diagnosis_table(found: Diagnosis) -> RenderableType:
-    """Return the findings: the machine, models, metrics, and how to get what is missing."""
-    machine = Table.grid(padding=(0, 2))
+def show(found: Diagnosis, console: Console) -> None:
+    """Print the machine, models and metrics, and the command that gets what is missing."""
+    for line in _lines(found):
+        # Never wrapped: commands are there to be copied.
+        console.print(line, soft_wrap=True)
+
+
+def _lines(found: Diagnosis) -> Iterator[Text]:
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    for name, value in (
+    free, total = _size(found.memory_free_bytes), _size(found.memory_total_bytes)
+    facts = [
         ("device", f"{found.device} ({found.device_detail})"),
-        ("memory", f"{_size(found.memory_free_bytes)} free of {_size(found.memory_total_bytes)}"),
+        ("memory", f"{free} free of {total}"),
         ("disk", f"{_size(found.disk_free_bytes)} free at {found.cache}"),
         ("versions", versions),
-    ):
-        machine.add_row(Text(name, style="dim"), Text(value))
+    ]
     if found.device == "cuda":
-        machine.add_row(Text("GPU", style="dim"), Text(f"{_size(found.device_free_bytes)} free"))
-    return Group(
-        Text("Machine", style="bold underline"),
-        machine,
-        Text("\nModels", style="bold underline"),
-        _items(found.models),
-        Text("\nMetrics", style="bold underline"),
-        _items(found.metrics),
-    )
+        facts.insert(1, ("GPU memory", f"{_size(found.device_free_bytes)} free"))
+    yield Text("Machine", style="bold underline")
+    for name, value in facts:
+        yield Text.assemble((f"  {name:<12}", "dim"), value)
+    for title, items in (("Models", found.models), ("Metrics", found.metrics)):
+        yield Text("")
+        yield Text(title, style="bold underline")
+        yield from _items(items)
 
 
-def _items(items: Sequence[Item]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
+def _items(items: Sequence[Item]) -> Iterator[Text]:
+    width = max(len(item.name) for item in items)
     for item in items:
-        mark = Text("✓", style="green") if item.at_hand else Text("–", style="yellow")
-        table.add_row(mark, Text(item.name, style="bold"), Text(item.detail))
+        mark = ("✓ ", "green") if item.at_hand else ("– ", "yellow")
+        yield Text.assemble(mark, (f"{item.name:<{width}}  ", "bold"), item.detail)
         if item.command:
-            table.add_row("", "", Text(f"get it: {item.command}", style="cyan"))
-    return table
+            yield Text.assemble(("    get it: ", "dim"), (item.command, "cyan"))
 
 
 def _size(size: int) -> str:

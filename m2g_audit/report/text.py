@@ -42,6 +42,8 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
     if record.curvature:
         parts += [_heading("Curvature"), _curvature(record)]
     title = Text.assemble((f" {record.verdict.state.upper()} ", f"bold reverse {colour}"))
+    if record.thresholds is not None and not record.thresholds.calibrated:
+        title.append(" uncalibrated ", style="yellow")
     subtitle = Text(f"{record.model.id}, {len(record.seeds)} seeds", style="dim")
     shown = Text(f"“{_shortened(record.prompt)}”", style="italic")
     return Panel(
@@ -116,7 +118,7 @@ def _attractors(record: AuditRecord) -> RenderableType:
     with_reference = record.reference is not None
     with_basin = any(attractor.basin for attractor in record.attractors)
     if with_reference:
-        table.add_column("nearest reference", overflow="fold")
+        table.add_column("nearest reference")
     if with_basin:
         table.add_column("critical time")
     for number, attractor in enumerate(record.attractors, start=1):
@@ -132,7 +134,7 @@ def _attractors(record: AuditRecord) -> RenderableType:
         ]
         if with_reference:
             nearest = attractor.nearest_reference
-            row.append(Text(f"{nearest.distance:.3g}  {nearest.name}" if nearest else "–"))
+            row.append(Text(f"at {nearest.distance:.3g}" if nearest else "–"))
         if with_basin:
             row.append(Text(f"{attractor.basin.critical_time:.0f}" if attractor.basin else "–"))
         table.add_row(*row)

@@ -258,6 +258,7 @@ def test_a_long_audit_needs_yes(
     assert code == 2
     assert "2.0 h" in err
     assert "--yes" in err
+    assert not Path("runs").exists()
     assert run(*arguments, "--yes")[0] == 0
 
 
