@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score
 
 from m2g_audit.curvature import exact_jacobian, point_mass_curve
 from m2g_audit.numerics import seed_for
@@ -55,7 +54,7 @@ def main() -> None:
     """Writes results/pocket_curvature.{md,json,png}."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what `m2g-audit pocket measure` worked in")
-    parser.add_argument("--captions", type=int, default=8)
+    parser.add_argument("--captions", type=int, default=6)
     parser.add_argument("--samples", type=int, default=8, help="of each state and caption")
     asked = parser.parse_args()
     table = load_table(asked.folder / "truth.json")
@@ -157,7 +156,8 @@ def within_captions(
         return (float("nan"), float("nan"), float("nan"), 0)
 
     def area(a: np.ndarray, b: np.ndarray) -> float:
-        return float(roc_auc_score([1] * len(a) + [0] * len(b), np.concatenate([a, b])))
+        # The Mann-Whitney form, for thousands of small resamples.
+        return float((a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean())
 
     rng = np.random.default_rng(0)
     drawn = [
