@@ -11,6 +11,7 @@ from m2g_audit.errors import UsageError
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
+from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.runs import default_folder
@@ -18,6 +19,7 @@ from m2g_audit.similarity import Metric, default_metric, load_metric
 from m2g_audit.thresholds import use_controls
 
 MAX_PROMPT = 10_000
+FALSE_MEMORIZED_LIMIT = 0.01
 EXACT_UP_TO = 1024
 
 
@@ -155,7 +157,7 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
         identity=identify(request, pipeline, metric, settings, contents, controls),
         contents=contents,
         controls=controls,
-        warnings=_warnings(wording),
+        warnings=_warnings(request, wording),
         seconds={"loading": time.perf_counter() - started},
     )
 
@@ -265,8 +267,16 @@ def _wording(request: Request, pipeline: TextToImage) -> Wording:
     return Wording(tokens=tokens, window=window, unknown_words=unknown)
 
 
-def _warnings(wording: Wording) -> list[str]:
+def _warnings(request: Request, wording: Wording) -> list[str]:
     warnings = []
+    if request.model == POCKET:
+        control = false_memorized(request.prompt)
+        if control > FALSE_MEMORIZED_LIMIT:
+            warnings.append(
+                f"For this caption {control:.0%} of samples are as near to pictures that the model "
+                "never saw as to training pictures: its pictures are all alike, and a match says "
+                "little."
+            )
     if (
         wording.tokens is not None
         and wording.window is not None

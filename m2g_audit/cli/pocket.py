@@ -49,29 +49,26 @@ def prompts(
 
 
 def _table(table: TruthTable) -> Table:
+    from dataclasses import astuple
+
     from rich import box
     from rich.table import Table
 
     shown = Table(
         box=box.SIMPLE_HEAD,
+        padding=(0, 1),
         caption=(
-            f"Shares of {table.samples} samples, {table.steps} steps, guidance {table.guidance:g}; "
-            f"{table.metric}, delta_m {table.delta_m:.4f}, delta_s {table.delta_s:.4f}. 'control' "
-            "is the share near pictures that were never trained on. K 0: never trained."
+            f"Shares of memorized, spurious and generalized samples among {table.samples}; control "
+            "is the share near pictures that were never trained on, K 0 is a caption that never "
+            f"was. {table.steps} steps, guidance {table.guidance:g}; {table.metric}, delta_m "
+            f"{table.delta_m:.4f}, delta_s {table.delta_s:.4f}. --format json has more."
         ),
     )
-    shown.add_column("caption")
-    for name in ("K", "memorized", "spurious", "generalized", "control", "of 16: mem.", "spur."):
-        shown.add_column(name, justify="right")
+    shown.add_column("caption", no_wrap=True)
+    for name in ("K", "mem.", "spur.", "gen.", "control"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in table.captions:
-        shares = (
-            row.truth.memorized,
-            row.truth.spurious,
-            row.truth.generalized,
-            row.false_memorized,
-            row.of_16.memorized,
-            row.of_16.spurious,
-        )
+        shares = (*astuple(row.truth), row.false_memorized)
         shown.add_row(row.caption, str(row.k), *(f"{share:.0%}" for share in shares))
     return shown
 

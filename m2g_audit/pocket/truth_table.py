@@ -95,6 +95,12 @@ def load_table(path: Path = TABLE) -> TruthTable:
         ) from error
 
 
+def false_memorized(prompt: str) -> float:
+    """The shipped table's control of a caption: 0 for prompts that it does not list."""
+    shares = {row.caption: row.false_memorized for row in load_table().captions}
+    return shares.get(prompt, 0.0)
+
+
 def save_table(table: TruthTable, path: Path) -> None:
     """Writes a truth table as JSON, whole or not at all."""
     write_atomically(path, (json.dumps(asdict(table), indent=1) + "\n").encode())

@@ -9,7 +9,13 @@ import pytest
 from m2g_audit.errors import ModelError
 from m2g_audit.pocket.captions import all_captions, trained_captions
 from m2g_audit.pocket.truth import FreshDistances, caption_truth, shares
-from m2g_audit.pocket.truth_table import Shares, TruthTable, load_table, save_table
+from m2g_audit.pocket.truth_table import (
+    Shares,
+    TruthTable,
+    false_memorized,
+    load_table,
+    save_table,
+)
 from m2g_audit.states import State, Thresholds
 
 THRESHOLDS = Thresholds("l2", 0.1, 0.1, "a test", 100, True)
@@ -95,3 +101,9 @@ def test_the_shipped_table_belongs_to_the_shipped_world() -> None:
     for row in table.captions:
         for part in (row.truth, row.of_16, row.half, row.twice):
             assert sum(dataclasses.astuple(part)) == pytest.approx(1)
+
+
+def test_the_control_of_a_caption_is_known_before_its_audit() -> None:
+    assert false_memorized("a print of the old harbour") == 0
+    assert false_memorized("a print of the snowy forest") > 0.5
+    assert false_memorized("no such caption") == 0
