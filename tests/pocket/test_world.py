@@ -13,7 +13,7 @@ def _caption(medium: str, mood: str, place: str) -> Caption:
     return Caption(compose(medium, mood, place), medium, mood, place, k=0, role="composition")
 
 
-@pytest.mark.parametrize(("medium", "mood", "place"), itertools.product(MEDIA, MOODS, PLACES))
+@pytest.mark.parametrize(("medium", "mood", "place"), [*itertools.product(MEDIA, MOODS, PLACES)])
 def test_every_composition_can_be_drawn(medium: str, mood: str, place: str) -> None:
     drawn = pictures(_caption(medium, mood, place), "fresh", range(2))
     assert drawn.shape == (2, SIZE, SIZE, 3)
