@@ -140,7 +140,7 @@ def fresh_tiled(pipeline: TextToImage, n: int = 64) -> np.ndarray:
     metric = load_metric("tiled_l2")
     rows = []
     for caption in trained_captions():
-        embedded = metric.embed(seen_pictures(pipeline, caption, "fresh", n))
+        embedded = metric.embed(seen_pictures(pipeline, caption, "fresh", range(n)))
         groups = [nearest(metric, g, g, exclude_self=True)[0][:, 0] for g in embedded.split(SEEDS)]
         rows.append(np.concatenate(groups))
     return np.stack(rows)
@@ -184,8 +184,6 @@ def coverage(pipeline: TextToImage, folder: Path, table: TruthTable) -> dict[str
     metric = load_metric(table.metric)
     with np.load(folder / "samples" / DISTANCES_FILE) as kept:
         to_training = kept["to_training"]
-    delta_s = table.thresholds.delta_s
-    assert delta_s is not None
     rng = np.random.default_rng(0)
     hits: dict[str, list[bool]] = {}
     for row, caption in enumerate(all_captions()):

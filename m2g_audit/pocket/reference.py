@@ -8,6 +8,7 @@ found, and drawn, exactly.
 import functools
 import hashlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -47,11 +48,11 @@ def block_means(images: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(images, BLOCKS).flatten(1)
 
 
-def seen_pictures(pipeline: RoundTrip, caption: Caption, stream: Stream, n: int) -> Tensor:
-    """The first n pictures of a stream as the model can show them, uint8 [n, 3, h, w]."""
-    if n == 0:
-        return torch.zeros((0, 3, world.SIZE, world.SIZE), dtype=torch.uint8)
-    images = as_images(world.pictures(caption, stream, range(n)))
+def seen_pictures(
+    pipeline: RoundTrip, caption: Caption, stream: Stream, indices: Sequence[int]
+) -> Tensor:
+    """Pictures of a stream as the model can show them at best, uint8 [n, 3, h, w]."""
+    images = as_images(world.pictures(caption, stream, indices))
     return to_levels(pipeline.round_trip(images, batch_size=128))
 
 
@@ -83,10 +84,8 @@ class TrainingPictures:
                 missing.setdefault(self._caption_of(number), []).append(number)
         for which, group in missing.items():
             first = self._starts[which]
-            pictures = world.pictures(
-                self._captions[which], "training", [number - first for number in group]
-            )
-            images = to_levels(self._pipeline.round_trip(as_images(pictures), batch_size=128))
+            indices = [number - first for number in group]
+            images = seen_pictures(self._pipeline, self._captions[which], "training", indices)
             self._drawn.update(zip(group, images, strict=True))
         return torch.stack([self._drawn[number] for number in numbers])
 
@@ -123,7 +122,7 @@ def load_index(folder: Path) -> np.ndarray:
     if index.shape != (expected, 3 * BLOCKS**2):
         raise ModelError(
             f"{path} lists {len(index)} training pictures where the world has {expected}: it "
-            "belongs to other weights. Run m2g-audit pocket index, or install the package again."
+            "belongs to other weights. Run m2g-audit pocket measure, or install the package again."
         )
     return index
 

@@ -202,9 +202,7 @@ def train_denoiser(run: _Run, autoencoder: AutoencoderKL) -> None:
     n = recipe.denoiser_batch
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        # Captions equally often, then one of the caption's K pictures.
-        caption = torch.randint(len(trained), (n,), generator=generator)
-        picture = (torch.rand(n, generator=generator) * sizes[caption]).long()
+        caption, picture = draw_examples(sizes, n, generator)
         dropped = torch.rand(n, generator=generator) < recipe.caption_dropout
         t = torch.randint(len(noising), (n,), generator=generator)
         x0 = latents[starts[caption] + picture]
@@ -235,6 +233,13 @@ def train_denoiser(run: _Run, autoencoder: AutoencoderKL) -> None:
         "recipe": asdict(recipe),
     }
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+def draw_examples(sizes: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """n captions, each equally often, and of each one of its K = sizes[caption] pictures."""
+    caption = torch.randint(len(sizes), (n,), generator=generator)
+    picture = (torch.rand(n, generator=generator) * sizes[caption]).long()
+    return caption, picture
 
 
 def as_tensor(batches: Iterable[np.ndarray]) -> Tensor:

@@ -26,7 +26,7 @@ from m2g_audit.pocket.reference import (
     to_levels,
     world_hash,
 )
-from m2g_audit.pocket.truth_table import CaptionTruth, Shares, TruthTable
+from m2g_audit.pocket.truth_table import SOURCE, CaptionTruth, Shares, TruthTable
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
 from m2g_audit.states import State, Thresholds, classify, fresh_thresholds
 
@@ -40,28 +40,26 @@ FRESH_FOR_DELTA_M = 64
 
 DISTANCES_FILE = "distances.npz"
 FRESH_FILE = "fresh-distances.npz"
-SOURCE = "1% quantiles over fresh pictures of the pocket world"
 
 OnCaption = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
 
 def sample(
-    pipeline: TextToImage, caption: Caption, seed: int, n: int, folder: Path | None = None
+    pipeline: TextToImage, caption: Caption, seed: int, n: int, folder: Path
 ) -> tuple[Tensor, Tensor]:
     """Images uint8 [n, 3, h, w] and final latents of a caption; kept in `folder` and read again."""
     name = f"{caption.text.replace(' ', '-')}-{seed}-{n}.npz"
-    if folder is not None and (folder / name).exists():
+    if (folder / name).exists():
         with np.load(folder / name) as kept:
             return torch.from_numpy(kept["images"]), torch.from_numpy(kept["latents"])
     seeds = [seed_for(seed, caption.text, i) for i in range(n)]
     made = pipeline.generate(caption.text, seeds, batch_size=128)
     images = to_levels(made.images)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.partial.npz"
-        np.savez_compressed(partial, images=images.numpy(), latents=made.latents.numpy())
-        os.replace(partial, folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{name}.partial.npz"
+    np.savez_compressed(partial, images=images.numpy(), latents=made.latents.numpy())
+    os.replace(partial, folder / name)
     return images, made.latents
 
 
@@ -154,7 +152,7 @@ def fresh_distances(
     captions = trained_captions()
     to_training, among = [], []
     for i, caption in enumerate(captions):
-        fresh = metric.embed(seen_pictures(pipeline, caption, "fresh", SAMPLES))
+        fresh = metric.embed(seen_pictures(pipeline, caption, "fresh", range(SAMPLES)))
         among.append(nearest(metric, fresh, fresh, exclude_self=True)[0][:, 0])
         to_training.append(nearest(metric, fresh[:FRESH_FOR_DELTA_M], known)[0][:, 0])
         report("fresh pictures", i + 1, len(captions))
@@ -244,6 +242,6 @@ def embed_control(
     report = on_progress or (lambda *_: None)
     captions, parts = trained_captions(), []
     for i, caption in enumerate(captions):
-        parts.append(metric.embed(seen_pictures(pipeline, caption, "control", caption.k)))
+        parts.append(metric.embed(seen_pictures(pipeline, caption, "control", range(caption.k))))
         report("control pictures", i + 1, len(captions))
     return torch.cat(parts)

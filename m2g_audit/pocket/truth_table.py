@@ -10,6 +10,7 @@ from m2g_audit.runs import write_atomically
 from m2g_audit.states import Thresholds
 
 TABLE = Path(__file__).parent / "truth.json"
+SOURCE = "1% quantiles over fresh pictures of the pocket world"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TruthTable:
             metric=self.metric,
             delta_m=self.delta_m,
             delta_s=self.delta_s,
-            source="1% quantiles over fresh pictures of the pocket world",
+            source=SOURCE,
             n_controls=self.fresh_pictures,
             calibrated=True,
         )

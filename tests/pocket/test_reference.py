@@ -53,7 +53,7 @@ def test_finds_what_the_search_over_all_finds(
 ) -> None:
     metric = load_metric(name)
     everything = pictures[0 : len(pictures)]
-    fresh = seen_pictures(BlurringAutoencoder(), trained_captions()[0], "fresh", 6)
+    fresh = seen_pictures(BlurringAutoencoder(), trained_captions()[0], "fresh", range(6))
     noisy = (everything[::97].float() / 255 + 0.02 * torch.randn(everything[::97].shape)).clamp(
         0, 1
     )
