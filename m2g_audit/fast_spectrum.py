@@ -1,0 +1,407 @@
+"""The "jacobian" spectrum from some tens of network evaluations, with a stated error.
+
+Golub-Kahan runs from random directions on a few noise shells give the density of singular values;
+the curve is its quantiles. Its error has two parts. *Truncation*: a run of k steps is compared with
+its own first k/2. *Chance*: the share of values under a level, read off b random directions, has
+the variance 2 F (1 - F) / (N + 2); where shells differ by more than that, their spread counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from m2g_audit import operators
+from m2g_audit.curvature import Spectrum
+from m2g_audit.errors import UsageError
+from m2g_audit.free_probability import RATIO, broadened
+from m2g_audit.krylov import Bidiagonalisation, Quadrature, curve, largest
+from m2g_audit.numerics import (
+    exact_numerics,
+    in_batches,
+    noise_for,
+    noises_for,
+    probe_determinism,
+    seed_for,
+)
+from m2g_audit.operators import Operator, ScoreJacobian
+from m2g_audit.score_model import ScoreModel, perturb
+
+TOLERANCE = 0.02
+FIRST_SHELLS, MOST_SHELLS = 2, 32
+_FIRST_STEPS, _MORE_STEPS, _MOST_STEPS = 6, 2, 64
+_ABSOLUTE_MEAN = (2 / np.pi) ** 0.5  # of a standard normal number
+_TRACE_PROBES = 8
+# Of each shell beside the Golub-Kahan steps: the score there and at the mirrored noise.
+_MEAN_SCORE_COST = 2
+_STEP_COST = operators.FORWARD_COST + operators.REVERSE_COST
+
+
+@dataclass(frozen=True, eq=False)
+class FastSpectrum(Spectrum):
+    """A "jacobian" spectrum with what was found on the way.
+
+    `error`: estimate of the relative L1 error of the curve against the mean over all noise shells;
+    of it `truncation` is by too few steps, the rest by chance. `shells`, each with a direction of
+    its own, and the `steps` of each. `top`: the largest values on the first shell, each with a
+    singular value within `top_error` of it. `intrinsic_dimension`: FLIPD on the shell,
+    N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard error. `asymmetry`: the
+    antisymmetric part's share of the Jacobian's Frobenius norm. `mean_score`: sigma_t times the
+    norm of the score's mean over noise, the largest value of Alg. 3.
+    """
+
+    error: float
+    truncation: float
+    shells: int
+    steps: tuple[int, ...]
+    top: Float[np.ndarray, " k"]
+    top_error: Float[np.ndarray, " k"]
+    intrinsic_dimension: float
+    intrinsic_dimension_error: float
+    asymmetry: float
+    mean_score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """One operator's spectrum, read off one run: its curve, what may be wrong, and its ends."""
+
+    curve: Float[np.ndarray, " N"]
+    truncation: float
+    chance: float
+    steps: int
+    quadrature: Quadrature
+    trace: float
+    squares: float
+    asymmetry_squared: float
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations: a graph, a backward pass for the asymmetry, and the steps."""
+        return operators.GRAPH_COST + operators.REVERSE_COST + self.steps * _STEP_COST
+
+
+@dataclass(frozen=True, eq=False)
+class _Shell:
+    density: Density
+    mean_score: Float[Tensor, " N"]
+    top: Float[np.ndarray, " k"]
+    top_error: Float[np.ndarray, " k"]
+    evaluations: int
+
+
+def fast_spectra(
+    model: ScoreModel,
+    x0: Float[Tensor, " n *shape"],
+    t0: int,
+    *,
+    seeds: Sequence[int],
+    tolerance: float = TOLERANCE,
+    top: int = 1,
+    most_shells: int = MOST_SHELLS,
+    block: int = 32,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[FastSpectrum]:
+    """The "jacobian" spectra of n samples, each until its error estimate is under `tolerance`.
+
+    The `top` largest values of the first shell are followed until each is within `tolerance` of the
+    largest. Noise and directions of a sample belong to its seed alone, and so does the moment it
+    stops: the result does not depend on `block`, the points in one network call. An evaluation is a
+    forward pass; forward mode counts 2, a backward pass to the input 1. `on_progress` gets those
+    done. Raises UsageError for numbers out of range, NumericsError for a network that is random or
+    overflows, ResourceError if one point does not fit in memory.
+    """
+    if not 0 < tolerance < 1 or not 1 <= top <= model.size or most_shells < FIRST_SHELLS:
+        raise UsageError(
+            f"A tolerance of {tolerance:g} with the {top} largest values and {most_shells} shells "
+            f"is not possible: give a tolerance between 0 and 1, 1 to {model.size} values, and at "
+            f"least {FIRST_SHELLS} shells."
+        )
+    start = time.perf_counter()
+    x0 = x0.to(model.device, model.dtype)
+    probe_determinism(model, _points(model, x0, t0, seeds, [(0, 0)]), t0)
+    found: list[list[_Shell]] = [[] for _ in seeds]
+    pending = [(i, shell) for i in range(len(seeds)) for shell in range(FIRST_SHELLS)]
+    done = 0
+    while pending:
+
+        def work(batch: range, places: list[tuple[int, int]] = pending) -> list[_Shell]:
+            chosen = places[batch.start : batch.stop]
+            return _measure(model, x0, t0, seeds, chosen, tolerance, top)
+
+        for batch, shells in in_batches(len(pending), block, work, "one point of a fast spectrum"):
+            for (i, _), shell in zip(pending[batch.start : batch.stop], shells, strict=True):
+                found[i].append(shell)
+                done += shell.evaluations * model.evaluations_per_call
+            if on_progress is not None:
+                on_progress(done)
+        pending = [
+            (i, len(shells))
+            for i, shells in enumerate(found)
+            if _more_shells_help(shells, tolerance) and len(shells) < most_shells
+        ]
+    seconds = time.perf_counter() - start
+    return [_spectrum(model, t0, shells, seconds / len(found)) for shells in found]
+
+
+def densities(
+    operator: Operator,
+    start: Float[Tensor, "B N"],
+    tolerance: float,
+    *,
+    follow_largest: Sequence[bool],
+) -> list[Density]:
+    """The spectra of B operators from one run each, until half of `tolerance` is reached.
+
+    `start`: a random direction each. Where `follow_largest` says so, a run also goes on until the
+    residual of its largest value is under `tolerance` of it.
+    """
+    run = Bidiagonalisation(operator, start[:, None])
+    settled: dict[int, Density] = {}
+    most = min(_MOST_STEPS, operator.size)
+    run.extend(min(_FIRST_STEPS, most))
+    products = _first_products(operator, run)
+    while True:
+        last = run.exhausted or run.steps >= most
+        for item in set(range(operator.batch)) - set(settled):
+            density = _density(run, item, products)
+            enough = density.truncation <= tolerance / 2
+            if follow_largest[item]:
+                quadrature = density.quadrature
+                enough &= bool(quadrature.residuals[-1] <= tolerance * quadrature.nodes[-1])
+            if enough or last:
+                settled[item] = density
+        if len(settled) == operator.batch:
+            return [settled[item] for item in range(operator.batch)]
+        run.extend(min(_MORE_STEPS, most - run.steps))
+
+
+def in_paper_units(spectrum: FastSpectrum, algorithm: Literal["alg2", "alg3"] = "alg2") -> Spectrum:
+    """The "paper" spectrum that Alg. 2 or 3 would show, predicted from a "jacobian" one.
+
+    The N x 4N normal numbers of the algorithm broaden every value (free multiplication with the
+    Marchenko-Pastur law of ratio 1/4). Alg. 3 also adds the mean score to every column: a rank-one
+    part, which here is taken as orthogonal to none and aligned with none of the Jacobian's
+    directions, and changes the largest value alone.
+    """
+    values = broadened(spectrum.singular_values, ratio=RATIO)
+    if algorithm == "alg3":
+        # Isotropic noise of mean square `around` beside the mean: their squares add.
+        around = float(np.mean(spectrum.singular_values**2))
+        largest = (spectrum.mean_score**2 + around) ** 0.5
+        if largest > values[0]:
+            values = np.concatenate([[largest], values[:-1]])
+    N = len(values)
+    scale = (spectrum.scale * RATIO / N) ** 0.5
+    return Spectrum(
+        singular_values=values,
+        kind="paper",
+        scale=scale,
+        t0=spectrum.t0,
+        score=spectrum.score,
+        algorithm=f"fast-{algorithm}",
+        evaluations=spectrum.evaluations,
+        seconds=spectrum.seconds,
+    )
+
+
+@torch.no_grad()
+def flipd(
+    model: ScoreModel,
+    x0: Float[Tensor, " *shape"],
+    t0: int,
+    *,
+    seed: int,
+    probes: int = _TRACE_PROBES,
+) -> tuple[float, float]:
+    """FLIPD at the noiseless centre alpha_t x_0 and its standard error (Kamkari et al. 2024).
+
+    N - sigma_t tr(d eps / dx) + |eps|^2, the trace by Hutchinson's estimator over `probes` random
+    directions of length sqrt(N); 1 + 2 * probes network evaluations. A point mass has 0, a flat
+    d-dimensional subspace d. Raises NumericsError for a network that overflows.
+    """
+    centre = (float(model.schedule.alpha(t0)) * x0.to(model.device, model.dtype))[None]
+    jacobian = ScoreJacobian(model, centre, t0)
+    v = _directions(model.size, probes, seed_for(seed, "trace", 0))[None]
+    traces = model.size * (v * jacobian.matvec(v)).sum(2)[0]
+    with exact_numerics():
+        noise = model.predict_noise(centre, t0).double().square().sum()
+    error = float(traces.std()) / probes**0.5 if probes > 1 else float("nan")
+    return model.size + float(traces.mean()) + float(noise), error
+
+
+def nominal_evaluations(model: ScoreModel) -> int:
+    """What a spectrum takes where nothing unusual is found: two shells of ten steps each."""
+    shell = operators.GRAPH_COST + operators.REVERSE_COST + 10 * _STEP_COST + _MEAN_SCORE_COST
+    return FIRST_SHELLS * shell * model.evaluations_per_call
+
+
+def _measure(
+    model: ScoreModel,
+    x0: Float[Tensor, " n *shape"],
+    t0: int,
+    seeds: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    tolerance: float,
+    top: int,
+) -> list[_Shell]:
+    """The shells at (sample, shell) places, as one batch."""
+    points = _points(model, x0, t0, seeds, places)
+    mirrored = _points(model, x0, t0, seeds, places, side=-1)
+    start = [_directions(model.size, top, seed_for(seeds[i], "directions", j)) for i, j in places]
+    jacobian = ScoreJacobian(model, points, t0)
+    found = densities(
+        jacobian,
+        torch.stack([directions[0] for directions in start]),
+        tolerance,
+        follow_largest=[j == 0 and top == 1 for _, j in places],
+    )
+    with torch.no_grad(), exact_numerics():
+        both = [model.score(side, t0).flatten(1).double().cpu() for side in (points, mirrored)]
+    shells = []
+    for item, ((_, j), density) in enumerate(zip(places, found, strict=True)):
+        values, errors = density.quadrature.nodes[:0], density.quadrature.nodes[:0]
+        extra = 0
+        if j == 0 and top == 1:
+            values = density.quadrature.nodes[-1:]
+            errors = density.quadrature.residuals[-1:]
+        elif j == 0:
+            # A single direction sees a repeated value once: several need as many directions.
+            alone = ScoreJacobian(model, points[item : item + 1], t0)
+            values, errors, steps = largest(alone, start[item][None], tolerance, most=_MOST_STEPS)
+            extra = top * (operators.GRAPH_COST + steps * _STEP_COST)
+        shells.append(
+            _Shell(
+                density,
+                (both[0][item] + both[1][item]) / 2,
+                values,
+                errors,
+                density.evaluations + _MEAN_SCORE_COST + extra,
+            )
+        )
+    return shells
+
+
+def _points(
+    model: ScoreModel,
+    x0: Float[Tensor, " n *shape"],
+    t0: int,
+    seeds: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    side: int = 1,
+) -> Float[Tensor, " b *shape"]:
+    noise = noises_for([seed_for(seeds[i], "shell", shell) for i, shell in places], model.shape)
+    samples = x0[[i for i, _ in places]]
+    return perturb(model.schedule, samples, side * noise.to(samples), t0)
+
+
+def _directions(N: int, count: int, seed: int) -> Float[Tensor, "count N"]:
+    """Random orthonormal directions; a single one is uniform on the sphere."""
+    normal = noise_for(seed, (N, count), torch.float64)
+    return torch.linalg.qr(normal).Q.T
+
+
+def _first_products(
+    operator: Operator, run: Bidiagonalisation
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """<v, A v>, <A^T v, A v> and |A^T v|^2 of the first direction v of each run."""
+    first, image = run.first_products()
+    transposed = operator.rmatvec(first)
+    return (
+        (first * image).sum((1, 2)),
+        (transposed * image).sum((1, 2)),
+        transposed.square().sum((1, 2)),
+    )
+
+
+def _density(run: Bidiagonalisation, item: int, products: tuple[Tensor, Tensor, Tensor]) -> Density:
+    N = run.size
+    quadrature = run.quadrature(item, run.steps)
+    values = curve(quadrature, N)
+    half = curve(run.quadrature(item, max(1, run.steps // 2)), N)
+    diagonal, crossed, squares = (float(part[item]) for part in products)
+    both = (squares + float((quadrature.weights * quadrature.nodes**2).sum())) / 2
+    return Density(
+        curve=values,
+        truncation=relative_l1(half, values),
+        chance=_chance(values),
+        steps=run.steps,
+        quadrature=quadrature,
+        trace=N * diagonal,
+        squares=N * both,
+        asymmetry_squared=N * (both - crossed) / 2,
+    )
+
+
+def _chance(values: Float[np.ndarray, " N"]) -> float:
+    """The expected relative L1 error of a curve read off one random direction."""
+    N = len(values)
+    share = np.arange(1, N) / N
+    deviation = np.sqrt(2 * share * (1 - share) / (N + 2))
+    return (
+        _ABSOLUTE_MEAN * N * float((deviation * -np.diff(values)).sum()) / max(values.sum(), 1e-300)
+    )
+
+
+def relative_l1(values: Float[np.ndarray, " N"], reference: Float[np.ndarray, " N"]) -> float:
+    """The sum of absolute differences of two sorted curves over the sum of the second."""
+    total = float(np.abs(reference).sum())
+    return float(np.abs(values - reference).sum()) / total if total else float(np.any(values))
+
+
+def _statistical(shells: Sequence[_Shell]) -> float:
+    curves = np.stack([shell.density.curve for shell in shells])
+    theory = float(np.mean([shell.density.chance for shell in shells])) / len(shells) ** 0.5
+    error = curves.std(axis=0, ddof=1) / len(shells) ** 0.5
+    seen = _ABSOLUTE_MEAN * float(error.sum()) / max(float(curves.mean(axis=0).sum()), 1e-300)
+    return max(theory, seen)
+
+
+def _truncation(shells: Sequence[_Shell]) -> float:
+    return float(np.mean([shell.density.truncation for shell in shells]))
+
+
+def _more_shells_help(shells: Sequence[_Shell], tolerance: float) -> bool:
+    # Where the steps ran out, shells cannot repair it: chance then has half of the tolerance.
+    left = max(tolerance - _truncation(shells), tolerance / 2)
+    return _statistical(shells) > left
+
+
+def _spectrum(model: ScoreModel, t0: int, shells: Sequence[_Shell], seconds: float) -> FastSpectrum:
+    all_densities = [shell.density for shell in shells]
+    n = len(shells)
+    traces = np.array([density.trace for density in all_densities])
+    squares = sum(density.squares for density in all_densities)
+    antisymmetric = max(0.0, sum(density.asymmetry_squared for density in all_densities))
+    sigma = float(model.schedule.sigma(t0))
+    total = torch.stack([shell.mean_score for shell in shells])
+    # Products of different shells: the square of a mean would count its noise.
+    crossed = total.sum(0).square().sum() - total.square().sum()
+    mean_square = sigma**2 * max(0.0, float(crossed)) / (n * (n - 1))
+    return FastSpectrum(
+        singular_values=np.mean([density.curve for density in all_densities], axis=0),
+        kind="jacobian",
+        scale=sigma**2,
+        t0=t0,
+        score=model.kind,
+        algorithm="fast",
+        evaluations=sum(shell.evaluations for shell in shells) * model.evaluations_per_call,
+        seconds=seconds,
+        error=_truncation(shells) + _statistical(shells),
+        truncation=_truncation(shells),
+        shells=n,
+        steps=tuple(density.steps for density in all_densities),
+        top=shells[0].top,
+        top_error=shells[0].top_error,
+        intrinsic_dimension=model.size + float(traces.mean()),
+        intrinsic_dimension_error=float(traces.std(ddof=1)) / n**0.5,
+        asymmetry=(antisymmetric / squares) ** 0.5 if squares else 0.0,
+        mean_score=mean_square**0.5,
+    )
