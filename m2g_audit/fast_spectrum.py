@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from m2g_audit import operators
-from m2g_audit.curvature import Spectrum
+from m2g_audit.curvature import Spectrum, check_sample
 from m2g_audit.errors import UsageError
 from m2g_audit.free_probability import RATIO, broadened
 from m2g_audit.krylov import Bidiagonalisation, Quadrature, curve, largest
@@ -125,7 +125,7 @@ def fast_spectra(
             f"least {FIRST_SHELLS} shells."
         )
     start = time.perf_counter()
-    x0 = x0.to(model.device, model.dtype)
+    x0 = torch.stack([check_sample(model, sample) for sample in x0])
     probe_determinism(model, _points(model, x0, t0, seeds, [(0, 0)]), t0)
     found: list[list[_Shell]] = [[] for _ in seeds]
     pending = [(i, shell) for i in range(len(seeds)) for shell in range(FIRST_SHELLS)]
@@ -227,7 +227,7 @@ def flipd(
     directions of length sqrt(N); 1 + 2 * probes network evaluations. A point mass has 0, a flat
     d-dimensional subspace d. Raises NumericsError for a network that overflows.
     """
-    centre = (float(model.schedule.alpha(t0)) * x0.to(model.device, model.dtype))[None]
+    centre = (float(model.schedule.alpha(t0)) * check_sample(model, x0))[None]
     jacobian = ScoreJacobian(model, centre, t0)
     v = _directions(model.size, probes, seed_for(seed, "trace", 0))[None]
     traces = model.size * (v * jacobian.matvec(v)).sum(2)[0]

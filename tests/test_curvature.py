@@ -224,7 +224,11 @@ def test_progress_ends_at_the_number_of_evaluations(algorithm: Callable) -> None
     )
     assert seen == sorted(seen)
     assert seen[-1] == spectrum.evaluations
-    names = {alg2: ("alg2", 80), alg3: ("alg3", 40), exact_jacobian: ("exact", 20)}
+    names = {
+        alg2: ("exact-alg2", 80),
+        alg3: ("exact-alg3", 40),
+        exact_jacobian: ("exact-jacobian", 40),
+    }
     assert (spectrum.algorithm, spectrum.evaluations) == names[algorithm]
     assert spectrum.seconds > 0
     assert (spectrum.t0, spectrum.score) == (T0, "unconditional")
@@ -266,16 +270,62 @@ def test_what_does_not_fit_says_so() -> None:
 
 def test_exact_jacobian_has_a_limit() -> None:
     model = Empirical(torch.zeros(1, curvature.EXACT_LIMIT + 1), VP)
-    with pytest.raises(UsageError, match="--curvature alg3"):
+    with pytest.raises(UsageError, match="--spectrum fast"):
         exact_jacobian(model, model.patterns[0], T0, seed=0)
     with pytest.raises(UsageError, match="exact Jacobian"):
-        estimate_cost(model, T0, algorithm="exact")
+        estimate_cost(model, T0, algorithm="exact-jacobian")
 
 
-@pytest.mark.parametrize("algorithm", ["alg2", "alg3", "exact"])
+@pytest.mark.parametrize("algorithm", ["exact-alg2", "exact-alg3", "exact-jacobian"])
 def test_cost_is_said_before(algorithm) -> None:
     model = Empirical(random(3, 64), VP)
     cost = estimate_cost(model, T0, algorithm=algorithm, shells=2)
     assert cost.evaluations == evaluations(model, algorithm, 2)
     assert 0 < cost.seconds < 60
     assert cost.bytes >= 8 * 64**2
+
+
+class Killed(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.mark.parametrize("algorithm", [alg2, alg3])
+def test_a_killed_spectrum_goes_on(algorithm: Callable, tmp_path, monkeypatch) -> None:
+    model, path = Empirical(random(3, 6), VP), tmp_path / "curvature" / "0.partial.safetensors"
+    whole = algorithm(model, model.patterns[0], T0, seed=0)
+    monkeypatch.setattr(curvature, "_SAVE_EVERY_SECONDS", 0.0)
+
+    def kill(done: int) -> None:
+        if done > whole.evaluations / 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        algorithm(model, model.patterns[0], T0, seed=0, block=4, kept=path, on_progress=kill)
+    seen: list[int] = []
+    resumed = algorithm(model, model.patterns[0], T0, seed=0, kept=path, on_progress=seen.append)
+    assert seen[0] > whole.evaluations / 2
+    np.testing.assert_allclose(resumed.singular_values, whole.singular_values, rtol=1e-12)
+    assert not path.exists()
+
+
+def test_what_was_kept_of_another_spectrum_is_not_used(tmp_path, monkeypatch) -> None:
+    model, path = Empirical(random(3, 6), VP), tmp_path / "0.safetensors"
+    monkeypatch.setattr(curvature, "_SAVE_EVERY_SECONDS", 0.0)
+    with pytest.raises(Killed):
+        alg3(model, model.patterns[0], T0, seed=0, block=4, kept=path, on_progress=stop)
+    assert path.exists()
+    spectrum = alg3(model, model.patterns[0], T0, seed=1, kept=path)
+    expected = alg3(model, model.patterns[0], T0, seed=1)
+    np.testing.assert_array_equal(spectrum.singular_values, expected.singular_values)
+
+
+def stop(done: int) -> None:
+    if done > 8:
+        raise Killed
+
+
+@ALGORITHMS
+def test_a_sample_of_another_shape_is_refused(algorithm: Callable) -> None:
+    model = Empirical(random(1, 2, 3), VP)
+    with pytest.raises(UsageError, match=r"shape \(2, 3\), got \(1, 2, 3\)"):
+        algorithm(model, model.patterns, T0, seed=0)
