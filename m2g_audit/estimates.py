@@ -14,6 +14,7 @@ from m2g_audit.errors import ResourceError
 from m2g_audit.request import Job
 from m2g_audit.runs import RunDirectory
 from m2g_audit.thresholds import control_images
+from m2g_audit.words import duration
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,6 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as a person says them: `40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _gigabytes(size: int) -> str:

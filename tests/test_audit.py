@@ -14,7 +14,7 @@ from m2g_audit import controls
 from m2g_audit import request as requests
 from m2g_audit.audit import choose_samples, execute
 from m2g_audit.errors import NumericsError
-from m2g_audit.estimates import duration, estimate
+from m2g_audit.estimates import estimate
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import AttractorRecord, AuditRecord, SeedRecord, format_record
 from m2g_audit.request import Job, Request
@@ -291,10 +291,6 @@ def test_the_estimate_shrinks_with_what_is_done(
     execute(job, run)
     assert estimate(job, run).seconds["images"] == 0
     assert "memory" in str(before)
-
-
-def test_durations_are_what_people_say() -> None:
-    assert [duration(s) for s in (0.4, 45, 600, 12000)] == ["0 s", "45 s", "10 min", "3.3 h"]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(1, 6))

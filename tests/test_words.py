@@ -12,7 +12,7 @@ from m2g_audit.records import IntervalRecord, ReferenceRecord, Wording
 from m2g_audit.similarity import METRICS
 from m2g_audit.states import State
 from m2g_audit.words import METRICS as METRIC_NAMES
-from m2g_audit.words import Findings, evidence, summary
+from m2g_audit.words import Findings, duration, evidence, summary
 from tests.samples import sample_record
 
 RECORD = sample_record()
@@ -126,3 +126,7 @@ def test_attractors_loose_ones_and_curvature_are_described() -> None:
     assert "2 smaller attractors follow" in said
     assert "Seed 2 repeat" in said
     assert "Median curvature" in said
+
+
+def test_durations_are_what_people_say() -> None:
+    assert [duration(s) for s in (0.4, 45, 600, 12000)] == ["0 s", "45 s", "10 min", "3.3 h"]

@@ -94,16 +94,16 @@ def train(
 
     from rich.console import Console
 
-    from m2g_audit.cli.progress import Bars
+    from m2g_audit.cli.progress import progress_on
     from m2g_audit.pocket import training
     from m2g_audit.pocket.recipe import PRESETS
 
-    with Bars(Console(stderr=True)) as bars:
+    with progress_on(Console(stderr=True)) as progress:
         folder = training.train(
             out,
             replace(PRESETS[preset], seed=seed),
             device=device,
-            on_step=lambda stage, step, steps, _: bars(stage, step, steps),
+            on_step=lambda stage, step, steps, _: progress(stage, step, steps),
         )
     print(folder)
 
@@ -119,7 +119,7 @@ def measure(
     """
     from rich.console import Console
 
-    from m2g_audit.cli.progress import Bars
+    from m2g_audit.cli.progress import progress_on
     from m2g_audit.pipelines import TextToImage
     from m2g_audit.pocket import truth
     from m2g_audit.pocket.reference import INDEX_FILE, TrainingPictures, build_index
@@ -128,8 +128,8 @@ def measure(
     weights = out / "weights"
     pipeline = TextToImage.load(weights)
     training = TrainingPictures(pipeline)
-    with Bars(Console(stderr=True)) as bars:
-        table = truth.measure(pipeline, training, out / "samples", on_progress=bars)
+    with progress_on(Console(stderr=True)) as progress:
+        table = truth.measure(pipeline, training, out / "samples", on_progress=progress)
     build_index(training, weights / INDEX_FILE)
     save_table(table, out / "truth.json")
     print(out / "truth.json")

@@ -1,7 +1,12 @@
-"""Progress bars on stderr, one a stage."""
+"""Progress on stderr: a bar for each stage on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
 from types import TracebackType
 
 from rich.console import Console
@@ -16,9 +21,37 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from m2g_audit.words import duration
+
+PATIENCE, INTERVAL = 1.0, 10.0
+"""Seconds until a stage gets its first line, and from then on between two of its lines."""
+
+
+def progress_on(console: Console) -> Bars | Lines:
+    """Return what tells of the stages of an audit, called as (stage, done, total)."""
+    return Bars(console) if _is_watched(console) else Lines(console)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """A block during which the console says what is waited for."""
+    if _is_watched(console):
+        with console.status(what):
+            yield
+        return
+    with Lines(console) as lines:
+        lines(what, 0, 1)
+        yield
+        lines(what, 1, 1)
+
+
+def _is_watched(console: Console) -> bool:
+    # FORCE_COLOR makes rich take a log for a terminal.
+    return console.is_interactive and console.file.isatty()
+
 
 class Bars:
-    """Bars of the stages of an audit, called as (stage, done, total); nothing off a terminal."""
+    """Bars of the stages, which vanish when all is done."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -30,7 +63,6 @@ class Bars:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -50,3 +82,84 @@ class Bars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
+
+
+class Lines:
+    """Lines for a log: once a stage takes its time, every INTERVAL from then on, and at its end.
+
+    A thread writes them, so that a stage with long steps is not silent.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage: Stage | None = None
+        self._lock, self._closed = Lock(), Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Lines:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        with self._lock:
+            if self._stage is None or self._stage.name != stage:
+                self._stage = Stage(stage, done, time.monotonic())
+            self._print(self._stage.update(done, total, time.monotonic()))
+
+    def _watch(self) -> None:
+        while not self._closed.wait(PATIENCE):
+            with self._lock:
+                if self._stage is not None:
+                    self._print(self._stage.line(time.monotonic()))
+
+    def _print(self, line: str | None) -> None:
+        if line is not None:
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+@dataclass
+class Stage:
+    """One stage as lines: what it began with and when; times are in seconds of one clock."""
+
+    name: str
+    first: int
+    began: float
+    done: int = 0
+    total: int = 0
+    told: float | None = None
+    over: bool = False
+
+    def update(self, done: int, total: int, now: float) -> str | None:
+        """Return the last line, once all is done; None before, and for a stage of no time."""
+        ends = done >= total and not self.over
+        self.done, self.total, self.over = done, total, done >= total
+        if not ends or now - self.began < PATIENCE:
+            return None
+        return f"{self.name}: done in {duration(now - self.began)}"
+
+    def line(self, now: float) -> str | None:
+        """Return where the stage stands, if a line is due."""
+        if self.over or now - self.began < PATIENCE:
+            return None
+        if self.told is not None and now - self.told < INTERVAL:
+            return None
+        self.told = now
+        if self.total == 1:  # no part of it can be done
+            return self.name
+        return f"{self.name}: {self.done}/{self.total}{self._left(now - self.began)}"
+
+    def _left(self, elapsed: float) -> str:
+        # What an earlier run left behind says nothing of this one's pace.
+        made = self.done - self.first
+        if made <= 0:
+            return ""
+        return f", {duration(elapsed * (self.total - self.done) / made)} left"

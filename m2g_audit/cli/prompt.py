@@ -233,15 +233,15 @@ def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> 
     from rich.console import Console
 
     from m2g_audit import request as requests
-    from m2g_audit.cli.progress import Bars
+    from m2g_audit.cli.progress import progress_on
     from m2g_audit.runs import RunDirectory, check_writable
 
     console = Console(stderr=True)
     request.check()
     check_writable(request.out or Path("runs"))
     _ask_for_download(request, yes, console)
-    with Bars(console) as bars:
-        job = requests.prepare(request, bars)
+    with progress_on(console) as progress:
+        job = requests.prepare(request, progress)
     where.append(job.folder)
     run = RunDirectory.open(job.folder, job.identity)
     record = run.finished()
@@ -267,17 +267,17 @@ def _ask_for_download(request: Request, yes: bool, console: Console) -> None:
 
 def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditRecord:
     from m2g_audit import audit
-    from m2g_audit.cli.progress import Bars
+    from m2g_audit.cli.progress import progress_on, waiting
     from m2g_audit.estimates import estimate
 
-    with console.status("measuring a few steps"):
+    with waiting(console, "measuring a few steps"):
         cost = estimate(job, run)
     cost.check()
     console.print(f"{run.path}: {cost}", soft_wrap=True)
     if cost.total > ASK_ABOVE_SECONDS:
         _ask(f"This audit takes {cost}", yes)
-    with Bars(console) as bars:
-        return audit.execute(job, run, bars)
+    with progress_on(console) as progress:
+        return audit.execute(job, run, progress)
 
 
 def _ask(what: str, yes: bool) -> None:
