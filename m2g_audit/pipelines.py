@@ -129,17 +129,9 @@ class TextToImage:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """What this model is; reads all weights once for their hash."""
-        return ModelIdentity(
-            id=self._folder.id,
-            revision=self._folder.revision,
-            sha256=self._folder.sha256,
-            architecture=f"{self._folder.class_name}/{type(self._pipe.unet).__name__}",
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=str(self.device),
-            scheduler=type(self._own_scheduler).__name__,
-            prediction_type=self.prediction_type,
-        )
+        """What this model is, with the hash of its weights' files."""
+        scheduler = type(self._own_scheduler).__name__
+        return _identity(self._folder, self._pipe.unet, scheduler, self.prediction_type)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -424,17 +416,9 @@ class UnconditionalModel(ScoreModel):
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """What this model is; reads all weights once for their hash."""
-        return ModelIdentity(
-            id=self._folder.id,
-            revision=self._folder.revision,
-            sha256=self._folder.sha256,
-            architecture=f"{self._folder.class_name}/{type(self._unet).__name__}",
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=str(self.device),
-            scheduler=self._folder.config("scheduler")["_class_name"],
-            prediction_type=self.prediction_type,
-        )
+        """What this model is, with the hash of its weights' files."""
+        scheduler = self._folder.config("scheduler")["_class_name"]
+        return _identity(self._folder, self._unet, scheduler, self.prediction_type)
 
     def predict_noise(self, x: Float[Tensor, " b c h w"], t: int) -> Float[Tensor, " b c h w"]:
         """epsilon(x, t) in fp32."""
@@ -442,6 +426,21 @@ class UnconditionalModel(ScoreModel):
         with exact_numerics():
             output = self._unet(x, t, return_dict=False)[0]
         return noise_from_output(self.prediction_type, output, x, t, self.schedule)
+
+
+def _identity(
+    folder: ModelFolder, unet: Any, scheduler: str, prediction_type: str
+) -> ModelIdentity:
+    return ModelIdentity(
+        id=folder.id,
+        revision=folder.revision,
+        sha256=folder.sha256,
+        architecture=f"{folder.class_name}/{type(unet).__name__}",
+        dtype=str(unet.dtype).removeprefix("torch."),
+        device=str(unet.device),
+        scheduler=scheduler,
+        prediction_type=prediction_type,
+    )
 
 
 def noise_from_output(
