@@ -8,22 +8,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from m2g_audit.errors import ModelError
+from m2g_audit.caches import cache_folder
+from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.runs import write_atomically
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 POCKET = "pocket"
 POCKET_FOLDER = Path(__file__).parent / "pocket" / "weights"
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# A file changed twice within a tick of its clock shows one time; 2 s is the longest tick (FAT).
+_TICK_NS = 2 * 10**9
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LOCAL_COPY = (
     "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
-    "`hf download {model} --local-dir folder`. `--model pocket` needs no download."
+    "`StableDiffusionPipeline.from_pretrained({model!r}).save_pretrained('folder')`. "
+    "`--model pocket` needs no download."
 )
 
 
@@ -75,7 +83,34 @@ class ModelFolder:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over (relative name, length, content) of the weights' files, read in chunks."""
+        """SHA-256 over (relative name, length, content) of the weights' files.
+
+        Kept between runs, because reading gigabytes takes seconds; files of another size, or
+        written since, are read again.
+        """
+        stamps = self._stamps()
+        key = hashlib.sha256(json.dumps([str(self.path.resolve()), stamps]).encode())
+        kept = cache_folder("hashes") / f"{key.hexdigest()}.txt"
+        with suppress(OSError, ValueError):
+            if _SHA256.fullmatch(known := kept.read_text(encoding="ascii")):
+                return known
+        settled = all(time.time_ns() - max(times) > _TICK_NS for _, _, *times in stamps)
+        found = self._hash()
+        if settled:
+            # Where it can't be kept the next run is slower, and that is all.
+            with suppress(OutputError):
+                write_atomically(kept, found.encode())
+        return found
+
+    def _stamps(self) -> list[tuple[str, int, int, int]]:
+        """Name, size and times of change of each file.
+
+        The inode's time tells apart files of one size that were unpacked with one date.
+        """
+        stats = [(file.relative_to(self.path), file.stat()) for file in sorted(self.weights)]
+        return [(f.as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in stats]
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         for file in sorted(self.weights):
             name = file.relative_to(self.path).as_posix()
@@ -211,7 +246,7 @@ def _class_name(path: Path, name: str) -> str:
         return found
     if path.is_file():
         raise ModelError(
-            f"{name} is a single file. A diffusers folder is needed: convert it once with "
+            f"{name} is a single file. A diffusers folder is needed: convert a checkpoint once with "
             f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')`."
         )
     if any(path.glob("*lora*.safetensors")):

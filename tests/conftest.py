@@ -1,5 +1,8 @@
-"""Settings for all tests: the same examples everywhere, and the shapes in signatures checked."""
+"""Settings for all tests: the same examples, shapes in signatures checked, a cache of their own."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -9,3 +12,11 @@ settings.load_profile("suite")
 # Only where tensors are handed on; elsewhere annotations are mypy's affair.
 SHAPED = ("score_model", "oracles", "numerics", "pipelines", "curvature", "basin")
 install_import_hook([f"m2g_audit.{module}" for module in SHAPED], "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests keep between runs away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M2G_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

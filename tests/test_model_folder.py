@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from huggingface_hub.errors import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2g_audit import model_folder
 from m2g_audit.errors import ModelError
-from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, resolve
+from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
 from m2g_audit.pipelines import TextToImage, UnconditionalModel
 from tests import tiny
 
@@ -131,7 +133,7 @@ def test_without_a_network_there_is_a_way_out(
     hub_raises(monkeypatch, error)
     message = refused(HUB_ID, f"could not be fetched from the hub .{type(error).__name__}")
     assert "--model pocket" in message
-    assert f"hf download {HUB_ID} --local-dir" in message
+    assert f"from_pretrained({HUB_ID!r}).save_pretrained" in message
     assert "--model ./folder" in message
 
 
@@ -290,17 +292,79 @@ def test_an_early_unconditional_model_lies_in_one_folder(tmp_path: Path) -> None
 # -- the hash
 
 
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 def test_the_hash_is_that_of_the_weights_alone(original: Path, folder: Path) -> None:
     before = resolve(original, TEXT_TO_IMAGE).sha256
     assert resolve(folder, TEXT_TO_IMAGE).sha256 == before
     (folder / "README.md").write_text("words")
     edit(folder / "model_index.json", _diffusers_version="0.0.1")
     assert resolve(folder, TEXT_TO_IMAGE).sha256 == before
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    changed = bytearray(file.read_bytes())
-    changed[-1] ^= 1
-    file.write_bytes(changed)
+    flip_a_bit(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert resolve(folder, TEXT_TO_IMAGE).sha256 != before
+
+
+@pytest.fixture
+def kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the hash of `folder` is kept."""
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_folder, "_TICK_NS", -(10**18))  # as if it lay there for long
+    resolve(folder, TEXT_TO_IMAGE).sha256  # noqa: B018
+    (file,) = (tmp_path / "cache" / "hashes").iterdir()
+    return file
+
+
+def test_weights_are_not_read_again(
+    folder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resolve(folder, TEXT_TO_IMAGE).sha256
+    assert before == resolve(folder, TEXT_TO_IMAGE)._hash() == kept.read_text()
+    monkeypatch.setattr(ModelFolder, "_hash", lambda _: pytest.fail("read again"))
+    assert resolve(folder, TEXT_TO_IMAGE).sha256 == before
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_a_changed_file_is_noticed_at_the_same_size_and_date(
+    folder: Path, kept: Path, component: str
+) -> None:
+    (file,) = (folder / component).glob("*.safetensors")
+    before = file.stat()
+    flip_a_bit(file)
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system has ticks
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    found = resolve(folder, TEXT_TO_IMAGE)
+    assert found.sha256 == found._hash() != kept.read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"ab" * 31, b"\xff" * 64, b"AB" * 32, b"ab" * 32 + b"\n"])
+def test_a_broken_hash_is_made_again(folder: Path, kept: Path, content: bytes) -> None:
+    right = kept.read_text()
+    kept.write_bytes(content)
+    assert resolve(folder, TEXT_TO_IMAGE).sha256 == right
+    assert kept.read_text() == right
+
+
+def test_a_file_that_may_still_change_is_read_each_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_folder, "_TICK_NS", 10**18)
+    found = resolve(folder, TEXT_TO_IMAGE)
+    assert found.sha256 == found._hash()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_hash_that_cannot_be_kept_is_found_all_the_same(
+    folder: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2G_CACHE", "/dev/null")
+    assert resolve(folder, TEXT_TO_IMAGE).sha256 == kept.read_text()
 
 
 def test_finding_a_model_needs_no_torch() -> None:
