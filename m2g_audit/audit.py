@@ -7,7 +7,7 @@ same job is read from its folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,13 +19,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2g_audit import curvature, states, words
+from m2g_audit import curvature, fast_spectrum, states, words
 from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
-from m2g_audit.basin import critical_time
+from m2g_audit.basin import (
+    Basin,
+    Distance,
+    algorithm1,
+    check_times,
+    critical_time,
+    most_denoisings,
+)
 from m2g_audit.errors import AuditError, NumericsError
+from m2g_audit.fast_spectrum import FastSpectrum, flipd
 from m2g_audit.intervals import LEVEL, Interval
 from m2g_audit.model_folder import POCKET
 from m2g_audit.numerics import seed_for
+from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import (
     AttractorRecord,
     AuditRecord,
@@ -33,7 +42,9 @@ from m2g_audit.records import (
     CurvatureRecord,
     ErrorRecord,
     Failure,
+    FastRecord,
     IntervalRecord,
+    IntrinsicDimensionRecord,
     ModelRecord,
     NearestReference,
     NearestSample,
@@ -48,14 +59,15 @@ from m2g_audit.records import (
 from m2g_audit.reference import Reference, load_folder, load_pocket
 from m2g_audit.request import Job, Progress, silent
 from m2g_audit.runs import RunDirectory, to_picture
-from m2g_audit.similarity import distances
+from m2g_audit.score_model import ScoreModel
+from m2g_audit.similarity import Metric, distances
 from m2g_audit.states import State, Thresholds
 from m2g_audit.thresholds import find_thresholds
 from m2g_audit.versions import versions
 
 _INLINE_SPECTRUM = 4096
 # Appendix C.1: delta_p, M, N' and s, the same for all data sets.
-_BASIN_RECOVERY, _BASIN_TRIALS, _BASIN_STEPS, _BASIN_STRIDE = 0.8, 20, 10, 10
+_BASIN: dict[str, Any] = {"delta_p": 0.8, "trials": 20, "steps": 10, "stride": 10}
 
 Count = Callable[[int, int], None]
 
@@ -309,29 +321,28 @@ def measure_curvature(
 ) -> list[CurvatureRecord]:
     """Return the spectra of a few samples at their own final latents, kept one by one."""
     settings = job.settings
-    if settings.curvature == "none":
+    if settings.spectrum == "none":
         return []
     model = job.pipeline.bind(
         job.request.prompt,
         guidance=settings.guidance,
-        kind=job.request.curvature_score,
+        kind=job.request.spectrum_score,
     )
-    algorithm = cast(curvature.Algorithm, settings.curvature)
-    chosen = choose_samples(seeds, attractors, settings.curvature_samples)
-    each = curvature.evaluations(model, algorithm)
+    chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
+    if settings.spectrum == "fast":
+        each = fast_spectrum.nominal_evaluations(model)
+    else:
+        each = curvature.evaluations(model, cast(curvature.Algorithm, settings.spectrum))
     entries = []
     for k, i in enumerate(chosen):
-        on_progress(k * each, len(chosen) * each)
+
+        def report(done: int, before: int = k * each) -> None:
+            on_progress(before + min(done, each), len(chosen) * each)
+
+        report(0)
         kept = _kept_spectrum(run, i)
         if kept is None:
-            spectrum = _ALGORITHMS[algorithm](
-                model,
-                latents[i],
-                settings.t0,
-                seed=seed_for(job.request.seed, f"curvature {job.request.prompt}", i),
-                on_progress=lambda done, k=k: on_progress(k * each + done, len(chosen) * each),  # type: ignore[misc]
-            )
-            kept = _keep_spectrum(run, i, spectrum)
+            kept = _measure_spectrum(job, run, model, latents[i], i, report)
         entries.append(
             kept.model_copy(update={"state": seeds[i].state, "attractor": seeds[i].attractor})
         )
@@ -339,18 +350,73 @@ def measure_curvature(
     return entries
 
 
-_ALGORITHMS = {
-    "alg2": curvature.alg2,
-    "alg3": curvature.alg3,
-    "exact": curvature.exact_jacobian,
-}
+def _measure_spectrum(
+    job: Job,
+    run: RunDirectory,
+    model: ScoreModel,
+    latents: Tensor,
+    i: int,
+    report: Callable[[int], None],
+) -> CurvatureRecord:
+    settings = job.settings
+    seed = seed_for(job.request.seed, f"curvature {job.request.prompt}", i)
+    if settings.spectrum == "fast":
+        [fast] = fast_spectrum.fast_spectra(
+            model,
+            latents[None],
+            settings.t0,
+            seeds=[seed],
+            tolerance=settings.spectrum_tolerance,
+            block=settings.batch_size,
+            on_progress=report,
+        )
+        return _keep_fast_spectrum(run, i, fast, flipd(model, latents, settings.t0, seed=seed))
+    if settings.spectrum == "exact-jacobian":
+        exact = curvature.exact_jacobian(model, latents, settings.t0, seed=seed, on_progress=report)
+        return _keep_spectrum(run, i, exact)
+    algorithm = curvature.alg2 if settings.spectrum == "exact-alg2" else curvature.alg3
+    unfinished = run.path / f"curvature/{i:04d}.unfinished.safetensors"
+    exact = algorithm(model, latents, settings.t0, seed=seed, kept=unfinished, on_progress=report)
+    return _keep_spectrum(run, i, exact)
 
 
 def _spectrum_name(i: int) -> str:
     return f"curvature/{i:04d}.safetensors"
 
 
-def _keep_spectrum(run: RunDirectory, i: int, spectrum: curvature.Spectrum) -> CurvatureRecord:
+def _keep_fast_spectrum(
+    run: RunDirectory, i: int, spectrum: FastSpectrum, centre: tuple[float, float]
+) -> CurvatureRecord:
+    fast = FastRecord(
+        error=spectrum.error,
+        truncation=spectrum.truncation,
+        shells=spectrum.shells,
+        steps=list(spectrum.steps),
+        top=spectrum.top.tolist(),
+        top_error=spectrum.top_error.tolist(),
+        asymmetry=spectrum.asymmetry,
+        mean_score=spectrum.mean_score,
+        intrinsic_dimension=IntrinsicDimensionRecord(
+            shell=spectrum.intrinsic_dimension,
+            shell_error=spectrum.intrinsic_dimension_error,
+            centre=centre[0],
+            centre_error=centre[1],
+        ),
+    )
+    predicted = {
+        "alg2": fast_spectrum.in_paper_units(spectrum, "alg2"),
+        "alg3": fast_spectrum.in_paper_units(spectrum, "alg3"),
+    }
+    return _keep_spectrum(run, i, spectrum, fast, predicted)
+
+
+def _keep_spectrum(
+    run: RunDirectory,
+    i: int,
+    spectrum: curvature.Spectrum,
+    fast: FastRecord | None = None,
+    predicted: Mapping[str, curvature.Spectrum] | None = None,
+) -> CurvatureRecord:
     values = torch.from_numpy(np.ascontiguousarray(spectrum.singular_values))
     short = len(values) <= _INLINE_SPECTRUM
     entry = CurvatureRecord(
@@ -367,8 +433,13 @@ def _keep_spectrum(run: RunDirectory, i: int, spectrum: curvature.Spectrum) -> C
         evaluations=spectrum.evaluations,
         file=_spectrum_name(i),
         singular_values=values.tolist() if short else None,
+        fast=fast,
     )
-    run.write_tensors(_spectrum_name(i), {"singular_values": values}, entry=entry.model_dump_json())
+    tensors = {"singular_values": values} | {
+        name: torch.from_numpy(np.ascontiguousarray(other.singular_values))
+        for name, other in (predicted or {}).items()
+    }
+    run.write_tensors(_spectrum_name(i), tensors, entry=entry.model_dump_json())
     return entry
 
 
@@ -384,7 +455,7 @@ def measure_basins(
     thresholds: Thresholds,
     on_progress: Count,
 ) -> list[AttractorRecord]:
-    """Return the attractors with the critical times of their medoids (Alg. 1, the paper's numbers).
+    """Return the attractors with the critical times of their medoids, at the paper's numbers.
 
     The score is the guided one, which made the pictures. Recovery is judged on pictures by the
     run's metric, up to delta_m as in the paper, or delta_s where there is no delta_m.
@@ -392,49 +463,75 @@ def measure_basins(
     model = job.pipeline.bind(job.request.prompt, guidance=job.settings.guidance, kind="guided")
     delta_d = thresholds.delta_s if thresholds.delta_m is None else thresholds.delta_m
     assert delta_d is not None
+    medoids = [attractor.medoid for attractor in attractors]
+    seeds = [seed_for(job.request.seed, f"basin {job.request.prompt}", i) for i in medoids]
+    distance = picture_distance(job.pipeline, job.metric)
+
+    def report(done: int, most: int, before: int = 0) -> None:
+        on_progress(before * most + done, len(medoids) * most)
+
+    search: dict[str, Any] = {"delta_d": delta_d, **_BASIN}
+    if job.settings.basin_exact:
+        basins = [
+            algorithm1(
+                model,
+                latents[i],
+                distance,
+                **search,
+                seed=seed,
+                on_progress=partial(report, before=k),
+            )
+            for k, (i, seed) in enumerate(zip(medoids, seeds, strict=True))
+        ]
+    else:
+        basins = critical_time(
+            model, latents[medoids], distance, **search, seeds=seeds, on_progress=on_progress
+        )
+    return [
+        attractor.model_copy(update={"basin": _basin_record(job, basin, delta_d)})
+        for attractor, basin in zip(attractors, basins, strict=True)
+    ]
+
+
+def picture_distance(pipeline: TextToImage, metric: Metric) -> Distance:
+    """Return the distance of latents [b, c, h, w] that a metric sees in their pictures, [b]."""
 
     def distance(recovered: Tensor, originals: Tensor) -> Tensor:
-        # All originals of a call are one sample.
-        pair = [job.metric.embed(job.pipeline.decode(x)) for x in (recovered, originals[:1])]
-        return torch.from_numpy(distances(job.metric, *pair)[:, 0])
+        # Trials of one sample have one original, which is decoded and embedded once.
+        samples, which = originals.unique(dim=0, return_inverse=True)
+        pair = [metric.embed(pipeline.decode(x)) for x in (recovered, samples)]
+        pairs = distances(metric, *pair)
+        return torch.from_numpy(pairs[np.arange(len(pairs)), which.cpu().numpy()])
 
-    last = len(model.schedule) - _BASIN_STRIDE
-    found = []
-    for k, attractor in enumerate(attractors):
-        on_progress(k * last, len(attractors) * last)
-        basin = critical_time(
-            model,
-            latents[attractor.medoid],
-            distance,
-            delta_d=delta_d,
-            delta_p=_BASIN_RECOVERY,
-            trials=_BASIN_TRIALS,
-            steps=_BASIN_STEPS,
-            stride=_BASIN_STRIDE,
-            seed=seed_for(job.request.seed, f"basin {job.request.prompt}", attractor.medoid),
-            on_progress=lambda t, k=k: on_progress(k * last + t, len(attractors) * last),  # type: ignore[misc]
-        )
-        record = BasinRecord(
-            critical_time=float(basin.times.mean()),
-            critical_times=basin.times.tolist(),
-            radius=float(basin.radii.mean()),
-            log_volume=float(basin.log_volumes.mean()),
-            never_recovered=basin.never_recovered,
-            stopped=basin.stopped,
-            delta_d=delta_d,
-            delta_p=_BASIN_RECOVERY,
-            steps=_BASIN_STEPS,
-            stride=_BASIN_STRIDE,
-        )
-        found.append(attractor.model_copy(update={"basin": record}))
-    on_progress(len(attractors) * last, len(attractors) * last)
-    return found
+    return distance
 
 
-def basin_steps(schedule: int) -> int:
+def _basin_record(job: Job, basin: Basin, delta_d: float) -> BasinRecord:
+    return BasinRecord(
+        algorithm="alg1" if job.settings.basin_exact else "bisection",
+        critical_time=basin.critical_time,
+        critical_times=basin.times.tolist(),
+        radius=float(basin.radii.mean()),
+        log_volume=float(basin.log_volumes.mean()),
+        never_recovered=basin.never_recovered,
+        stopped=basin.stopped,
+        checked=basin.checked.tolist(),
+        recovery=basin.recovery.tolist(),
+        evaluations=basin.evaluations,
+        delta_d=delta_d,
+        delta_p=_BASIN["delta_p"],
+        steps=_BASIN["steps"],
+        stride=_BASIN["stride"],
+    )
+
+
+def basin_steps(schedule: int, *, exact: bool) -> int:
     """Return the most sampling steps that the search for one critical time can take."""
-    times = range(1, schedule - _BASIN_STRIDE, _BASIN_STRIDE)
-    return _BASIN_TRIALS * sum(min(_BASIN_STEPS, t) for t in times)
+    trials, steps = _BASIN["trials"], _BASIN["steps"]
+    times = check_times(schedule, _BASIN["stride"])
+    if exact:
+        return trials * sum(min(steps, t) for t in times)
+    return steps * most_denoisings(len(times), delta_p=_BASIN["delta_p"], trials=trials)
 
 
 # -- the record

@@ -214,9 +214,10 @@ def estimate_cost(
     if algorithm == "exact-jacobian":
         _check_exact(N)
     # A block of a large network may take minutes by itself: a single item tells enough there.
-    alone = _time_call(model, t0, 1, algorithm)
+    gradient = algorithm == "exact-jacobian"
+    alone = time_call(model, t0, 1, gradient=gradient)
     small = alone * block < _LONG_BLOCK_SECONDS
-    each = _time_call(model, t0, block, algorithm) / block if small else alone
+    each = time_call(model, t0, block, gradient=gradient) / block if small else alone
     calls = evaluations(model, algorithm, shells) // model.evaluations_per_call
     if algorithm == "exact-jacobian":
         calls //= 2  # what is timed is a pass there and back
@@ -402,16 +403,19 @@ def _check_exact(N: int) -> None:
         )
 
 
-def _time_call(model: ScoreModel, t0: int, items: int, algorithm: Algorithm) -> float:
-    """Seconds of one network call on `items` items, after a first one that warms up."""
+def time_call(model: ScoreModel, t0: int, items: int, *, gradient: bool) -> float:
+    """Seconds of one network call on `items` items, after a first one that warms up.
+
+    `gradient` adds the pass back to the input.
+    """
     x = torch.zeros(items, *model.shape, device=model.device, dtype=model.dtype)
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        with torch.set_grad_enabled(algorithm == "exact-jacobian"):
-            points = x.clone().requires_grad_(algorithm == "exact-jacobian")
+        with torch.set_grad_enabled(gradient):
+            points = x.clone().requires_grad_(gradient)
             score = model.score(points, t0)
-            if algorithm == "exact-jacobian":
+            if gradient:
                 score = torch.autograd.grad(score.sum(), points)[0]
         score.sum().item()  # waits for the device
         seconds = time.perf_counter() - start

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from m2g_audit import curvature
+from m2g_audit import curvature, fast_spectrum
 from m2g_audit.audit import basin_steps
 from m2g_audit.errors import ResourceError
 from m2g_audit.request import Job
@@ -35,8 +35,8 @@ class Estimate:
         if self.needed_bytes > self.free_bytes:
             raise ResourceError(
                 f"The audit needs about {_gigabytes(self.needed_bytes)} of memory beside the "
-                f"model; {_gigabytes(self.free_bytes)} are free. --curvature none needs the least; "
-                "--curvature alg3 needs less than exact."
+                f"model; {_gigabytes(self.free_bytes)} are free. --spectrum none needs the least, "
+                "--spectrum fast little more."
             )
 
     def __str__(self) -> str:
@@ -72,11 +72,12 @@ def estimate(job: Job, run: RunDirectory) -> Estimate:
         seconds["reference"] = len(job.contents.pending(job.pipeline)) * 2 * rest
     if settings.basin:
         # How many attractors there are is what the run will show.
-        seconds["each attractor's basin, at most"] = step * basin_steps(len(job.pipeline.schedule))
+        most = basin_steps(len(job.pipeline.schedule), exact=settings.basin_exact)
+        seconds["each attractor's basin, at most"] = step * most
     needed = 0
-    if settings.curvature != "none":
-        cost = _curvature_cost(job)
-        seconds["curvature"] = cost.seconds * min(settings.curvature_samples, settings.seeds)
+    if settings.spectrum != "none":
+        cost = _spectrum_cost(job)
+        seconds["curvature"] = cost.seconds * min(settings.spectrum_samples, settings.seeds)
         needed = cost.bytes
     return Estimate(seconds, needed, free_bytes(job.pipeline.device))
 
@@ -103,11 +104,13 @@ def _time_generation(job: Job) -> tuple[float, float]:
     return step / batch, max(one - step, 0.0) / batch
 
 
-def _curvature_cost(job: Job) -> curvature.Cost:
+def _spectrum_cost(job: Job) -> curvature.Cost:
     model = job.pipeline.bind(
-        job.request.prompt, guidance=job.settings.guidance, kind=job.request.curvature_score
+        job.request.prompt, guidance=job.settings.guidance, kind=job.request.spectrum_score
     )
-    algorithm: curvature.Algorithm = job.settings.curvature  # type: ignore[assignment]
+    if job.settings.spectrum == "fast":
+        return fast_spectrum.estimate_cost(model, job.settings.t0)
+    algorithm: curvature.Algorithm = job.settings.spectrum  # type: ignore[assignment]
     return curvature.estimate_cost(model, job.settings.t0, algorithm=algorithm)
 
 

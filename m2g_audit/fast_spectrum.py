@@ -1,9 +1,11 @@
 """The "jacobian" spectrum from some tens of network evaluations, with a stated error.
 
 Golub-Kahan runs from random directions on a few noise shells give the density of singular values;
-the curve is its quantiles. Its error has two parts. *Truncation*: a run of k steps is compared with
-its own first k/2. *Chance*: the share of values under a level, read off b random directions, has
-the variance 2 F (1 - F) / (N + 2); where shells differ by more than that, their spread counts.
+the curve is the quantiles of the shells' mean density. (A mean of the shells' curves would keep the
+blur of a step, however many they are.) Its error has two parts. *Truncation*: a run of k steps is
+compared with its own first k/2. *Chance*: the share F of values under a level, read off one random
+direction, has the variance 2 F (1 - F) / (N + 2), and shells differ: the larger of what this says
+and what the shells' spread says.
 """
 
 from __future__ import annotations
@@ -19,14 +21,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from m2g_audit import operators
-from m2g_audit.curvature import Spectrum, check_sample
+from m2g_audit.curvature import Cost, Spectrum, check_sample, time_call
 from m2g_audit.errors import UsageError
-from m2g_audit.free_probability import RATIO, broadened
-from m2g_audit.krylov import Bidiagonalisation, Quadrature, curve, largest
+from m2g_audit.free_probability import RATIO, broadened, with_mean
+from m2g_audit.krylov import (
+    Bidiagonalisation,
+    Quadrature,
+    curve,
+    largest,
+    lone_values,
+    single,
+)
 from m2g_audit.numerics import (
+    check_finite,
     exact_numerics,
     in_batches,
-    noise_for,
     noises_for,
     probe_determinism,
     seed_for,
@@ -48,13 +57,13 @@ _STEP_COST = operators.FORWARD_COST + operators.REVERSE_COST
 class FastSpectrum(Spectrum):
     """A "jacobian" spectrum with what was found on the way.
 
-    `error`: estimate of the relative L1 error of the curve against the mean over all noise shells;
-    of it `truncation` is by too few steps, the rest by chance. `shells`, each with a direction of
-    its own, and the `steps` of each. `top`: the largest values on the first shell, each with a
-    singular value within `top_error` of it. `intrinsic_dimension`: FLIPD on the shell,
-    N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard error. `asymmetry`: the
-    antisymmetric part's share of the Jacobian's Frobenius norm. `mean_score`: sigma_t times the
-    norm of the score's mean over noise, the largest value of Alg. 3.
+    `error`: estimate of the relative L1 error of the curve against that of all noise shells' values
+    together; of it `truncation` is by too few steps, the rest by chance. `shells`, each with a
+    direction of its own, and the `steps` of each. `top`: the largest values found on the first
+    shell, each with a singular value within `top_error` of it. `intrinsic_dimension`: FLIPD on the
+    shell, N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard error.
+    `asymmetry`: the antisymmetric part's share of the Jacobian's Frobenius norm. `mean_score`:
+    sigma_t times the norm of the score's mean over noise, the value that Alg. 3 adds.
     """
 
     error: float
@@ -71,7 +80,10 @@ class FastSpectrum(Spectrum):
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """One operator's spectrum, read off one run: its curve, what may be wrong, and its ends."""
+    """One operator's spectrum, read off one run: its curve, what may be wrong, and its ends.
+
+    `lone` nodes count as one value each in the curve; their weight is that of `lone_weight` values.
+    """
 
     curve: Float[np.ndarray, " N"]
     truncation: float
@@ -81,6 +93,8 @@ class Density:
     trace: float
     squares: float
     asymmetry_squared: float
+    lone: int
+    lone_weight: float
 
     @property
     def evaluations(self) -> int:
@@ -125,6 +139,11 @@ def fast_spectra(
             f"least {FIRST_SHELLS} shells."
         )
     start = time.perf_counter()
+    if not seeds or len(seeds) != len(x0):
+        raise UsageError(
+            f"{len(x0)} samples with {len(seeds)} seeds: give at least one sample, and each a seed "
+            "of its own."
+        )
     x0 = torch.stack([check_sample(model, sample) for sample in x0])
     probe_determinism(model, _points(model, x0, t0, seeds, [(0, 0)]), t0)
     found: list[list[_Shell]] = [[] for _ in seeds]
@@ -161,7 +180,8 @@ def densities(
     """The spectra of B operators from one run each, until half of `tolerance` is reached.
 
     `start`: a random direction each. Where `follow_largest` says so, a run also goes on until the
-    residual of its largest value is under `tolerance` of it.
+    residual of its largest value is under `tolerance` of it. A run ends where it breaks down. None
+    depends on the others.
     """
     run = Bidiagonalisation(operator, start[:, None])
     settled: dict[int, Density] = {}
@@ -169,14 +189,14 @@ def densities(
     run.extend(min(_FIRST_STEPS, most))
     products = _first_products(operator, run)
     while True:
-        last = run.exhausted or run.steps >= most
+        last = run.exhausted | (run.steps >= most)
         for item in set(range(operator.batch)) - set(settled):
             density = _density(run, item, products)
             enough = density.truncation <= tolerance / 2
             if follow_largest[item]:
                 quadrature = density.quadrature
                 enough &= bool(quadrature.residuals[-1] <= tolerance * quadrature.nodes[-1])
-            if enough or last:
+            if enough or last[item]:
                 settled[item] = density
         if len(settled) == operator.batch:
             return [settled[item] for item in range(operator.batch)]
@@ -187,29 +207,27 @@ def in_paper_units(spectrum: FastSpectrum, algorithm: Literal["alg2", "alg3"] = 
     """The "paper" spectrum that Alg. 2 or 3 would show, predicted from a "jacobian" one.
 
     The N x 4N normal numbers of the algorithm broaden every value (free multiplication with the
-    Marchenko-Pastur law of ratio 1/4). Alg. 3 also adds the mean score to every column: a rank-one
-    part, which here is taken as orthogonal to none and aligned with none of the Jacobian's
-    directions, and changes the largest value alone.
+    Marchenko-Pastur law of ratio 1/4). Alg. 3 also adds the mean score to every column: a matrix of
+    rank one, taken as having nothing to do with the Jacobian's directions, which adds a value.
     """
-    values = broadened(spectrum.singular_values, ratio=RATIO)
+    values = broadened(spectrum.singular_values)
     if algorithm == "alg3":
-        # Isotropic noise of mean square `around` beside the mean: their squares add.
-        around = float(np.mean(spectrum.singular_values**2))
-        largest = (spectrum.mean_score**2 + around) ** 0.5
-        if largest > values[0]:
-            values = np.concatenate([[largest], values[:-1]])
-    N = len(values)
-    scale = (spectrum.scale * RATIO / N) ** 0.5
+        values = with_mean(values, spectrum.mean_score)
     return Spectrum(
         singular_values=values,
         kind="paper",
-        scale=scale,
+        scale=paper_scale(spectrum.scale, len(values)),
         t0=spectrum.t0,
         score=spectrum.score,
         algorithm=f"fast-{algorithm}",
         evaluations=spectrum.evaluations,
         seconds=spectrum.seconds,
     )
+
+
+def paper_scale(scale: float, N: int) -> float:
+    """The scale of a "paper" spectrum, sigma_t / sqrt(4N), from that of a "jacobian" one."""
+    return (scale * RATIO / N) ** 0.5
 
 
 @torch.no_grad()
@@ -224,23 +242,41 @@ def flipd(
     """FLIPD at the noiseless centre alpha_t x_0 and its standard error (Kamkari et al. 2024).
 
     N - sigma_t tr(d eps / dx) + |eps|^2, the trace by Hutchinson's estimator over `probes` random
-    directions of length sqrt(N); 1 + 2 * probes network evaluations. A point mass has 0, a flat
-    d-dimensional subspace d. Raises NumericsError for a network that overflows.
+    orthogonal directions (N of them at most, which are exact); 1 + 2 * probes network evaluations.
+    A point mass has 0, a flat d-dimensional subspace d. Raises UsageError for fewer than 2 probes
+    or a sample of another shape, NumericsError for a network that overflows.
     """
+    if probes < 2:
+        raise UsageError(f"An error of FLIPD needs at least 2 probes, got {probes}.")
+    count = min(probes, model.size)
     centre = (float(model.schedule.alpha(t0)) * check_sample(model, x0))[None]
     jacobian = ScoreJacobian(model, centre, t0)
-    v = _directions(model.size, probes, seed_for(seed, "trace", 0))[None]
-    traces = model.size * (v * jacobian.matvec(v)).sum(2)[0]
+    v = _directions(model.size, [seed_for(seed, "trace", i) for i in range(count)])[None]
+    traces = model.size * (v.to(jacobian.device) * jacobian.matvec(v)).sum(2)[0]
     with exact_numerics():
-        noise = model.predict_noise(centre, t0).double().square().sum()
-    error = float(traces.std()) / probes**0.5 if probes > 1 else float("nan")
-    return model.size + float(traces.mean()) + float(noise), error
+        noise = check_finite(model.predict_noise(centre, t0), "the noise prediction")
+    # Orthogonal directions leave the less to chance, the more of the N they are.
+    unseen = 1 - count / model.size
+    error = float(traces.std()) * (unseen / count) ** 0.5 if unseen else 0.0
+    return model.size + float(traces.mean()) + float(noise.double().square().sum()), error
 
 
 def nominal_evaluations(model: ScoreModel) -> int:
     """What a spectrum takes where nothing unusual is found: two shells of ten steps each."""
     shell = operators.GRAPH_COST + operators.REVERSE_COST + 10 * _STEP_COST + _MEAN_SCORE_COST
     return FIRST_SHELLS * shell * model.evaluations_per_call
+
+
+def estimate_cost(model: ScoreModel, t0: int) -> Cost:
+    """The predicted cost of one fast spectrum and its `flipd`, from two timed network calls.
+
+    Good to about a factor of 2: it takes more where the spectrum is wide. `bytes` are those of the
+    Krylov spaces, not of the network or its graph.
+    """
+    calls = nominal_evaluations(model) // model.evaluations_per_call + 1 + 2 * _TRACE_PROBES
+    seconds = time_call(model, t0, 1, gradient=False)
+    krylov = FIRST_SHELLS * 2 * 8 * min(_MOST_STEPS, model.size) * model.size
+    return Cost(calls * model.evaluations_per_call, calls * seconds, krylov)
 
 
 def _measure(
@@ -255,7 +291,10 @@ def _measure(
     """The shells at (sample, shell) places, as one batch."""
     points = _points(model, x0, t0, seeds, places)
     mirrored = _points(model, x0, t0, seeds, places, side=-1)
-    start = [_directions(model.size, top, seed_for(seeds[i], "directions", j)) for i, j in places]
+    start = [
+        _directions(model.size, [seed_for(seeds[i], f"directions {j}", k) for k in range(top)])
+        for i, j in places
+    ]
     jacobian = ScoreJacobian(model, points, t0)
     found = densities(
         jacobian,
@@ -264,7 +303,10 @@ def _measure(
         follow_largest=[j == 0 and top == 1 for _, j in places],
     )
     with torch.no_grad(), exact_numerics():
-        both = [model.score(side, t0).flatten(1).double().cpu() for side in (points, mirrored)]
+        both = [
+            check_finite(model.score(side, t0), "the score").flatten(1).double().cpu()
+            for side in (points, mirrored)
+        ]
     shells = []
     for item, ((_, j), density) in enumerate(zip(places, found, strict=True)):
         values, errors = density.quadrature.nodes[:0], density.quadrature.nodes[:0]
@@ -302,10 +344,9 @@ def _points(
     return perturb(model.schedule, samples, side * noise.to(samples), t0)
 
 
-def _directions(N: int, count: int, seed: int) -> Float[Tensor, "count N"]:
-    """Random orthonormal directions; a single one is uniform on the sphere."""
-    normal = noise_for(seed, (N, count), torch.float64)
-    return torch.linalg.qr(normal).Q.T
+def _directions(N: int, seeds: Sequence[int]) -> Float[Tensor, "count N"]:
+    """Random orthonormal directions, the first of them that of the first seed alone."""
+    return torch.linalg.qr(noises_for(seeds, (N,), torch.float64).T).Q.T
 
 
 def _first_products(
@@ -326,17 +367,20 @@ def _density(run: Bidiagonalisation, item: int, products: tuple[Tensor, Tensor, 
     quadrature = run.quadrature(item, run.steps)
     values = curve(quadrature, N)
     half = curve(run.quadrature(item, max(1, run.steps // 2)), N)
+    lone = lone_values(quadrature, N)
     diagonal, crossed, squares = (float(part[item]) for part in products)
     both = (squares + float((quadrature.weights * quadrature.nodes**2).sum())) / 2
     return Density(
         curve=values,
-        truncation=relative_l1(half, values),
+        truncation=0.0 if run.exhausted[item] else relative_l1(half, values),
         chance=_chance(values),
         steps=run.steps,
         quadrature=quadrature,
         trace=N * diagonal,
         squares=N * both,
         asymmetry_squared=N * (both - crossed) / 2,
+        lone=int(lone.sum()),
+        lone_weight=N * float(quadrature.weights[lone].sum()),
     )
 
 
@@ -356,12 +400,27 @@ def relative_l1(values: Float[np.ndarray, " N"], reference: Float[np.ndarray, " 
     return float(np.abs(values - reference).sum()) / total if total else float(np.any(values))
 
 
-def _statistical(shells: Sequence[_Shell]) -> float:
-    curves = np.stack([shell.density.curve for shell in shells])
-    theory = float(np.mean([shell.density.chance for shell in shells])) / len(shells) ** 0.5
-    error = curves.std(axis=0, ddof=1) / len(shells) ** 0.5
-    seen = _ABSOLUTE_MEAN * float(error.sum()) / max(float(curves.mean(axis=0).sum()), 1e-300)
-    return max(theory, seen)
+def pooled(curves: Float[np.ndarray, "S N"]) -> Float[np.ndarray, " N"]:
+    """The N quantiles, from largest, of the values of S curves together."""
+    return np.sort(curves, axis=None)[::-1].reshape(-1, len(curves)).mean(axis=1)
+
+
+def _curves(shells: Sequence[_Shell]) -> Float[np.ndarray, "S N"]:
+    """The shells' curves; by weights alone where these say that lone nodes are repeated values."""
+    found = [shell.density for shell in shells]
+    if single(sum(each.lone_weight for each in found), sum(each.lone for each in found)):
+        return np.stack([each.curve for each in found])
+    none = [np.zeros(len(each.quadrature.nodes), dtype=bool) for each in found]
+    return np.stack(
+        [curve(each.quadrature, len(each.curve), no) for each, no in zip(found, none, strict=True)]
+    )
+
+
+def _statistical(curves: Float[np.ndarray, "S N"]) -> float:
+    """The expected relative L1 error of the pooled curve by chance."""
+    S, together = len(curves), pooled(curves)
+    seen = [relative_l1(each, together) for each in curves]
+    return max(_chance(together) / S**0.5, float(np.mean(seen)) / (S - 1) ** 0.5)
 
 
 def _truncation(shells: Sequence[_Shell]) -> float:
@@ -371,12 +430,12 @@ def _truncation(shells: Sequence[_Shell]) -> float:
 def _more_shells_help(shells: Sequence[_Shell], tolerance: float) -> bool:
     # Where the steps ran out, shells cannot repair it: chance then has half of the tolerance.
     left = max(tolerance - _truncation(shells), tolerance / 2)
-    return _statistical(shells) > left
+    return _statistical(_curves(shells)) > left
 
 
 def _spectrum(model: ScoreModel, t0: int, shells: Sequence[_Shell], seconds: float) -> FastSpectrum:
     all_densities = [shell.density for shell in shells]
-    n = len(shells)
+    n, curves = len(shells), _curves(shells)
     traces = np.array([density.trace for density in all_densities])
     squares = sum(density.squares for density in all_densities)
     antisymmetric = max(0.0, sum(density.asymmetry_squared for density in all_densities))
@@ -386,7 +445,7 @@ def _spectrum(model: ScoreModel, t0: int, shells: Sequence[_Shell], seconds: flo
     crossed = total.sum(0).square().sum() - total.square().sum()
     mean_square = sigma**2 * max(0.0, float(crossed)) / (n * (n - 1))
     return FastSpectrum(
-        singular_values=np.mean([density.curve for density in all_densities], axis=0),
+        singular_values=pooled(curves),
         kind="jacobian",
         scale=sigma**2,
         t0=t0,
@@ -394,7 +453,7 @@ def _spectrum(model: ScoreModel, t0: int, shells: Sequence[_Shell], seconds: flo
         algorithm="fast",
         evaluations=sum(shell.evaluations for shell in shells) * model.evaluations_per_call,
         seconds=seconds,
-        error=_truncation(shells) + _statistical(shells),
+        error=_truncation(shells) + _statistical(curves),
         truncation=_truncation(shells),
         shells=n,
         steps=tuple(density.steps for density in all_densities),

@@ -246,7 +246,7 @@ def _class_name(path: Path, name: str) -> str:
         return found
     if path.is_file():
         raise ModelError(
-            f"{name} is a single file. A diffusers folder is needed: convert a checkpoint once with "
+            f"{name} is a single file. A diffusers folder is needed: convert a checkpoint with "
             f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')`."
         )
     if any(path.glob("*lora*.safetensors")):

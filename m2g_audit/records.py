@@ -4,11 +4,14 @@ Nothing here knows a model or a distance; only the schema library is imported, s
 be read, checked and shown where torch is not installed.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-SCHEMA_VERSION = "1.0"
+from m2g_audit.older_records import from_version_1
+
+SCHEMA_VERSION = "2.0"
 
 StateWord = Literal["memorized", "spurious", "generalized", "attractor", "failed"]
 VerdictWord = Literal["memorized", "spurious", "generalized", "attractor", "mixed", "undecided"]
@@ -65,11 +68,13 @@ class Settings(_Part):
     reference: str | None
     reference_complete: bool
     reference_flipped: bool
-    curvature: str
+    spectrum: str
+    spectrum_tolerance: Finite
     t0: int
-    curvature_samples: int
-    curvature_score: str
+    spectrum_samples: int
+    spectrum_score: str
     basin: bool
+    basin_exact: bool
 
 
 class Wording(_Part):
@@ -135,18 +140,25 @@ class SeedRecord(_Part):
 class BasinRecord(_Part):
     """Critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34).
 
-    `critical_times` are those of the trials, 0 where a trial never recovered; `critical_time` is
-    their mean, as are `radius` and `log_volume` (natural logarithm). `stopped` says whether
-    recovery fell under `delta_p` before the end of the schedule. `delta_d` is a distance in the
-    run's metric; the score is the guided one, which made the pictures.
+    `critical_time` is the medoid's: the time up to which at least `delta_p` of the trials recovered
+    at all checks, 0 for none; `critical_times` are those of the trials, 0 where a trial never
+    recovered. `algorithm`: `bisection`, with one noise a trial, or `alg1` as the paper prints it.
+    `radius` and `log_volume` (natural logarithm) are means over trials. `recovery` is the share of
+    trials that recovered at the times `checked`, and `stopped` says whether it fell under `delta_p`
+    before the end of the schedule. `evaluations` are forward passes of the network. `delta_d` is a
+    distance in the run's metric; the score is the guided one, which made the pictures.
     """
 
-    critical_time: Finite
+    algorithm: Literal["bisection", "alg1"]
+    critical_time: Index
     critical_times: list[Index]
     radius: Finite
     log_volume: Finite
     never_recovered: Share
     stopped: bool
+    checked: list[Index] = []
+    recovery: list[Share] = []
+    evaluations: int | None = None
     delta_d: Distance
     delta_p: Share
     steps: int
@@ -168,12 +180,46 @@ class AttractorRecord(_Part):
     basin: BasinRecord | None = None
 
 
+class IntrinsicDimensionRecord(_Part):
+    """FLIPD, how many directions a sample is free to vary in, with its standard error.
+
+    `shell`: N - sigma_t tr(d eps / dx), mean over noise shells. `centre`: the same and |eps|^2 at
+    the noiseless centre, where FLIPD is defined and where a network was never trained.
+    """
+
+    shell: Finite
+    shell_error: Distance
+    centre: Finite
+    centre_error: Distance
+
+
+class FastRecord(_Part):
+    """What a fast spectrum adds: its stated error (relative L1, of it by `truncation`) and more.
+
+    `top` are the largest values, each with a singular value within `top_error`. `asymmetry` is the
+    antisymmetric part's share of the Jacobian's norm, `mean_score` what Alg. 3 adds as its largest
+    value, normalised.
+    """
+
+    error: Distance
+    truncation: Distance
+    shells: int
+    steps: list[int]
+    top: list[Finite]
+    top_error: list[Finite]
+    asymmetry: Distance
+    mean_score: Distance
+    intrinsic_dimension: IntrinsicDimensionRecord
+
+
 class CurvatureRecord(_Part):
     """One spectrum, largest value first, normalised by its kind's rule.
 
     `jacobian`: singular values of ds/dx times sigma_t^2. `paper`: of the matrix of Alg. 2 or 3,
     times sigma_t / sqrt(4N). Divide by `scale` to have the raw values. `singular_values` is null
     where the spectrum is long; it is in `file` (safetensors, key `singular_values`) in every case.
+    The file of a fast spectrum also holds `alg2` and `alg3`, the `paper` spectra it predicts.
+    `evaluations` are forward passes of the network; a backward pass counts as one more.
     """
 
     image: Index
@@ -189,6 +235,7 @@ class CurvatureRecord(_Part):
     evaluations: int
     file: str
     singular_values: list[Finite] | None = None
+    fast: FastRecord | None = None
 
 
 class VerdictRecord(_Part):
@@ -260,8 +307,21 @@ class AuditRecord(_Part):
 
 
 def parse_record(text: str | bytes) -> AuditRecord:
-    """Return the record written in `text` (JSON); ValueError where it is none known here."""
-    return AuditRecord.model_validate_json(text)
+    """Return the record written in `text` (JSON); ValueError where it is none known here.
+
+    Records of schema 1.x are read as well.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is no JSON: {error}") from error
+    if isinstance(content, dict) and str(content.get("schema_version", "")).startswith("1."):
+        try:
+            content = from_version_1(content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the record of schema 1 is not complete: {error}") from error
+    # Strict JSON rules, such as no numbers from strings, are those of validating text.
+    return AuditRecord.model_validate_json(json.dumps(content))
 
 
 def format_record(record: AuditRecord) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from m2g_audit.errors import UsageError
+from m2g_audit.fast_spectrum import TOLERANCE
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
@@ -18,9 +19,10 @@ from m2g_audit.runs import default_folder
 from m2g_audit.similarity import Metric, default_metric, load_metric
 from m2g_audit.thresholds import use_controls
 
+SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
+
 MAX_PROMPT = 10_000
 FALSE_MEMORIZED_LIMIT = 0.01
-EXACT_UP_TO = 1024
 
 
 class Progress(Protocol):
@@ -55,11 +57,13 @@ class Request:
     batch_size: int | None = None
     dtype: str | None = None
     device: str | None = None
-    curvature: str = "auto"
+    spectrum: SpectrumChoice = "fast"
+    spectrum_tolerance: float = TOLERANCE
     t0: int = 5
-    curvature_samples: int = 3
-    curvature_score: ScoreKind = "conditional"
+    spectrum_samples: int = 3
+    spectrum_score: ScoreKind = "conditional"
     basin: bool = False
+    basin_exact: bool = False
     controls: bool | None = None
     allow_pickle: bool = False
 
@@ -85,11 +89,19 @@ class Request:
                 "giving the same picture. Give at least 2; 16 can miss attractors of up to a "
                 "quarter of the mass."
             )
-        for name, least in (("batch_size", 1), ("curvature_samples", 1), ("t0", 0)):
+        for name, least in (("batch_size", 1), ("spectrum_samples", 1), ("t0", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {value} is not possible: give {least} or more.")
+        if not 0 < self.spectrum_tolerance < 1:
+            raise UsageError(
+                f"--spectrum-tolerance {self.spectrum_tolerance:g} is not possible: give a share "
+                "between 0 and 1, such as 0.02."
+            )
+
+        if self.basin_exact and not self.basin:
+            raise UsageError("--exact says how --basin is measured: give both, or neither.")
 
     @property
     def reference_name(self) -> str:
@@ -183,9 +195,6 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
     steps, guidance = request.steps, request.guidance
     large = max(pipeline.image_size) > 128
     batch_size = (1 if pipeline.device.type == "cpu" else 4) if large else 16
-    curvature = request.curvature
-    if curvature == "auto":
-        curvature = "exact" if pipeline.N <= EXACT_UP_TO else "alg3"
     if request.t0 >= len(pipeline.schedule):
         raise UsageError(
             f"--t0 {request.t0} is not possible: give less than {len(pipeline.schedule)}."
@@ -208,11 +217,13 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
         reference=None if name == "none" else name,
         reference_complete=name == POCKET or request.reference_complete,
         reference_flipped=request.reference_flipped,
-        curvature=curvature,
+        spectrum=request.spectrum,
+        spectrum_tolerance=request.spectrum_tolerance,
         t0=request.t0,
-        curvature_samples=request.curvature_samples,
-        curvature_score=request.curvature_score,
+        spectrum_samples=request.spectrum_samples,
+        spectrum_score=request.spectrum_score,
         basin=request.basin,
+        basin_exact=request.basin_exact,
     )
 
 

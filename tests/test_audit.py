@@ -121,24 +121,39 @@ def test_curvature_of_one_memory_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert [entry.image for entry in record.curvature] == [0, 8, 12]
     assert [entry.attractor for entry in record.curvature] == [0, 1, None]
     for entry in record.curvature:
-        assert (entry.kind, entry.algorithm, entry.score) == ("jacobian", "exact", "conditional")
+        assert (entry.kind, entry.algorithm, entry.score) == ("jacobian", "fast", "conditional")
         assert entry.singular_values == pytest.approx([1.0] * 16, abs=1e-5)
         assert entry.rank == 16
         assert (tmp_path / "run" / entry.file).is_file()
 
 
 def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path / "run", curvature="none")
+    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path / "run", spectrum="none")
     assert record.curvature == []
 
 
-def test_basins_of_attractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run", basin=True)
-    basin = record.attractors[0].basin
-    assert basin is not None
-    assert basin.delta_d == record.thresholds.delta_m  # type: ignore[union-attr]
-    assert len(basin.critical_times) == 20
-    assert basin.radius > 0
+@pytest.mark.parametrize("exact", [False, True])
+def test_basins_of_attractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool) -> None:
+    numbers = [1, 1, 2, 2, 3]
+    pipeline = FakePipeline(PROMPT, numbers)
+    record = audit(monkeypatch, pipeline, tmp_path, basin=True, basin_exact=exact)
+    basins = [attractor.basin for attractor in record.attractors]
+    assert len(basins) == 2
+    for basin in basins:
+        assert basin is not None
+        assert basin.algorithm == ("alg1" if exact else "bisection")
+        assert basin.delta_d == record.thresholds.delta_m  # type: ignore[union-attr]
+        assert len(basin.critical_times) == 20
+        assert basin.radius > 0
+        assert basin.checked == sorted(basin.checked)
+        assert len(basin.recovery) == len(basin.checked)
+        assert basin.evaluations > 0
+    assert basins[0].radius != basins[1].radius  # type: ignore[union-attr]
+
+
+def test_no_attractor_has_no_basin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path, basin=True)
+    assert record.attractors == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -177,9 +192,10 @@ def test_a_batch_of_another_size_is_the_same_run(
         {"steps": 9},
         {"guidance": 1.5},
         {"metric": "tiled_l2"},
-        {"curvature": "alg2"},
+        {"spectrum": "exact-alg2"},
         {"t0": 7},
         {"basin": True},
+        {"basin": True, "basin_exact": True},
         {"scheduler": "keep"},
     ],
     ids=lambda change: next(iter(change)),

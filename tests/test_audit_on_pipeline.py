@@ -15,7 +15,7 @@ from m2g_audit.request import Request, prepare
 from m2g_audit.runs import RunDirectory, read_picture
 from tests import tiny
 
-OPTIONS = {"seeds": 4, "steps": 2, "curvature": "alg3", "curvature_samples": 1}
+OPTIONS = {"seeds": 4, "steps": 2, "spectrum": "exact-alg3", "spectrum_samples": 1}
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def test_the_same_command_twice_gives_the_same_record(folder: Path, tmp_path: Pa
 
 
 def test_the_safety_checker_blacks_out_nothing(folder: Path, tmp_path: Path) -> None:
-    record = audit(folder, tmp_path / "run", curvature="none")
+    record = audit(folder, tmp_path / "run", spectrum="none")
     assert record.model.safety_checker == "not loaded"
     assert all(seed.state != "failed" for seed in record.seeds)
 
 
 def test_a_picture_does_not_depend_on_its_batch_mates(folder: Path, tmp_path: Path) -> None:
     records = [
-        audit(folder, tmp_path / str(size), batch_size=size, curvature="none") for size in (1, 3)
+        audit(folder, tmp_path / str(size), batch_size=size, spectrum="none") for size in (1, 3)
     ]
     for pair in zip(*(record.seeds for record in records), strict=True):
         images = [
@@ -82,7 +82,7 @@ def test_a_reference_folder_goes_through_the_vae(folder: Path, tmp_path: Path) -
 
     (tmp_path / "training").mkdir()
     Image.new("RGB", (40, 30), "red").save(tmp_path / "training" / "red.png")
-    record = audit(folder, tmp_path / "run", reference=str(tmp_path / "training"), curvature="none")
+    record = audit(folder, tmp_path / "run", reference=str(tmp_path / "training"), spectrum="none")
     nearest = record.seeds[0].nearest_reference
     assert nearest is not None
     assert nearest.image is not None

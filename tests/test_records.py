@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import m2g_audit
-from m2g_audit.records import AuditRecord, format_record, json_schema, parse_record
+from m2g_audit.records import (
+    SCHEMA_VERSION,
+    AuditRecord,
+    format_record,
+    json_schema,
+    parse_record,
+)
 from tests.samples import interval, sample_record
 
 OLD_RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"))
@@ -56,10 +62,10 @@ def test_what_is_written_is_read(prompt: str, share: float, values: list[float],
 
 def test_newer_minor_versions_are_read_and_other_major_versions_refused() -> None:
     content = json.loads(format_record(sample_record()))
-    newer = {**content, "schema_version": "1.9", "a_field_of_1_9": 3}
+    newer = {**content, "schema_version": "2.9", "a_field_of_2_9": 3}
     assert parse_record(json.dumps(newer)).prompt == content["prompt"]
-    with pytest.raises(ValueError, match="schema version 2"):
-        parse_record(json.dumps({**content, "schema_version": "2.0"}))
+    with pytest.raises(ValueError, match="schema version 3"):
+        parse_record(json.dumps({**content, "schema_version": "3.0"}))
 
 
 def test_nan_is_not_a_number_of_a_record() -> None:
@@ -72,3 +78,19 @@ def test_words_are_those_of_the_verdict() -> None:
     content["verdict"]["state"] = "probably"
     with pytest.raises(ValidationError):
         AuditRecord.model_validate(content)
+
+
+def test_a_record_of_schema_1_keeps_its_meaning() -> None:
+    old = json.loads((Path(__file__).parent / "records" / "audit-1.0.json").read_text())
+    record = parse_record(json.dumps(old))
+    assert record.schema_version == SCHEMA_VERSION
+    assert (record.settings.spectrum, record.settings.basin_exact) == ("exact-jacobian", True)
+    assert {entry.algorithm for entry in record.curvature} == {"exact-jacobian"}
+    [basin] = [a.basin for a in record.attractors if a.basin]
+    # Of two trials with delta_p = 0.8 both must have recovered.
+    assert (basin.algorithm, basin.critical_time) == ("alg1", min(basin.critical_times))
+
+
+def test_half_a_record_of_schema_1_is_refused() -> None:
+    with pytest.raises(ValueError, match="not complete"):
+        parse_record('{"schema_version": "1.0"}')

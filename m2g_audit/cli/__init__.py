@@ -70,7 +70,7 @@ def as_audit_error(error: BaseException) -> AuditError:
     if _out_of_memory(error):
         return ResourceError(
             "There is not enough memory. Close other programs, use a smaller --batch-size (1 is "
-            "the least) or --curvature none; the same command then continues."
+            "the least) or --spectrum none; the same command then continues."
         )
     if isinstance(error, OSError) and error.errno in _WRITING:
         from m2g_audit.errors import OutputError

@@ -133,14 +133,22 @@ def prompt(
             help="Pictures made at once; changes time and memory only.", rich_help_panel=_SAMPLING
         ),
     ] = None,
-    curvature: Annotated[
-        Literal["auto", "alg2", "alg3", "exact", "none"],
+    spectrum: Annotated[
+        Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"],
         typer.Option(
-            help="The spectrum: of the exact Jacobian, or of the paper's Alg. 2 or 3. auto: exact "
-            "for small models, else alg3.",
+            "--spectrum",
+            "--curvature",
+            help="The curvature spectrum: estimated with a stated error, or exact, by the paper's "
+            "Alg. 2 or 3 (8N and 4N network evaluations) or of the Jacobian itself.",
             rich_help_panel=_MEASURES,
         ),
-    ] = "auto",
+    ] = "fast",
+    spectrum_tolerance: Annotated[
+        float,
+        typer.Option(
+            help="The relative error at which a fast spectrum stops.", rich_help_panel=_MEASURES
+        ),
+    ] = 0.02,
     t0: Annotated[
         int,
         typer.Option(
@@ -148,10 +156,10 @@ def prompt(
             rich_help_panel=_MEASURES,
         ),
     ] = 5,
-    curvature_samples: Annotated[
+    spectrum_samples: Annotated[
         int, typer.Option(help="How many pictures get a spectrum.", rich_help_panel=_MEASURES)
     ] = 3,
-    curvature_score: Annotated[
+    spectrum_score: Annotated[
         Literal["conditional", "guided", "unconditional"],
         typer.Option(help="Which of the model's scores.", rich_help_panel=_MEASURES),
     ] = "conditional",
@@ -159,7 +167,16 @@ def prompt(
         bool,
         typer.Option(
             "--basin",
-            help="Measure from how much noise the model falls back into each attractor (Alg. 1).",
+            help="Measure from how much noise the model falls back into each attractor: its "
+            "critical time, by bisection.",
+            rich_help_panel=_MEASURES,
+        ),
+    ] = False,
+    basin_exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="With --basin: the paper's Alg. 1 as printed, some ten times as long.",
             rich_help_panel=_MEASURES,
         ),
     ] = False,
@@ -215,11 +232,13 @@ def prompt(
             batch_size=batch_size,
             dtype=dtype,
             device=device,
-            curvature=curvature,
+            spectrum=spectrum,
+            spectrum_tolerance=spectrum_tolerance,
             t0=t0,
-            curvature_samples=curvature_samples,
-            curvature_score=curvature_score,
+            spectrum_samples=spectrum_samples,
+            spectrum_score=spectrum_score,
             basin=basin,
+            basin_exact=basin_exact,
             controls=controls,
             allow_pickle=allow_pickle,
         )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from m2g_audit.curvature import Kind, point_mass_curve
+from m2g_audit.curvature import point_mass_curve
 from m2g_audit.errors import OutputError
+from m2g_audit.fast_spectrum import paper_scale
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
 
@@ -21,6 +22,7 @@ _UNITS = {
     "jacobian": r"singular value of $\partial s/\partial x$, times $\sigma_t^2$",
     "paper": r"singular value of $M$, times $\sigma_t/\sqrt{4N}$",
 }
+_Curves = list[tuple[CurvatureRecord, NDArray[np.float64]]]
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -29,19 +31,31 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
 
     Values run from the largest to the smallest; what a point mass would show is drawn for
     comparison. As the paper clips its figure, the axis ends where the few largest values would
-    press the rest together.
+    press the rest together. Beside fast spectra stands what Alg. 2 would show, in the paper's own
+    units.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     curves = [(entry, singular_values(entry, run_dir)) for entry in record.curvature]
-    figure = Figure(figsize=(8.6, max(4.6, 1.35 * len(curves))), layout="constrained")
+    predicted = [(entry, _predicted(entry, run_dir)) for entry in record.curvature if entry.fast]
+    widths = (5, 5, 1.3) if predicted else (5, 1.1)
+    figure = Figure(
+        figsize=(1.6 * sum(widths) / 1.13, max(4.6, 1.35 * len(curves))), layout="constrained"
+    )
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(len(curves), 2, width_ratios=(5, 1.1))
+    grid = figure.add_gridspec(len(curves), len(widths), width_ratios=widths)
+    first = record.curvature[0]
     axes = figure.add_subplot(grid[:, 0])
-    _draw_curves(axes, record, curves)
+    _draw_curves(axes, curves, point_mass_curve(first.kind, len(curves[0][1])))
+    axes.set_ylabel(_UNITS[first.kind])
+    axes.legend(frameon=False, fontsize=9)
+    title = f"Curvature of the {first.score} score at $t_0$ = {first.t0} ({first.algorithm})"
+    axes.set_title(title, loc="left", fontsize=11)
+    if predicted:
+        _draw_predicted(figure.add_subplot(grid[:, 1]), predicted)
     for row, (entry, _) in enumerate(curves):
-        _draw_picture(figure.add_subplot(grid[row, 1]), record, entry, run_dir)
+        _draw_picture(figure.add_subplot(grid[row, len(widths) - 1]), record, entry, run_dir)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
@@ -51,11 +65,21 @@ def singular_values(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64
     """Return a spectrum, largest value first: from the record, else from the run's file."""
     if entry.singular_values is not None:
         return np.asarray(entry.singular_values)
+    return _stored(entry, run_dir, "singular_values")
+
+
+def _predicted(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64]:
+    """The raw singular values of Alg. 2 that a fast spectrum predicts."""
+    values = _stored(entry, run_dir, "alg2")
+    return values / paper_scale(entry.scale, len(values))
+
+
+def _stored(entry: CurvatureRecord, run_dir: Path, name: str) -> NDArray[np.float64]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return load_file(run_dir / entry.file)["singular_values"]
+        return load_file(run_dir / entry.file)[name]
     except (OSError, SafetensorError, KeyError) as error:
         raise OutputError(
             f"The spectrum {run_dir / entry.file} is missing or broken ({error}). "
@@ -63,10 +87,7 @@ def singular_values(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64
         ) from error
 
 
-def _draw_curves(
-    axes: Axes, record: AuditRecord, curves: list[tuple[CurvatureRecord, NDArray[np.float64]]]
-) -> None:
-    first = record.curvature[0]
+def _draw_curves(axes: Axes, curves: _Curves, point_mass: NDArray[np.float64]) -> None:
     drawn: dict[str, int] = {}
     for entry, values in curves:
         style = _STYLES[drawn.get(entry.state, 0) % len(_STYLES)]
@@ -74,33 +95,28 @@ def _draw_curves(
         ranks = np.arange(1, len(values) + 1)
         colour = STATE_COLOURS[entry.state]
         axes.plot(ranks, values, style, color=colour, lw=1.9, label=_name(entry))
-    size = len(curves[0][1])
-    _draw_point_mass(axes, first.kind, size)
-    axes.set_xlim(1, max(size, 2))
-    axes.set_ylim(0, _top([values for _, values in curves]))
+    ranks = np.arange(1, len(point_mass) + 1)
+    axes.plot(ranks, point_mass, color="#9aa1a9", lw=1, ls=(0, (4, 3)), label="a single picture")
+    axes.set_xlim(1, max(len(point_mass), 2))
+    axes.set_ylim(0, _top([values for _, values in curves], float(np.median(point_mass))))
     axes.set_xlabel("rank of the singular value")
-    axes.set_ylabel(_UNITS[first.kind])
-    axes.set_title(
-        f"Curvature of the {first.score} score at $t_0$ = {first.t0} ({first.algorithm})",
-        loc="left",
-        fontsize=11,
-    )
-    axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e8eb", lw=0.8)
     axes.set_axisbelow(True)
 
 
-def _draw_point_mass(axes: Axes, kind: Kind, size: int) -> None:
-    curve = point_mass_curve(kind, size)
-    ranks = np.arange(1, size + 1)
-    axes.plot(ranks, curve, color="#9aa1a9", lw=1, ls=(0, (4, 3)), label="a single picture")
+def _draw_predicted(axes: Axes, predicted: _Curves) -> None:
+    entry, values = predicted[0]
+    scale = paper_scale(entry.scale, len(values))
+    _draw_curves(axes, predicted, point_mass_curve("paper", len(values)) / scale)
+    axes.set_ylabel("singular value of $M$")
+    axes.set_title("The same as Alg. 2 would show it", loc="left", fontsize=11)
 
 
-def _top(curves: list[NDArray[np.float64]]) -> float:
-    """The axis' end: above all values but the largest 2% of each curve, and above 1."""
+def _top(curves: list[NDArray[np.float64]], one: float) -> float:
+    """The axis' end: above `one`, and above all values but the largest 2% of each curve."""
     kept = [values[len(values) // 50] for values in curves]
-    return 1.12 * max(1.0, *kept)
+    return 1.12 * max(one, *kept)
 
 
 def _draw_picture(axes: Axes, record: AuditRecord, entry: CurvatureRecord, run_dir: Path) -> None:

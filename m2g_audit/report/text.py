@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from m2g_audit.records import AuditRecord, IntervalRecord
+from m2g_audit.records import AuditRecord, FastRecord, IntervalRecord
 from m2g_audit.report import Report
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.runs import RECORD_FILE
@@ -136,14 +136,16 @@ def _attractors(record: AuditRecord) -> RenderableType:
             nearest = attractor.nearest_reference
             row.append(Text(f"at {nearest.distance:.3g}" if nearest else "–"))
         if with_basin:
-            row.append(Text(f"{attractor.basin.critical_time:.0f}" if attractor.basin else "–"))
+            row.append(Text(str(attractor.basin.critical_time) if attractor.basin else "–"))
         table.add_row(*row)
     return table
 
 
 def _curvature(record: AuditRecord) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("seed", "state", "median", "stiff directions"):
+    fast = all(entry.fast for entry in record.curvature)
+    columns = ("seed", "state", "median", "stiff directions")
+    for column in (*columns, "free directions", "error") if fast else columns:
         table.add_column(column)
     for entry in record.curvature:
         size = "" if entry.singular_values is None else f" of {len(entry.singular_values)}"
@@ -152,14 +154,23 @@ def _curvature(record: AuditRecord) -> RenderableType:
             Text(entry.state, style=STATE_COLOURS[entry.state]),
             f"{entry.median:.3f}",
             f"{entry.rank}{size}",
+            *_fast_cells(entry.fast),
         )
     first = record.curvature[0]
     about = Text(
         f"{first.kind} singular values ({first.algorithm}, {first.score} score, t0 = {first.t0}), "
-        "normalised",
+        f"normalised; {first.evaluations:,} network evaluations for seed {first.image}",
         style="dim",
     )
     return Group(table, about)
+
+
+def _fast_cells(fast: FastRecord | None) -> list[str]:
+    """FLIPD on the shell with its standard error, and the curve's stated error."""
+    if fast is None:
+        return []
+    dimension = fast.intrinsic_dimension
+    return [f"{dimension.shell:.0f} ± {dimension.shell_error:.0f}", f"{fast.error:.1%}"]
 
 
 def _files(report: Report, run_dir: Path) -> list[tuple[str, Path]]:

@@ -268,7 +268,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch.setattr(estimates, "free_bytes", lambda _: 100)
     code, _, err = run("prompt", PROMPT, "--model", "fake", "--seeds", "6")
     assert code == 6
-    assert "--curvature none" in err
+    assert "--spectrum none" in err
 
 
 def test_a_long_download_needs_yes(

@@ -84,7 +84,7 @@ def test_any_prompt_can_be_drawn_and_shown(prompt: str) -> None:
 
 def test_the_panel_says_what_there_is(run: RunDirectory) -> None:
     text = shown(sample_record(), run)
-    for words in ("UNDECIDED", "20% to 98%", "Attractors", "401", "contact-sheet.png", "another"):
+    for words in ("UNDECIDED", "20% to 98%", "Attractors", "411", "contact-sheet.png", "another"):
         assert words in text
 
 
