@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lpips
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2g_audit.errors import ModelError, UsageError
 from m2g_audit.similarity import METRICS, default_metric, distances, load_metric, nearest
+from m2g_audit.similarity import base as search
 from m2g_audit.similarity.base import Metric
 from m2g_audit.similarity.clip import Clip, trained_clip
 from m2g_audit.similarity.lpips import Lpips, empty_backbone, random_backbone_distance
@@ -139,16 +144,26 @@ def test_one_different_tile_is_diluted_in_l2_but_not_in_tiled_l2() -> None:
 def test_lpips_equals_the_package(net: str, size: tuple[int, int]) -> None:
     metric = random_lpips(net)
     package = lpips_package(net, metric)
-    a, b = images(3, *size), images(3, *size, seed=1)
-    b[0] = a[0] + 0.01 * (b[0] - a[0])
+    a, b = images(3, *size), images(4, *size, seed=1)
+    b[2] = a[0] + 0.01 * (b[2] - a[0])
     with torch.no_grad():
-        expected = [
-            [package(x[None], y[None], normalize=True).item() for y in b] for x in a
-        ]  # normalize: from [0, 1] to the package's [-1, 1]
+        expected = np.array(
+            [[package(x[None], y[None], normalize=True).item() for y in b] for x in a]
+        )  # normalize: from [0, 1] to the package's [-1, 1]
     found = distances(metric, metric.embed(a), metric.embed(b))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Relative as well: a random backbone's distances may be small.
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
+    assert found[0, 2] == pytest.approx(expected[0, 2], rel=1e-4)
+    values, indices = nearest(metric, metric.embed(a), metric.embed(b), 2)
+    np.testing.assert_array_equal(indices, expected.argsort(axis=1)[:, :2])
+    np.testing.assert_allclose(values, np.sort(expected, axis=1)[:, :2], atol=1e-6, rtol=1e-5)
     assert "random" in metric.name
     assert metric.name not in METRICS
+
+
+@pytest.mark.parametrize(("net", "numbers"), [("alex", 3490), ("vgg", 124_928)])
+def test_channels_without_weight_are_left_out_of_the_embedding(net: str, numbers: int) -> None:
+    assert random_lpips(net).embed(images(1)).shape == (1, 1, numbers)
 
 
 def test_cosine_metrics_are_one_minus_cosine() -> None:
@@ -187,16 +202,220 @@ def test_an_embedding_does_not_depend_on_its_batch(metric: Metric) -> None:
     np.testing.assert_allclose(metric.embed(pictures[3:4]), together[3:4], atol=1e-6)
 
 
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 13), st.integers(1, 4))
-def test_nearest_equals_a_full_sort_for_any_block(n: int, m: int, block: int, k: int) -> None:
-    metric = load_metric("tiled_l2")
-    queries = metric.embed(images(n, 8, 8, seed=n))
-    base = metric.embed(images(m, 8, 8, seed=100 + m))
-    k = min(k, m)
+# --- nearest neighbours -----------------------------------------------------------------------
+
+
+class _Given(Metric):
+    """A metric of embeddings that are given, not made from images."""
+
+    name = "given"
+
+    def __init__(self, squared: bool) -> None:
+        self.squared = squared
+
+    def _embed(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def by_definition(metric: Metric, queries: Tensor, base: Tensor) -> np.ndarray:
+    differences = queries[:, None].double() - base[None].double()
+    squares = (
+        differences.square().sum(-1).amax(-1).nan_to_num(nan=torch.inf, posinf=torch.inf).numpy()
+    )
+    return squares if metric.squared else np.sqrt(squares)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search whose squared distances float64 holds exactly, so that ties are ties."""
+
+    metric: Metric
+    queries: Tensor
+    base: Tensor
+    k: int
+    exclude_self: bool
+    block: int | None
+    chunk: int
+
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        full = by_definition(self.metric, self.queries, self.base)
+        rows = []
+        for i, row in enumerate(full):
+            others = np.array([j for j in range(len(row)) if not (self.exclude_self and i == j)])
+            rows.append(others[np.lexsort((others, row[others]))][: self.k])
+        indices = np.array(rows)
+        return np.take_along_axis(full, indices, axis=1), indices
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> Search:
+    parts, width = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    numbers = st.lists(st.integers(-2, 2), min_size=parts * width, max_size=parts * width)
+    rows = torch.tensor(draw(st.lists(numbers, min_size=1, max_size=5)), dtype=torch.float64)
+    # Far from 0, products lose the digits that tell the rows apart; the scales overflow and
+    # underflow float32's squares.
+    rows = (rows + draw(st.sampled_from([0, 2**11, 2**12, 2**14]))) * draw(
+        st.sampled_from([1, 2.0**-50, 2.0**-70, 2.0**60])
+    )
+    for row in rows:
+        if draw(st.integers(0, 4)) == 0:
+            row[draw(st.integers(0, len(row) - 1))] = draw(
+                st.sampled_from([torch.nan, torch.inf, -torch.inf])
+            )
+    pool = rows.float().reshape(len(rows), parts, width)
+    which = st.lists(st.integers(0, len(pool) - 1), min_size=2, max_size=12)  # so, duplicates
+    base = pool[draw(which)]
+    exclude_self = draw(st.booleans())
+    return Search(
+        _Given(squared=draw(st.booleans())),
+        base if exclude_self else pool[draw(which)],
+        base,
+        draw(st.integers(1, len(base) - int(exclude_self))),
+        exclude_self,
+        draw(st.none() | st.integers(1, 13)),
+        draw(st.integers(1, 6)),
+    )
+
+
+@settings(max_examples=200)
+@given(searches())
+def test_nearest_is_a_stable_sort_of_all_distances(asked: Search) -> None:
+    """Ties, duplicates, non-finite embeddings, any k, block and chunk of dimensions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_CHUNK", asked.chunk)
+        found, indices = nearest(
+            asked.metric,
+            asked.queries,
+            asked.base,
+            asked.k,
+            exclude_self=asked.exclude_self,
+            block=asked.block,
+        )
+    expected, where = asked.expected()
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(indices, where)
+
+
+@pytest.mark.parametrize("metric", metrics(), ids=lambda m: m.name)
+@pytest.mark.parametrize("block", [None, 7])
+def test_one_search_serves_every_metric(metric: Metric, block: int | None) -> None:
+    pictures = images(40)
+    pictures[30:] = 0.999 * pictures[:10]
+    pictures[25] = pictures[3]
+    queries, base = metric.embed(pictures[:15]), metric.embed(pictures)
+    found, indices = nearest(metric, queries, base, 5, block=block)
+    full = by_definition(metric, queries, base)
+    np.testing.assert_allclose(found, np.sort(full, axis=1)[:, :5], rtol=1e-12)
+    np.testing.assert_array_equal(indices, np.argsort(full, axis=1, kind="stable")[:, :5])
+    assert (found[3, :2] == 0).all()
+    np.testing.assert_allclose(distances(metric, queries, base), full, rtol=1e-6)
+
+
+def gaussian(n: int, parts: int, width: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, parts, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("parts", "width"), [(1, 5000), (3, 100)])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_rounding_stays_within_its_bound(
+    dtype: torch.dtype, parts: int, width: int, offset: float
+) -> None:
+    x, y = (search._Vectors.of(gaussian(40, parts, width, seed) + offset) for seed in (0, 1))
+    exact = by_definition(_Given(squared=True), x.values, y.values)
+    error = np.abs(search._squares(x, y, dtype).double().numpy() - exact)
+    bound = search._error_of_squares(x, y, dtype).numpy()[:, None]
+    assert (error <= bound).all()
+    assert error.max() > 1e-4 * bound.max()  # not idle either
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("block", [None, 30])
+def test_neighbours_are_right_where_float32_products_order_them_wrongly(
+    k: int, block: int | None
+) -> None:
+    metric = _Given(squared=True)
+    queries, base = gaussian(60, 1, 50) + 1000, gaussian(300, 1, 50, seed=1) + 1000
+    full = by_definition(metric, queries, base)
+    products = search._squares(search._Vectors.of(queries), search._Vectors.of(base), torch.float32)
+    assert (products.argmin(1).numpy() != full.argmin(1)).mean() > 0.2
     found, indices = nearest(metric, queries, base, k, block=block)
-    full = distances(metric, queries, base)
-    np.testing.assert_allclose(found, np.sort(full, axis=1)[:, :k], atol=1e-12)
-    np.testing.assert_array_equal(indices, np.argsort(full, axis=1, kind="stable")[:, :k])
+    np.testing.assert_allclose(found, np.sort(full, axis=1)[:, :k], rtol=1e-12)
+    np.testing.assert_array_equal(indices, np.argsort(full, axis=1)[:, :k])
+
+
+@pytest.mark.parametrize("width", [7, 1001, 20_000])
+def test_a_distance_does_not_depend_on_what_else_is_compared(width: int) -> None:
+    """To the last bit: otherwise one of two equal pictures would be nearer by chance."""
+    x, y = (search._Vectors.of(gaussian(9, 2, width, seed)) for seed in (0, 1))
+    i = np.arange(9)
+    together = search._squares_by_differences(x, y, i, i)
+    alone = [search._squares_by_differences(x, y, i[j : j + 1], i[j : j + 1])[0] for j in i]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_few_pairs_are_compared_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = 0
+    by_differences = search._squares_by_differences
+
+    def counted(x: Any, y: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        nonlocal pairs
+        pairs += len(rows)
+        return by_differences(x, y, rows, columns)
+
+    monkeypatch.setattr(search, "_squares_by_differences", counted)
+    queries, base = gaussian(200, 1, 2000), gaussian(400, 1, 2000, seed=1)
+    base[7] = torch.nan  # says nothing about the others
+    nearest(_Given(squared=True), queries, base, 3, block=200)
+    assert 3 * 200 <= pairs <= 2 * 3 * 200 * 1.1  # two blocks of the base, three pairs each
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Keeps the number of bytes of the largest tensor that an operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize(("width", "duplicates"), [(4, False), (70, False), (4, True)])
+def test_no_matrix_of_all_pairs_is_held(
+    monkeypatch: pytest.MonkeyPatch, width: int, duplicates: bool
+) -> None:
+    """Not by torch, not by numpy, not where every pair must be compared again."""
+    bound = 2**17
+    monkeypatch.setattr(search, "_BLOCK_BYTES", bound)
+    monkeypatch.setattr(search, "_CHUNK", 64)
+    n = 400
+    base = gaussian(1, 1, width).expand(n, 1, width) if duplicates else gaussian(n, 1, width)
+    metric = _Given(squared=True)
+    nearest(metric, base[:1], base[:1])  # what is imported on first use
+    tracemalloc.start()
+    with _LargestTensor() as largest:
+        found, indices = nearest(metric, base, base)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found == 0).all()
+    assert indices[-1, 0] == (0 if duplicates else n - 1)
+    assert largest.bytes < bound < 4 * n * n
+    assert peak < 8 * bound < 8 * n * n
+
+
+@pytest.mark.parametrize("closeness", [1e-1, 1e-3, 1e-4, 1e-5, 1e-7])
+def test_distances_keep_their_digits_where_products_cancel(closeness: float) -> None:
+    metric = _Given(squared=False)
+    a = gaussian(10, 2, 300)
+    b = a + closeness * gaussian(10, 2, 300, seed=1)
+    np.testing.assert_allclose(distances(metric, a, b), by_definition(metric, a, b), rtol=1e-6)
 
 
 def test_nearest_leaves_out_the_image_itself_but_not_its_copies() -> None:
@@ -207,6 +426,9 @@ def test_nearest_leaves_out_the_image_itself_but_not_its_copies() -> None:
     found, indices = nearest(metric, e, e, 4, exclude_self=True, block=2)
     assert (found[0, 0], indices[0, 0]) == (0, 3)
     assert all(i not in row for i, row in enumerate(indices))
+
+
+# --- what images may be -----------------------------------------------------------------------
 
 
 def test_uint8_and_float_images_agree() -> None:

@@ -3,7 +3,8 @@
 LPIPS sums, over layers, the mean over positions of w_c (f_c - g_c)^2, f and g being features
 normalised over channels. That is the squared Euclidean distance of the features times
 sqrt(w_c / (h w)), concatenated; so all pairs are one matrix product. It equals the `lpips` package
-pair by pair.
+pair by pair. Channels of weight 0 (two fifths of AlexNet's embedding) add nothing and are left out:
+a picture of 32 x 32 pixels has 3,490 numbers with AlexNet, 124,928 (0.5 MB) with VGG-16.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Lpips(Metric):
         starts = (0, *ends[:-1])
         slices = [backbone[start:end] for start, end in zip(starts, ends, strict=True)]
         self._slices = nn.ModuleList(slices).to(self.device).eval().requires_grad_(False)
-        self._weights = [w.to(self.device) for w in _linear_weights(net)]
+        weights = [w.to(self.device) for w in _linear_weights(net)]
+        self._kept = [w.nonzero()[:, 0] for w in weights]
+        self._weights = [w[kept] for w, kept in zip(weights, self._kept, strict=True)]
         self._shift = torch.tensor(_SHIFT, device=self.device)[:, None, None]
         self._scale = torch.tensor(_SCALE, device=self.device)[:, None, None]
 
@@ -57,9 +60,9 @@ class Lpips(Metric):
         # The networks expect [-1, 1] before the package's own shift and scale.
         features = ((2 * images.to(self.device) - 1) - self._shift) / self._scale
         layers = []
-        for part, weight in zip(self._slices, self._weights, strict=True):
+        for part, kept, weight in zip(self._slices, self._kept, self._weights, strict=True):
             features = part(features)
-            layers.append(_weighted(features, weight).flatten(1))
+            layers.append(_weighted(features, kept, weight).flatten(1))
         return torch.cat(layers, dim=1)[:, None]
 
 
@@ -97,10 +100,10 @@ def empty_backbone(net: str) -> nn.Sequential:
         return (alexnet if net == "alex" else vgg16)(weights=None).features
 
 
-def _weighted(features: Tensor, weight: Tensor) -> Tensor:
-    norm = features.square().sum(dim=1, keepdim=True).sqrt()
+def _weighted(features: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
+    norm = features.square().sum(dim=1, keepdim=True).sqrt()  # over all channels
     positions = features.shape[2] * features.shape[3]
-    return features / (norm + 1e-10) * (weight / positions).sqrt()[:, None, None]
+    return features[:, kept] / (norm + 1e-10) * (weight / positions).sqrt()[:, None, None]
 
 
 def _linear_weights(net: str) -> Sequence[Tensor]:
