@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from m2g_audit import controls
 from m2g_audit import request as requests
 from m2g_audit.audit import choose_samples, execute
-from m2g_audit.errors import NumericsError
+from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.estimates import estimate
+from m2g_audit.oracles import Empirical
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import AttractorRecord, AuditRecord, SeedRecord, format_record
 from m2g_audit.request import Job, Request
 from m2g_audit.runs import RunDirectory, read_record, to_picture
+from m2g_audit.score_model import ScoreModel
 from tests.fakes import FakePipeline, picture
 from tests.samples import interval
 
@@ -132,23 +134,30 @@ def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert record.curvature == []
 
 
+class Remembering(FakePipeline):
+    """Its score is that of two pictures, 1 and 2: each comes back from some noise."""
+
+    def bind(self, prompt: str, *, guidance: float, kind: str) -> ScoreModel:
+        latents = [picture(n)[:1, :4, :4].reshape(self.latent_shape) for n in (1, 2)]
+        return Empirical(torch.stack(latents), self.schedule)
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_basins_of_attractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool) -> None:
-    numbers = [1, 1, 2, 2, 3]
-    pipeline = FakePipeline(PROMPT, numbers)
-    record = audit(monkeypatch, pipeline, tmp_path, basin=True, basin_exact=exact)
-    basins = [attractor.basin for attractor in record.attractors]
-    assert len(basins) == 2
-    for basin in basins:
+    pipeline = Remembering(PROMPT, [1, 1, 4, 4, 2, 2])
+    record = audit(monkeypatch, pipeline, tmp_path, basin=True, basin_exact=exact, spectrum="none")
+    found = {attractor.seeds[0]: attractor.basin for attractor in record.attractors}
+    assert {seed: basin is None for seed, basin in found.items()} == {0: False, 2: False, 4: False}
+    for seed, basin in found.items():
         assert basin is not None
+        assert (basin.critical_time > 0) == (seed != 2)
         assert basin.algorithm == ("alg1" if exact else "bisection")
         assert basin.delta_d == record.thresholds.delta_m  # type: ignore[union-attr]
         assert len(basin.critical_times) == 20
-        assert basin.radius > 0
         assert basin.checked == sorted(basin.checked)
         assert len(basin.recovery) == len(basin.checked)
-        assert basin.evaluations > 0
-    assert basins[0].radius != basins[1].radius  # type: ignore[union-attr]
+        assert basin.evaluations
+    assert found[0].radius > found[2].radius  # type: ignore[union-attr]
 
 
 def test_no_attractor_has_no_basin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -195,7 +204,6 @@ def test_a_batch_of_another_size_is_the_same_run(
         {"spectrum": "exact-alg2"},
         {"t0": 7},
         {"basin": True},
-        {"basin": True, "basin_exact": True},
         {"scheduler": "keep"},
     ],
     ids=lambda change: next(iter(change)),
@@ -207,6 +215,18 @@ def test_what_changes_a_number_makes_another_run(
     first = prepare(monkeypatch, pipeline, tmp_path)
     second = prepare(monkeypatch, pipeline, tmp_path, **change)
     assert first.identity != second.identity
+
+
+def test_another_algorithm_for_basins_makes_another_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    jobs = [
+        prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, basin=True, basin_exact=exact)
+        for exact in (False, True)
+    ]
+    assert jobs[0].identity != jobs[1].identity
+    with pytest.raises(UsageError, match="give both, or neither"):
+        prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, basin_exact=True)
 
 
 def control_prompts(monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline) -> list[str]:
