@@ -99,12 +99,8 @@ def train(
     from m2g_audit.pocket.recipe import PRESETS
 
     with progress_on(Console(stderr=True)) as progress:
-        folder = training.train(
-            out,
-            replace(PRESETS[preset], seed=seed),
-            device=device,
-            on_step=lambda stage, step, steps, _: progress(stage, step, steps),
-        )
+        recipe = replace(PRESETS[preset], seed=seed)
+        folder = training.train(out, recipe, device=device, on_step=progress)
     print(folder)
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from m2g_audit.pocket import captions, components, world
 from m2g_audit.pocket.captions import Caption
 from m2g_audit.pocket.recipe import Recipe
 
-OnStep = Callable[[str, int, int, float], None]
-"""Called with (stage, step, steps, loss)."""
+OnStep = Callable[[str, int, int], None]
+"""Called with (stage, done, total): steps, or pictures drawn before them."""
 
 METADATA = "m2g.json"
 
@@ -61,7 +61,7 @@ class _Run:
         }
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.report(stage, step, steps, loss)
+        self.report(stage, step, steps)
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
         path = self.out / f"{stage}.checkpoint"
@@ -143,15 +143,14 @@ def train_autoencoder(run: _Run) -> AutoencoderKL:
     torch.manual_seed(recipe.seed)
     model = components.make_autoencoder(recipe).to(run.device)
     # Every composition of words, not only the trained captions: a user may ask for any of them.
-    compositions = itertools.product(captions.MEDIA, captions.MOODS, captions.PLACES)
-    pictures = as_tensor(
-        world.pictures(
-            Caption(captions.compose(*words), *words, k=0, role="composition"),
-            "autoencoder",
-            range(recipe.autoencoder_pictures),
-        )
-        for words in compositions
-    )
+    compositions = [
+        Caption(captions.compose(*words), *words, k=0, role="composition")
+        for words in itertools.product(captions.MEDIA, captions.MOODS, captions.PLACES)
+    ]
+    each = range(recipe.autoencoder_pictures)
+    drawn = (world.pictures(caption, "autoencoder", each) for caption in compositions)
+    total = len(compositions) * len(each)
+    pictures = as_tensor(told(run.report, "drawing pictures", drawn, total))
 
     def loss_of(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(pictures), (recipe.autoencoder_batch,), generator=generator)
@@ -184,7 +183,7 @@ def train_denoiser(run: _Run, autoencoder: AutoencoderKL) -> None:
     """Writes `weights/`: the whole pipeline with the averaged text encoder and denoiser."""
     recipe = run.recipe
     trained = captions.trained_captions()
-    latents, starts = _training_latents(autoencoder, trained, run.device)
+    latents, starts = _training_latents(run, autoencoder, trained)
     tokenizer = components.make_tokenizer(run.out / "weights" / "tokenizer", recipe)
     torch.manual_seed(recipe.seed)
     text_encoder = components.make_text_encoder(tokenizer, recipe)
@@ -242,6 +241,18 @@ def draw_examples(sizes: Tensor, n: int, generator: torch.Generator) -> tuple[Te
     return caption, picture
 
 
+def told(
+    report: OnStep, stage: str, batches: Iterable[np.ndarray], total: int
+) -> Iterator[np.ndarray]:
+    """The batches of pictures; reports how many of `total` the caller is done with."""
+    done = 0
+    report(stage, done, total)
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        report(stage, done, total)
+
+
 def as_tensor(batches: Iterable[np.ndarray]) -> Tensor:
     """Pictures uint8 [n, h, w, 3] as one float tensor [n, 3, h, w] in [-1, 1]."""
     pictures = torch.from_numpy(np.concatenate(list(batches)))
@@ -257,12 +268,14 @@ def encode(autoencoder: AutoencoderKL, pictures: Tensor, device: torch.device) -
 
 
 def _training_latents(
-    autoencoder: AutoencoderKL, trained: Iterable[Caption], device: torch.device
+    run: _Run, autoencoder: AutoencoderKL, trained: Sequence[Caption]
 ) -> tuple[Tensor, Tensor]:
     """Scaled latents of all training pictures, and where each caption's begin."""
+    drawn = map(world.training_pictures, trained)
+    total = sum(caption.k for caption in trained)
     parts = [
-        encode(autoencoder, as_tensor([world.training_pictures(caption)]), device)
-        for caption in trained
+        encode(autoencoder, as_tensor([pictures]), run.device)
+        for pictures in told(run.report, "training pictures", drawn, total)
     ]
     starts = torch.tensor([0, *itertools.accumulate(len(part) for part in parts)][:-1])
     return torch.cat(parts) * autoencoder.config.scaling_factor, starts

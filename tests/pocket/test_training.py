@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -13,7 +14,7 @@ from m2g_audit.errors import ModelError
 from m2g_audit.pocket import training
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.recipe import PRESETS, Recipe
-from m2g_audit.pocket.training import draw_examples, train
+from m2g_audit.pocket.training import draw_examples, told, train
 
 SMOKE = PRESETS["smoke"]
 
@@ -60,7 +61,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(trained: Path, tmp_p
         pass
 
     def kill_at(stage: str, step: int) -> training.OnStep:
-        def on_step(at: str, done: int, steps: int, loss: float) -> None:
+        def on_step(at: str, done: int, total: int) -> None:
             if (at, done) == (stage, step):
                 raise Killed
 
@@ -97,6 +98,20 @@ def test_every_setting_of_the_training_is_in_the_fingerprint() -> None:
 def test_the_log_tells_of_both_stages(trained: Path) -> None:
     log = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
     assert {line["stage"] for line in log} == {"autoencoder", "denoiser"}
+
+
+def test_pictures_are_told_of_while_they_are_made() -> None:
+    said: list[tuple[str, int, int]] = []
+    batches = [np.zeros((n, 2, 2, 3), dtype=np.uint8) for n in (1, 4)]
+    for batch in told(lambda *line: said.append(line), "training pictures", batches, 5):
+        said.append(("given", len(batch), 5))
+    assert said == [
+        ("training pictures", 0, 5),
+        ("given", 1, 5),
+        ("training pictures", 1, 5),
+        ("given", 4, 5),
+        ("training pictures", 5, 5),
+    ]
 
 
 def test_captions_are_drawn_equally_often_and_so_are_the_pictures_of_each() -> None:
