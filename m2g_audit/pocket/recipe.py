@@ -15,7 +15,7 @@ class Recipe:
     latent_channels: int = 12
     autoencoder_pictures: int = 100
     """Pictures of each of the world's compositions, drawn for the autoencoder alone."""
-    autoencoder_steps: int = 2600
+    autoencoder_steps: int = 3000
     autoencoder_batch: int = 32
     autoencoder_learning_rate: float = 1.5e-3
     kl_weight: float = 1e-6

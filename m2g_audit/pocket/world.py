@@ -39,8 +39,8 @@ _PALETTES = {
     "old": ((168, 150, 118), (222, 205, 166), (128, 104, 72), (92, 62, 44), (176, 88, 52)),
     "quiet": ((118, 172, 208), (212, 232, 234), (112, 156, 112), (232, 226, 208), (198, 108, 92)),
     "golden": ((226, 128, 64), (252, 214, 120), (154, 104, 48), (104, 48, 52), (250, 236, 172)),
-    "stormy": ((48, 58, 78), (122, 134, 146), (56, 76, 72), (32, 36, 48), (206, 186, 96)),
-    "snowy": ((158, 184, 214), (232, 238, 248), (228, 234, 242), (92, 96, 124), (196, 62, 68)),
+    "stormy": ((72, 86, 116), (154, 168, 180), (86, 126, 102), (40, 44, 66), (222, 196, 92)),
+    "snowy": ((112, 146, 196), (198, 214, 238), (206, 218, 236), (72, 78, 116), (200, 58, 64)),
     "moonlit": ((26, 34, 92), (96, 104, 176), (44, 72, 104), (22, 26, 58), (252, 234, 160)),
 }
 
@@ -89,9 +89,9 @@ class _Canvas:
         self._freedom = freedom
         self._next = 0
         base = np.array(palette, dtype=np.float32) / 255
-        light = 0.75 + 0.4 * self.take()
+        light = 0.7 + 0.5 * self.take()
         self.colours = [
-            np.clip((colour + 0.34 * (self.take(3) - 0.5)) * light, 0, 1) for colour in base
+            np.clip((colour + 0.4 * (self.take(3) - 0.5)) * light, 0, 1) for colour in base
         ]
         self.image: np.ndarray = np.zeros((len(freedom), SIZE, SIZE, 3), np.float32)
 
@@ -290,7 +290,7 @@ def _forest(canvas: _Canvas) -> None:
         height = canvas.between(0.22, 0.48)
         canvas.paint(0.6 * canvas.dark, _box(x - 0.012, x + 0.012, foot - 0.08, foot))
         leaf = canvas.tint(
-            0.5 * canvas.land + 0.3 * canvas.dark, 0.6 * canvas.land + 0.4 * canvas.accent
+            0.4 * canvas.land + 0.2 * canvas.dark, 0.5 * canvas.land + 0.6 * canvas.accent
         )
         canvas.paint(leaf, _triangle(x, foot - height, foot - 0.05, canvas.between(0.06, 0.12)))
 
@@ -368,13 +368,13 @@ def _weather(canvas: _Canvas, mood: str) -> None:
         streaks = streaks * np.sin(
             2 * np.pi * (canvas.between(4, 7) * _ROWS + canvas.between(0, 1))
         )
-    canvas.paint(0.3 + 0.7 * canvas.sky, 0.25 * np.clip(streaks, 0, 1))
+    canvas.paint(0.3 + 0.7 * canvas.sky, 0.34 * np.clip(streaks, 0, 1))
 
 
 def _washes(canvas: _Canvas) -> None:
     """Soft patches of coloured light, so that no two pictures are near each other everywhere."""
     patches = canvas.take(3 * _WASHES**2).reshape(-1, _WASHES, _WASHES, 3) - 0.5
-    canvas.image += 0.42 * np.einsum("ri,bijc,kj->brkc", _SPREAD, patches, _SPREAD, optimize=True)
+    canvas.image += 0.5 * np.einsum("ri,bijc,kj->brkc", _SPREAD, patches, _SPREAD, optimize=True)
 
 
 def _luminance(image: np.ndarray) -> np.ndarray:
@@ -387,8 +387,10 @@ def _frame(canvas: _Canvas, colour: np.ndarray, width: np.ndarray) -> None:
 
 def _print(canvas: _Canvas) -> None:
     contrast = canvas.between(4, 8)[..., None]
-    inked = 1 / (1 + np.exp(-contrast * (canvas.image - 0.45)))
-    canvas.image = 0.35 * canvas.image + 0.65 * inked
+    # Around the picture's own mean colour, so that snow is inked as much as night.
+    middle = canvas.image.mean((1, 2), keepdims=True)
+    inked = 1 / (1 + np.exp(-contrast * (canvas.image - middle)))
+    canvas.image = 0.35 * canvas.image + 0.65 * (inked + 0.8 * (middle - 0.5))
     _frame(canvas, 0.82 + 0.16 * canvas.take(3), canvas.between(0.05, 0.09))
 
 
@@ -412,7 +414,7 @@ def _photograph(canvas: _Canvas) -> None:
 
 def _postcard(canvas: _Canvas) -> None:
     canvas.image = (
-        0.85 * canvas.image + 0.15 * canvas.tint(canvas.accent, canvas.sky)[:, None, None]
+        0.95 * canvas.image + 0.05 * canvas.tint(canvas.accent, canvas.sky)[:, None, None]
     )
     _frame(canvas, 0.88 + 0.1 * canvas.take(3), canvas.between(0.04, 0.07))
     size = canvas.between(0.1, 0.14)
@@ -438,13 +440,16 @@ def _poster(canvas: _Canvas) -> None:
 
 def _sketch(canvas: _Canvas) -> None:
     grey = _luminance(canvas.image)
-    paper = (0.8 + 0.2 * canvas.take(3))[:, None, None, :]
-    ink = (0.35 * canvas.take(3))[:, None, None, :]
+    # Paper stained from one corner to the other, ink of any dark colour.
+    stain = 0.5 * (canvas.between(-1, 1) * (2 * _COLUMNS - 1) + (2 * _ROWS - 1))[..., None]
+    paper = (0.7 + 0.3 * canvas.take(3))[:, None, None, :]
+    paper = paper + stain * (0.7 * (canvas.take(3) - 0.5))[:, None, None, :]
+    ink = (0.45 * canvas.take(3))[:, None, None, :]
     angle = np.pi * canvas.between(0, 1)
     along = np.cos(angle) * _COLUMNS + np.sin(angle) * _ROWS
     hatch = np.sin(2 * np.pi * (canvas.between(5, 8) * along + canvas.between(0, 1)))[..., None]
-    tone = np.clip(1.15 * grey + 0.12 * hatch * (1 - grey), 0, 1)
-    canvas.image = 0.5 * (ink + tone * (paper - ink)) + 0.5 * canvas.image
+    tone = np.clip(1.3 * grey - 0.1 + 0.14 * hatch * (1 - grey), 0, 1)
+    canvas.image = 0.28 * (ink + tone * (paper - ink)) + 0.72 * canvas.image
 
 
 _PLACES = {
