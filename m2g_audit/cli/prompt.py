@@ -21,6 +21,8 @@ ASK_ABOVE_SECONDS = 600
 
 _MODEL, _REFERENCE, _SAMPLING = "Model", "Reference and thresholds", "Sampling"
 _MEASURES, _OUTPUT = "Measures", "Output"
+# Many choices as a type would leave no room for the options' names in 80 columns.
+_NAME = "<name>"
 
 
 def prompt(
@@ -41,12 +43,17 @@ def prompt(
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option(
-            help="Precision of sampling: float32 on a CPU, else float16. Curvature is float32.",
+            metavar=_NAME,
+            help="Precision of sampling: float32, float16 or bfloat16. Without it float32 on a "
+            "CPU, else float16. Curvature is float32.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or mps; the fastest.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(
+            help="cpu, cuda or mps. Without it the fastest at hand.", rich_help_panel=_MODEL
+        ),
     ] = None,
     allow_pickle: Annotated[
         bool,
@@ -82,8 +89,9 @@ def prompt(
     metric: Annotated[
         Literal["auto", "l2", "tiled_l2", "lpips-alex", "lpips-vgg", "clip", "sscd"],
         typer.Option(
-            help="The image distance. auto: the model's own, else sscd if its file is at hand, "
-            "else tiled_l2.",
+            metavar=_NAME,
+            help="The image distance: l2, tiled_l2, lpips-alex, lpips-vgg, clip or sscd. auto: the "
+            "model's own, else sscd if its file is at hand, else tiled_l2.",
             rich_help_panel=_REFERENCE,
         ),
     ] = "auto",
@@ -138,8 +146,10 @@ def prompt(
         typer.Option(
             "--spectrum",
             "--curvature",
-            help="The curvature spectrum: estimated with a stated error, or exact, by the paper's "
-            "Alg. 2 or 3 (8N and 4N network evaluations) or of the Jacobian itself.",
+            metavar=_NAME,
+            help="The curvature spectrum. fast: estimated with a stated error; exact-alg2, "
+            "exact-alg3: by the paper's Alg. 2 or 3 (8N and 4N network evaluations); "
+            "exact-jacobian: of the Jacobian itself; or none.",
             rich_help_panel=_MEASURES,
         ),
     ] = "fast",
@@ -161,7 +171,11 @@ def prompt(
     ] = 3,
     spectrum_score: Annotated[
         Literal["conditional", "guided", "unconditional"],
-        typer.Option(help="Which of the model's scores.", rich_help_panel=_MEASURES),
+        typer.Option(
+            metavar=_NAME,
+            help="Which of the model's scores: conditional, guided or unconditional.",
+            rich_help_panel=_MEASURES,
+        ),
     ] = "conditional",
     basin: Annotated[
         bool,
@@ -176,7 +190,7 @@ def prompt(
         bool,
         typer.Option(
             "--exact",
-            help="With --basin: the paper's Alg. 1 as printed, some ten times as long.",
+            help="With --basin: the paper's Alg. 1 as printed, several times as long.",
             rich_help_panel=_MEASURES,
         ),
     ] = False,
