@@ -145,7 +145,7 @@ def _curvature(record: AuditRecord) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     fast = all(entry.fast for entry in record.curvature)
     columns = ("seed", "state", "median", "stiff directions")
-    for column in (*columns, "free directions", "error") if fast else columns:
+    for column in (*columns, "FLIPD", "error") if fast else columns:
         table.add_column(column)
     for entry in record.curvature:
         size = "" if entry.singular_values is None else f" of {len(entry.singular_values)}"
