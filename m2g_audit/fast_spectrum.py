@@ -410,9 +410,9 @@ def _curves(shells: Sequence[_Shell]) -> Float[np.ndarray, "S N"]:
     found = [shell.density for shell in shells]
     if single(sum(each.lone_weight for each in found), sum(each.lone for each in found)):
         return np.stack([each.curve for each in found])
-    none = [np.zeros(len(each.quadrature.nodes), dtype=bool) for each in found]
+    quadratures = [each.quadrature for each in found]
     return np.stack(
-        [curve(each.quadrature, len(each.curve), no) for each, no in zip(found, none, strict=True)]
+        [curve(each, len(found[0].curve), np.zeros(len(each.nodes), bool)) for each in quadratures]
     )
 
 

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.special import chdtri
 from torch import Tensor
 
 from m2g_audit.operators import Operator
 
 _LEAST_CELL = 1e-7  # of the largest value: where logarithms of cells end
+_NOTHING = 1e-8  # of the operator's norm: repeated values amplify rounding up to this
 _BISECTIONS = 60
 _TILT = 60.0
 _CONVERGED = 0.05  # a residual below this share of the gap: a value by itself
-_SURE_OF_SEVERAL = 7.0  # chi^2_1 is above this with a chance of 1%
+_RARE = 0.01  # a chance below which weights are not those of single values
+_LEAST_STEPS = 4  # before residuals are believed
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Quadrature:
     """A density of singular values as weighted nodes, ascending.
 
     `weights` are shares of the N values; each is right on average over start vectors. Within
-    `residuals` of each node lies a singular value for certain.
+    `residuals` of each node lies a singular value for certain, up to rounding.
     """
 
     nodes: Float[np.ndarray, " m"]
@@ -51,7 +54,7 @@ class Bidiagonalisation:
         empty = start[:, :0]
         self._left, self._right = empty, empty
         # What rounding leaves of a vector that should vanish, as a share of the operator's norm.
-        self._rounding = 8 * operator.precision * operator.size**0.5
+        self._rounding = max(8 * operator.precision * operator.size**0.5, _NOTHING)
         self._norm = start.new_zeros(operator.batch)
         self._block, _ = self._orthonormal(start, empty)
         # U_k^T A V_k and U_k^T A V_(k+1), [B, b, b] each.
@@ -82,9 +85,9 @@ class Bidiagonalisation:
         return self._right[:, :b], self._diagonal[0].mT @ self._left[:, :b]
 
     @property
-    def exhausted(self) -> bool:
-        """Whether every run has broken down: more steps would find nothing."""
-        return not bool(self._block.any())
+    def exhausted(self) -> Bool[Tensor, " B"]:
+        """Which runs have broken down: there, more steps would find nothing."""
+        return ~self._block.flatten(1).any(1)
 
     def quadrature(self, item: int, steps: int) -> Quadrature:
         """What run `item` knew after its first `steps` steps."""
@@ -95,7 +98,9 @@ class Bidiagonalisation:
             matrix[rows, rows] = self._diagonal[k][item].cpu()
             if k + 1 < steps:
                 matrix[rows, (k + 1) * b : (k + 2) * b] = self._above[k][item].cpu()
-        left, nodes, right = torch.linalg.svd(matrix)
+        # A direction that vanished is no node of the density.
+        alive = self._right[item, : steps * b].any(1).cpu()
+        left, nodes, right = torch.linalg.svd(matrix[:, alive], full_matrices=False)
         leads_on = self._above[steps - 1][item].cpu()
         residuals = (leads_on.mT @ left[-b:]).norm(dim=0)
         weights = right[:, :b].square().mean(1)
@@ -135,53 +140,73 @@ def largest(
     """
     run = Bidiagonalisation(operator, start)
     k = run.width
+    most = min(most, -(-operator.size // k))
+    run.extend(min(_LEAST_STEPS, most))
     while True:
-        run.extend(1)
         quadrature = run.quadrature(0, run.steps)
         values, residuals = quadrature.nodes[: -k - 1 : -1], quadrature.residuals[: -k - 1 : -1]
         if (
             bool((residuals <= tolerance * values[0]).all())
-            or run.exhausted
-            or run.steps >= min(most, -(-operator.size // k))
+            or run.exhausted[0]
+            or run.steps >= most
         ):
             return values, residuals, run.steps
+        run.extend(1)
 
 
-def curve(quadrature: Quadrature, N: int) -> Float[np.ndarray, " N"]:
+def curve(
+    quadrature: Quadrature, N: int, lone: Bool[np.ndarray, " m"] | None = None
+) -> Float[np.ndarray, " N"]:
     """The N singular values, from largest, that a quadrature implies.
 
-    Each node's weight is spread over a cell around it: up to the logarithmic mean with its
-    neighbours, no farther than its residual allows, and inside with the power law that keeps the
-    node's square as the mean (so the sum of squares, tr A^T A, is the quadrature's). A value that
-    has converged by itself counts once, whatever weight chance gave it.
+    Nodes that are single values, `lone` (`lone_values` by default), count once each, whatever
+    weight chance gave them. Of the others, each one's weight is spread over a cell around it: up to
+    the logarithmic mean with its neighbours, no farther than its residual allows, and inside with
+    the power law that keeps the node's square as the mean. So without lone values the mean square
+    is the quadrature's, up to its rounding to N quantiles.
     """
-    alone = _converged_alone(quadrature, N)
-    rest = ~alone
-    values = quadrature.nodes[alone]
-    bulk = N - len(values)
-    if bulk and rest.any():
-        nodes, weights = quadrature.nodes[rest], quadrature.weights[rest]
-        values = np.concatenate([values, _spread(nodes, weights, quadrature.residuals[rest], bulk)])
+    if not quadrature.nodes.any():
+        return np.zeros(N)
+    lone = lone_values(quadrature, N) if lone is None else lone
+    values, rest = quadrature.nodes[lone], ~lone
+    if len(values) < N:
+        # A node at zero has no logarithm.
+        nodes = np.maximum(quadrature.nodes, _LEAST_CELL * quadrature.nodes[-1])[rest]
+        weights, residuals = quadrature.weights[rest], quadrature.residuals[rest]
+        spread = _spread(nodes, weights, residuals, N - len(values))
+        values = np.concatenate([values, spread])
     return np.sort(values)[::-1]
 
 
-def _converged_alone(quadrature: Quadrature, N: int) -> np.ndarray:
-    """Which nodes are single values: converged, far from the next, and light enough for one."""
-    nodes = quadrature.nodes
+def lone_values(quadrature: Quadrature, N: int) -> Bool[np.ndarray, " m"]:
+    """Which nodes are single values: converged, far from the next, and light enough for one.
+
+    No node is where their weights together, or what they leave to the others, contradict it.
+    """
+    nodes, weights = quadrature.nodes, quadrature.weights
     gaps = np.diff(nodes, prepend=-np.inf, append=np.inf)
     gap = np.minimum(gaps[:-1], gaps[1:])
-    alone = (quadrature.residuals < _CONVERGED * gap) & (quadrature.weights * N < _SURE_OF_SEVERAL)
-    if alone.sum() > N or (alone.all() and len(nodes) < N):
-        alone[:] = False
-    return alone
+    converged = quadrature.residuals < _CONVERGED * gap
+    lone = converged & np.array([single(weight * N, 1) for weight in weights])
+    left = N - int(lone.sum())
+    possible = left >= 0 if not lone.all() else left == 0
+    if not possible or not single(float(weights[lone].sum()) * N, int(lone.sum())):
+        lone[:] = False
+    return lone
+
+
+def single(weight: float, count: int) -> bool:
+    """Whether `count` single values may have this weight together, in units of one value's share.
+
+    The weight of one value in a random direction follows chi^2 with one degree of freedom.
+    """
+    return count == 0 or weight < chdtri(count, _RARE)
 
 
 def _spread(
     nodes: np.ndarray, weights: np.ndarray, residuals: np.ndarray, count: int
 ) -> Float[np.ndarray, " count"]:
     """`count` quantiles of the density that the nodes stand for."""
-    # A node at zero has no logarithm.
-    nodes = np.maximum(nodes, max(_LEAST_CELL * nodes[-1], np.finfo(float).tiny))
     low, high = _cells(nodes, residuals)
     length = np.log(high / low)
     tilt = _tilt(length, 2 * np.log(nodes / low))

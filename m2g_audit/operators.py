@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 
 import torch
@@ -81,7 +82,11 @@ class ScoreJacobian(Operator):
             exact_numerics(math_attention=True),
             forward_ad.dual_level(),
         ):
-            score = self._model.score(forward_ad.make_dual(points, tangents), self._t)
+            with warnings.catch_warnings():
+                # Torch's first use of forward mode warns of its own torch.jit.
+                warnings.simplefilter("ignore", FutureWarning)
+                dual = forward_ad.make_dual(points, tangents)
+            score = self._model.score(dual, self._t)
             change = forward_ad.unpack_dual(score).tangent
         return self._as_vectors(torch.zeros_like(points) if change is None else change, v)
 
