@@ -13,7 +13,8 @@ from m2g_audit.errors import AuditError, Interrupted, ResourceError
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 model or metric, 4 reference, 5 numerics, 6 memory or other "
     "resources, 7 output, 130 interrupted. M2G_DEBUG=1 shows the traceback of an error, "
-    "M2G_CACHE=DIR keeps reference pictures and control results elsewhere."
+    "M2G_CACHE=DIR keeps elsewhere what later runs use: reference pictures, control results, "
+    "hashes of weights."
 )
 
 app = typer.Typer(

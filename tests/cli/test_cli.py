@@ -78,6 +78,17 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
 
 
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_help_fits_into_80_columns(
+    run: Run, monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*path, "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out, "a name or a default is cut off"
+
+
 def test_the_contract_has_its_verbs() -> None:
     assert {("prompt",), ("doctor",), ("schema",)} <= set(ALL)
 
