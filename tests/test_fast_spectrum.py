@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from m2g_audit import fast_spectrum
 from m2g_audit.curvature import alg2, alg3, exact_jacobian
@@ -197,7 +196,7 @@ def test_chance_falls_with_the_shells_even_at_a_step() -> None:
 def test_repeated_values_at_the_top_are_not_counted_once() -> None:
     # One direction cannot tell three equal values from one; several can.
     values = np.append(np.full(3, 10.0), np.linspace(1, 0, 77))
-    [spectrum] = spectra(linear(values), tolerance=0.03, most_shells=32)
+    [spectrum] = spectra(linear(values), tolerance=0.03, most_shells=16)
     assert (spectrum.singular_values > 5).sum() == pytest.approx(3, abs=1)
 
 
@@ -324,7 +323,7 @@ def test_spectra_are_deterministic() -> None:
     model = Empirical(random(4, 12), VP)
     first, second = (fast_spectra(model, model.patterns[:1], 400, seeds=[3])[0] for _ in range(2))
     np.testing.assert_array_equal(first.singular_values, second.singular_values)
-    assert replace(first, seconds=0).error == replace(second, seconds=0).error
+    assert first.error == second.error
 
 
 # --- evaluations ------------------------------------------------------------------------------
@@ -338,7 +337,7 @@ class Counting(Empirical):
         self.forward = self.dual = self.back = 0
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        if torch.autograd.forward_ad.unpack_dual(x).tangent is not None if _in_dual() else False:
+        if forward_ad.unpack_dual(x).tangent is not None:
             self.dual += len(x)
         else:
             self.forward += len(x)
@@ -349,10 +348,6 @@ class Counting(Empirical):
 
     def _count(self, items: int) -> None:
         self.back += items
-
-
-def _in_dual() -> bool:
-    return torch.autograd.forward_ad._current_level >= 0
 
 
 @pytest.mark.parametrize("top", [1, 3])
