@@ -200,7 +200,7 @@ def single(weight: float, count: int) -> bool:
 
     The weight of one value in a random direction follows chi^2 with one degree of freedom.
     """
-    return count == 0 or weight < chdtri(count, _RARE)
+    return count == 0 or bool(weight < chdtri(count, _RARE))
 
 
 def _spread(
