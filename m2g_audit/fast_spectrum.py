@@ -3,9 +3,9 @@
 Golub-Kahan runs from random directions on a few noise shells give the density of singular values;
 the curve is the quantiles of the shells' mean density. (A mean of the shells' curves would keep the
 blur of a step, however many they are.) Its error has two parts. *Truncation*: a run of k steps is
-compared with its own first k/2. *Chance*: the share F of values under a level, read off one random
-direction, has the variance 2 F (1 - F) / (N + 2), and shells differ: the larger of what this says
-and what the shells' spread says.
+compared with its own first k/2, and k - 2. *Chance*: the share F of values under a level, read off
+one random direction, has the variance 2 F (1 - F) / (N + 2), and shells differ: the larger of what
+this says and what the shells' spread says.
 """
 
 from __future__ import annotations
@@ -366,13 +366,15 @@ def _density(run: Bidiagonalisation, item: int, products: tuple[Tensor, Tensor, 
     N = run.size
     quadrature = run.quadrature(item, run.steps)
     values = curve(quadrature, N)
-    half = curve(run.quadrature(item, max(1, run.steps // 2)), N)
+    # Two earlier ones, because one may agree by accident.
+    earlier = {max(1, run.steps // 2), max(1, run.steps - _MORE_STEPS)}
+    changes = [relative_l1(curve(run.quadrature(item, k), N), values) for k in earlier]
     lone = lone_values(quadrature, N)
     diagonal, crossed, squares = (float(part[item]) for part in products)
     both = (squares + float((quadrature.weights * quadrature.nodes**2).sum())) / 2
     return Density(
         curve=values,
-        truncation=0.0 if run.exhausted[item] else relative_l1(half, values),
+        truncation=0.0 if run.exhausted[item] else max(changes),
         chance=_chance(values),
         steps=run.steps,
         quadrature=quadrature,

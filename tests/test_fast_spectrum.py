@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -22,6 +23,7 @@ from m2g_audit.fast_spectrum import (
     pooled,
     relative_l1,
 )
+from m2g_audit.krylov import Bidiagonalisation, curve
 from m2g_audit.numerics import seed_for
 from m2g_audit.operators import Matrices
 from m2g_audit.oracles import Empirical, GaussianSubspace
@@ -317,6 +319,34 @@ def test_a_run_that_breaks_down_stops_whatever_its_company_does() -> None:
     # What it found is exact: there is no more to be found from this start.
     assert together[0].truncation == alone.truncation == 0
     np.testing.assert_allclose(together[0].curve, alone.curve, atol=1e-9)
+
+
+class Diagonal(Matrices):
+    """A large diagonal matrix."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(torch.zeros(1, 1, 1).double())
+        self.size, self._values = len(values), torch.as_tensor(values)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        return v * self._values
+
+    rmatvec = matvec
+
+
+def test_an_accident_is_not_taken_for_convergence() -> None:
+    # This run of 12 steps agrees with its first 6 within 1%, and both are wrong by 28%.
+    N = 16384
+    bulk = norm.ppf((np.arange(N - 20) + 0.5) / (N - 20), 0.8, 0.1)
+    values = np.sort(np.append(bulk, np.linspace(2, 30, 20)))[::-1].copy()
+    start = fast_spectrum._directions(N, [13])
+    run = Bidiagonalisation(Diagonal(values), start[None])
+    run.extend(12)
+    curves = [curve(run.quadrature(0, steps), N) for steps in (6, 12)]
+    assert relative_l1(curves[0], curves[1]) < 0.01
+    density = fast_spectrum._density(run, 0, fast_spectrum._first_products(Diagonal(values), run))
+    assert relative_l1(density.curve, values) > 0.2
+    assert density.truncation > 0.05
 
 
 def test_spectra_are_deterministic() -> None:
