@@ -334,8 +334,11 @@ def test_a_converged_node_of_many_values_counts_as_many() -> None:
     quadrature = run(
         prescribed(np.append(np.linspace(0, 1, 160), np.full(40, 5.0))), 16
     ).quadrature(0, 16)
-    assert not lone_values(quadrature, 200)[-1]
-    assert (curve(quadrature, 200) > 4).sum() == pytest.approx(200 * quadrature.weights[-1], abs=1)
+    # Rounding may show the repeated value again, as a node of no weight.
+    repeated = quadrature.nodes > 4
+    assert not lone_values(quadrature, 200)[repeated].any()
+    weight = quadrature.weights[repeated].sum()
+    assert (curve(quadrature, 200) > 4).sum() == pytest.approx(200 * weight, abs=1)
 
 
 def test_lone_values_leave_room_for_the_others() -> None:
