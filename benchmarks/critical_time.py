@@ -160,8 +160,8 @@ def measure(
     pieces: Pieces,
 ) -> Result:
     """What each search finds for one sample, and what it takes."""
-    caption = chosen["caption"]
-    x0 = pipeline.generate(caption, [_seeds(caption)[chosen["sample"]]], batch_size=1).latents
+    caption, number = chosen["caption"], chosen["sample"]
+    x0 = pipeline.generate(caption, [_seeds(caption)[number]], batch_size=1).latents
     model = pipeline.bind(caption, kind="guided")
     distance = picture_distance(pipeline, load_metric(table.metric))
     seeds = [seed_for(SEED, f"search {caption}", i) for i in range(1 + fresh)]
@@ -171,7 +171,7 @@ def measure(
         return critical_time(model, x0, distance, seeds=seeds[:1], **search)[0]
 
     def found(name: str, search: Callable[[], Basin]) -> Result:
-        return pieces.get(f"{name} for {caption}", partial(timed, search))
+        return pieces.get(f"{name} for {caption} {number}", partial(timed, search))
 
     return {
         "reference": found("Alg. 1", partial(alg1, seed=seeds[0], shared_noise=True)),
