@@ -14,9 +14,9 @@ _ALGORITHMS = {"alg2": "exact-alg2", "alg3": "exact-alg3", "exact": "exact-jacob
 def from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     """The content of a record of schema 1.x under the names of schema 2.0.
 
-    Until 2.0 all spectra were exact (a tolerance of 0), and critical times were those of Alg. 1 as printed; the record
-    kept their mean over trials, from which the present one, that of the sample, does not follow:
-    it is taken from the trials' own.
+    Until 2.0 all spectra were exact (a tolerance of 0), and critical times were those of Alg. 1 as
+    printed; the record kept their mean over trials, from which the present one, that of the sample,
+    does not follow: it is taken from the trials' own.
     """
     settings = {_RENAMED.get(key, key): value for key, value in content["settings"].items()}
     settings["spectrum"] = _ALGORITHMS.get(settings["spectrum"], settings["spectrum"])
