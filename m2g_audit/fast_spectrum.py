@@ -391,9 +391,8 @@ def _chance(values: Float[np.ndarray, " N"]) -> float:
     N = len(values)
     share = np.arange(1, N) / N
     deviation = np.sqrt(2 * share * (1 - share) / (N + 2))
-    return (
-        _ABSOLUTE_MEAN * N * float((deviation * -np.diff(values)).sum()) / max(values.sum(), 1e-300)
-    )
+    total = max(float(values.sum()), 1e-300)
+    return _ABSOLUTE_MEAN * N * float((deviation * -np.diff(values)).sum()) / total
 
 
 def relative_l1(values: Float[np.ndarray, " N"], reference: Float[np.ndarray, " N"]) -> float:
