@@ -10,7 +10,7 @@ settings.register_profile("suite", deadline=None, max_examples=30, derandomize=T
 settings.load_profile("suite")
 
 # Only where tensors are handed on; elsewhere annotations are mypy's affair.
-SHAPED = ("score_model", "oracles", "numerics", "pipelines", "curvature", "basin")
+SHAPED = ("score_model", "oracles", "numerics", "pipelines", "curvature", "basin", "energy")
 install_import_hook([f"m2g_audit.{module}" for module in SHAPED], "beartype.beartype")
 
 
