@@ -16,11 +16,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from m2g_audit import curvature, fast_spectrum, states, words
-from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
+from m2g_audit.attractors import RepeatSeedCheck, find_attractors
 from m2g_audit.basin import (
     Basin,
     Distance,
@@ -29,8 +28,9 @@ from m2g_audit.basin import (
     critical_time,
     most_denoisings,
 )
-from m2g_audit.errors import AuditError, NumericsError
+from m2g_audit.errors import AuditError
 from m2g_audit.fast_spectrum import FastSpectrum, flipd
+from m2g_audit.generations import Generated, generate
 from m2g_audit.intervals import LEVEL, Interval
 from m2g_audit.model_folder import POCKET
 from m2g_audit.numerics import seed_for
@@ -57,8 +57,8 @@ from m2g_audit.records import (
     VerdictWord,
 )
 from m2g_audit.reference import Reference, load_folder, load_pocket
-from m2g_audit.request import Job, Progress, silent
-from m2g_audit.runs import RunDirectory, to_picture
+from m2g_audit.request import Job, Progress, Setup, silent
+from m2g_audit.runs import DISTANCES_FILE, RunDirectory, to_picture
 from m2g_audit.score_model import ScoreModel
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.states import State, Thresholds
@@ -73,14 +73,32 @@ Count = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """What generations are judged by: S and the thresholds, the same for every prompt."""
+
+    reference: Reference | None
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True)
 class _Comparison:
     """Generations against each other and against S."""
 
     check: RepeatSeedCheck
     neighbours: list[int]
-    reference: Reference | None
     to_reference: list[float] | None
     matches: list[int] | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Generations of one prompt with their states and attractors; no curvature or basins yet."""
+
+    generated: Generated
+    check: RepeatSeedCheck
+    states: list[State]
+    seeds: list[SeedRecord]
+    attractors: list[AttractorRecord]
 
 
 def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> AuditRecord:
@@ -88,148 +106,116 @@ def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> Audi
 
     An error makes a record too, which carries it and does not count as finished; then it is raised.
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = now()
     try:
-        record = _execute(job, run, started, on_progress)
+        yardstick = find_yardstick(job, job.seconds, on_progress)
+        with timed(job.seconds, "images"):
+            generated = generate(job, run, partial(on_progress, "images"))
+        judged = judge(job, run, generated, yardstick, on_progress)
+        record = conclude(job, run, judged, yardstick, started, on_progress)
     except AuditError as error:
-        run.save_record(_error_record(job, started, error))
+        run.save_record(error_record(job, started, error))
         raise
     run.save_record(record)
     return record
 
 
-def _execute(job: Job, run: RunDirectory, started: str, on_progress: Progress) -> AuditRecord:
-    with _timed(job, "reference"):
-        reference = _load_reference(job, partial(on_progress, "reference"))
-    with _timed(job, "controls"):
-        thresholds = find_thresholds(job, reference, on_progress)
-    with _timed(job, "images"):
-        images, latents, failed = generate(job, run, partial(on_progress, "images"))
-    with _timed(job, "distances"):
-        found = _compare(
-            job, images, failed, reference, thresholds, partial(on_progress, "distances")
-        )
+def find_yardstick(
+    setup: Setup, seconds: dict[str, float], on_progress: Progress = silent
+) -> Yardstick:
+    """Return S and the thresholds of a setup; `seconds` gets the time that each took."""
+    with timed(seconds, "reference"):
+        reference = _load_reference(setup, partial(on_progress, "reference"))
+    with timed(seconds, "controls"):
+        thresholds = find_thresholds(setup, reference, on_progress)
+    return Yardstick(reference, thresholds)
+
+
+def judge(
+    job: Job,
+    run: RunDirectory,
+    generated: Generated,
+    yardstick: Yardstick,
+    on_progress: Progress = silent,
+) -> Judged:
+    """Return states and attractors of a prompt's generations; asks the metric, not the model."""
+    with timed(job.seconds, "distances"):
+        found = _compare(job, run, generated, yardstick, partial(on_progress, "distances"))
     sample_states = states.classify(
         None if found.to_reference is None else np.array(found.to_reference),
         found.check.nearest,
-        thresholds,
+        yardstick.thresholds,
         reference_complete=job.settings.reference_complete,
-        failed=failed,
+        failed=generated.failed,
     )
-    seeds = _seed_records(job, run, sample_states, found)
+    seeds = _seed_records(job, run, sample_states, found, yardstick.reference)
     attractors = _attractor_records(found.check, seeds)
-    with _timed(job, "curvature"):
+    return Judged(generated, found.check, sample_states, seeds, attractors)
+
+
+def conclude(
+    job: Job,
+    run: RunDirectory,
+    judged: Judged,
+    yardstick: Yardstick,
+    started: str,
+    on_progress: Progress = silent,
+) -> AuditRecord:
+    """Return the record, after what the model is still asked for: curvature, and basins."""
+    latents, attractors = judged.generated.latents, judged.attractors
+    with timed(job.seconds, "curvature"):
         spectra = measure_curvature(
-            job, run, latents, seeds, attractors, partial(on_progress, "curvature")
+            job, run, latents, judged.seeds, attractors, partial(on_progress, "curvature")
         )
     if job.settings.basin:
-        with _timed(job, "basin"):
+        with timed(job.seconds, "basin"):
             attractors = measure_basins(
-                job, attractors, latents, thresholds, partial(on_progress, "basins")
+                job, attractors, latents, yardstick.thresholds, partial(on_progress, "basins")
             )
-    return _record(job, started, sample_states, seeds, attractors, spectra, found, thresholds)
+    return _record(job, started, judged, attractors, spectra, yardstick)
 
 
-# -- generations
-
-
-def generate(
-    job: Job, run: RunDirectory, on_progress: Count
-) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
-    """Return images [n, 3, h, w] in [0, 1], final latents [n, c, h, w], and which of them failed.
-
-    Generations are kept as they come and those of an earlier run are read. All are read back from
-    the folder, so that a resumed run sees what an undisturbed one sees.
-    """
-    n, steps = job.settings.seeds, job.settings.steps
-    kept = {i: pair for i in range(n) if (pair := run.load_generation(i)) is not None}
-    missing = [i for i in range(n) if i not in kept]
-    while missing:
-        batch, missing = missing[: job.settings.batch_size], missing[job.settings.batch_size :]
-        done = len(kept) * steps
-        on_progress(done, n * steps)
-        made = _generate_batch(
-            job,
-            batch,
-            kept,
-            lambda k, done=done: on_progress(done + k, n * steps),  # type: ignore[misc]
-        )
-        for i, image, latents in zip(batch, *made, strict=True):
-            run.save_generation(i, image, latents)
-            stored = run.load_generation(i)
-            kept[i] = (image, latents) if stored is None else stored
-    on_progress(n * steps, n * steps)
-    images = torch.stack([kept[i][0] for i in range(n)])
-    latents = torch.stack([kept[i][1] for i in range(n)])
-    return images, latents, is_failed(images) | ~_finite(latents).numpy()
-
-
-def _generate_batch(
-    job: Job,
-    batch: Sequence[int],
-    kept: dict[int, tuple[Tensor, Tensor]],
-    on_step: Callable[[int], None],
-) -> tuple[Tensor, Tensor]:
-    try:
-        made = job.pipeline.generate(
-            job.request.prompt,
-            [job.generator_seed(i) for i in batch],
-            steps=job.settings.steps,
-            guidance=job.settings.guidance,
-            batch_size=len(batch),
-            scheduler=job.request.scheduler,
-            on_progress=on_step,
-        )
-    except NumericsError:
-        # Nothing finite so far: the model is at fault. Otherwise these few seeds failed.
-        if not any(bool(_finite(latents[None])) for _, latents in kept.values()):
-            raise
-        images = torch.zeros((len(batch), 3, *job.pipeline.image_size))
-        return images, torch.full((len(batch), *job.pipeline.latent_shape), torch.nan)
-    return made.images, made.latents
-
-
-def _finite(latents: Tensor) -> Tensor:
-    return torch.isfinite(latents).flatten(1).all(1)
-
-
-def _load_reference(job: Job, on_progress: Count) -> Reference | None:
-    if job.contents is not None:
+def _load_reference(setup: Setup, on_progress: Count) -> Reference | None:
+    if setup.contents is not None:
         return load_folder(
-            job.contents,
-            job.pipeline,
-            complete=job.settings.reference_complete,
+            setup.contents,
+            setup.pipeline,
+            complete=setup.settings.reference_complete,
             on_progress=on_progress,
         )
-    return load_pocket(job.pipeline) if job.settings.reference == POCKET else None
+    return load_pocket(setup.pipeline) if setup.settings.reference == POCKET else None
 
 
 def _compare(
     job: Job,
-    images: Tensor,
-    failed: NDArray[np.bool_],
-    reference: Reference | None,
-    thresholds: Thresholds,
+    run: RunDirectory,
+    generated: Generated,
+    yardstick: Yardstick,
     on_progress: Count,
 ) -> _Comparison:
+    images, failed = generated.images, generated.failed
     embeddings = job.metric.embed(images)
     pairs = distances(job.metric, embeddings, embeddings)
-    assert thresholds.delta_s is not None
-    check = find_attractors(pairs, thresholds.delta_s, failed=failed, level=LEVEL)
+    run.write_tensors(DISTANCES_FILE, {"samples": torch.from_numpy(pairs)}, metric=job.metric.name)
+    assert yardstick.thresholds.delta_s is not None
+    check = find_attractors(pairs, yardstick.thresholds.delta_s, failed=failed, level=LEVEL)
     others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
     neighbours = [int(i) for i in others.argmin(axis=1)]
-    if reference is None:
-        return _Comparison(check, neighbours, None, None, None)
-    return _Comparison(
-        check, neighbours, reference, *reference.nearest(job.metric, images, on_progress)
-    )
+    if yardstick.reference is None:
+        return _Comparison(check, neighbours, None, None)
+    nearest = yardstick.reference.nearest(job.metric, images, on_progress)
+    return _Comparison(check, neighbours, *nearest)
 
 
 # -- records of what was found
 
 
 def _seed_records(
-    job: Job, run: RunDirectory, sample_states: Sequence[State], found: _Comparison
+    job: Job,
+    run: RunDirectory,
+    sample_states: Sequence[State],
+    found: _Comparison,
+    reference: Reference | None,
 ) -> list[SeedRecord]:
     home = {i: k for k, a in enumerate(found.check.attractors) for i in a.members}
     return [
@@ -240,7 +226,7 @@ def _seed_records(
             image=run.image_name(i),
             attractor=home.get(i),
             nearest_sample=_nearest_sample(found, i),
-            nearest_reference=_nearest_reference(run, found, i),
+            nearest_reference=_nearest_reference(run, found, reference, i),
         )
         for i, state in enumerate(sample_states)
     ]
@@ -253,18 +239,20 @@ def _nearest_sample(found: _Comparison, i: int) -> NearestSample | None:
     return NearestSample(index=found.neighbours[i], distance=distance)
 
 
-def _nearest_reference(run: RunDirectory, found: _Comparison, i: int) -> NearestReference | None:
+def _nearest_reference(
+    run: RunDirectory, found: _Comparison, reference: Reference | None, i: int
+) -> NearestReference | None:
     """The nearest picture of S; a copy of it is kept in the run, so that a report can show it."""
-    if found.reference is None or found.matches is None or found.to_reference is None:
+    if reference is None or found.matches is None or found.to_reference is None:
         return None
     if found.check.failed[i]:
         return None
     number = found.matches[i]
     name = f"reference/{number:06d}.png"
     if not (run.path / name).exists():
-        run.write_png(name, to_picture(found.reference.picture(number).float() / 255))
+        run.write_png(name, to_picture(reference.picture(number).float() / 255))
     return NearestReference(
-        name=found.reference.names[number], distance=found.to_reference[i], image=name
+        name=reference.names[number], distance=found.to_reference[i], image=name
     )
 
 
@@ -540,18 +528,16 @@ def basin_steps(schedule: int, *, exact: bool) -> int:
 def _record(
     job: Job,
     started: str,
-    sample_states: Sequence[State],
-    seeds: list[SeedRecord],
+    judged: Judged,
     attractors: list[AttractorRecord],
     spectra: list[CurvatureRecord],
-    found: _Comparison,
-    thresholds: Thresholds,
+    yardstick: Yardstick,
 ) -> AuditRecord:
-    check = found.check
+    check, seeds = judged.check, judged.seeds
     word, shares = states.verdict(
-        sample_states,
+        judged.states,
         undetected_mass=check.undetected_mass,
-        has_reference=found.reference is not None,
+        has_reference=yardstick.reference is not None,
         reference_complete=job.settings.reference_complete,
         n_duplicates=check.n_duplicates.tolist(),
         understood=not job.wording.unknown_words,
@@ -567,8 +553,8 @@ def _record(
         attractors=attractors,
         loose=check.loose,
         unseen=_interval(check.unseen),
-        thresholds=_threshold_record(thresholds),
-        reference=_reference_record(found.reference),
+        thresholds=_threshold_record(yardstick.thresholds),
+        reference=_reference_record(yardstick.reference),
         wording=job.wording,
         curvature=spectra,
     )
@@ -604,7 +590,8 @@ def _record(
     )
 
 
-def _error_record(job: Job, started: str, error: AuditError) -> AuditRecord:
+def error_record(job: Job, started: str, error: AuditError) -> AuditRecord:
+    """Return the record of an audit that an error ended."""
     return AuditRecord(
         prompt=job.request.prompt,
         wording=job.wording,
@@ -664,10 +651,16 @@ def _reference_record(reference: Reference | None) -> ReferenceRecord | None:
     )
 
 
+def now() -> str:
+    """Return the time as records write it: UTC, ISO 8601, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 @contextmanager
-def _timed(job: Job, stage: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """A block whose duration is noted under the name of a stage."""
     start = time.perf_counter()
     try:
         yield
     finally:
-        job.seconds[stage] = round(time.perf_counter() - start, 3)
+        seconds[stage] = round(time.perf_counter() - start, 3)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -69,6 +70,11 @@ class Request:
 
     def check(self) -> None:
         """Raise UsageError for what no model could make sense of; needs no model."""
+        self.check_prompt()
+        self.check_options()
+
+    def check_prompt(self) -> None:
+        """Raise UsageError for a text that is no prompt."""
         if not self.prompt.strip():
             raise UsageError(
                 'The prompt is empty. Give the text to audit: m2g-audit prompt "a print of the old '
@@ -83,6 +89,9 @@ class Request:
             self.prompt.encode()
         except UnicodeEncodeError as error:
             raise UsageError("The prompt is not valid UTF-8 text.") from error
+
+    def check_options(self) -> None:
+        """Raise UsageError for options that no prompt could be audited with."""
         if self.seeds < 2:
             raise UsageError(
                 f"--seeds {self.seeds} can't show anything: an attractor shows itself by two seeds "
@@ -110,21 +119,44 @@ class Request:
 
 
 @dataclass
-class Job:
-    """A request with everything loaded and resolved that it needs.
+class Setup:
+    """A request with everything loaded and resolved that does not depend on the prompt.
 
-    contents: of the reference folder, if there is one; controls: whether thresholds come from
-    control prompts, because it was asked for or because an earlier run left all of them.
+    One setup serves any number of prompts. identity: everything but the prompt that can change a
+    number; contents: of the reference folder, if there is one; controls: whether thresholds come
+    from control prompts, because it was asked for or because an earlier run left all of them.
     """
 
     request: Request
     pipeline: TextToImage
     metric: Metric
     settings: Settings
-    wording: Wording
     identity: dict[str, Any]
     contents: FolderContents | None
     controls: bool
+
+    def job(self, prompt: str, seconds: Mapping[str, float] | None = None) -> Job:
+        """Return the job of one prompt; `seconds` of stages that are done already."""
+        wording = _wording(self.request.model, self.pipeline, prompt)
+        return Job(
+            request=replace(self.request, prompt=prompt),
+            pipeline=self.pipeline,
+            metric=self.metric,
+            settings=self.settings,
+            identity={"prompt": prompt, **self.identity},
+            contents=self.contents,
+            controls=self.controls,
+            wording=wording,
+            warnings=_warnings(self.request.model, prompt, wording),
+            seconds=dict(seconds or {}),
+        )
+
+
+@dataclass
+class Job(Setup):
+    """A setup and the one prompt that is audited with it."""
+
+    wording: Wording
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -145,7 +177,14 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
     the way; the reference folder is looked into before the model is loaded.
     """
     started = time.perf_counter()
-    request.check()
+    request.check_prompt()
+    setup = set_up(request, on_progress)
+    return setup.job(request.prompt, {"loading": time.perf_counter() - started})
+
+
+def set_up(request: Request, on_progress: Progress = silent) -> Setup:
+    """Return what a request needs besides its prompt, which is not looked at; see `prepare`."""
+    request.check_options()
     contents = _scan_reference(request)
     on_progress("loading the model", 0, 1)
     pipeline = TextToImage.load(
@@ -158,19 +197,15 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
     metric = _load_metric(request, pipeline)
     settings = resolve_settings(request, pipeline, metric)
     controls = use_controls(request, pipeline, metric, settings, contents)
-    wording = _wording(request, pipeline)
     on_progress("loading the model", 1, 1)
-    return Job(
+    return Setup(
         request=request,
         pipeline=pipeline,
         metric=metric,
         settings=settings,
-        wording=wording,
         identity=identify(request, pipeline, metric, settings, contents, controls),
         contents=contents,
         controls=controls,
-        warnings=_warnings(request, wording),
-        seconds={"loading": time.perf_counter() - started},
     )
 
 
@@ -235,7 +270,7 @@ def identify(
     contents: FolderContents | None,
     controls: bool,
 ) -> dict[str, Any]:
-    """Return everything that can change a number of the run, as JSON values.
+    """Return everything but the prompt that can change a number of the run, as JSON values.
 
     The batch size is not in it: an image does not depend on its batch-mates, and a run that did not
     fit into memory must be able to go on with smaller batches.
@@ -243,7 +278,6 @@ def identify(
     model = pipeline.identity
     resolved = settings.model_dump(exclude={"asked", "batch_size", "reference"})
     return {
-        "prompt": request.prompt,
         "model": model.id,
         "revision": model.revision,
         "weights": model.sha256,
@@ -268,20 +302,20 @@ def _load_metric(request: Request, pipeline: TextToImage) -> Metric:
     )
 
 
-def _wording(request: Request, pipeline: TextToImage) -> Wording:
-    tokens, window = pipeline.token_count(request.prompt)
+def _wording(model: str, pipeline: TextToImage, prompt: str) -> Wording:
+    tokens, window = pipeline.token_count(prompt)
     unknown: list[str] = []
-    if request.model == POCKET:
+    if model == POCKET:
         from m2g_audit.pocket.captions import unknown_words
 
-        unknown = unknown_words(request.prompt)
+        unknown = unknown_words(prompt)
     return Wording(tokens=tokens, window=window, unknown_words=unknown)
 
 
-def _warnings(request: Request, wording: Wording) -> list[str]:
+def _warnings(model: str, prompt: str, wording: Wording) -> list[str]:
     warnings = []
-    if request.model == POCKET:
-        control = false_memorized(request.prompt)
+    if model == POCKET:
+        control = false_memorized(prompt)
         if control > FALSE_MEMORIZED_LIMIT:
             warnings.append(
                 f"For this caption {control:.0%} of samples are as near to pictures that the model "

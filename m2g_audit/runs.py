@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 IDENTITY_FILE = "identity.json"
 RECORD_FILE = "record.json"
+DISTANCES_FILE = "distances.safetensors"
+"""Of the generations among each other, float64 [n, n], under the key `samples`."""
 
 
 def slug(text: str, limit: int = 40) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from m2g_audit.pipelines import TextToImage
     from m2g_audit.records import Settings
     from m2g_audit.reference import FolderContents, Reference
-    from m2g_audit.request import Job, Progress, Request
+    from m2g_audit.request import Progress, Request, Setup
     from m2g_audit.similarity import Metric
 
 # 2026-11: written down from the papers, never measured by this project on the model at hand.
@@ -72,33 +72,33 @@ def use_controls(
     return _images_needed(pipeline, metric, settings, reference) == 0
 
 
-def control_images(job: Job) -> int:
-    """Return how many images of control prompts a job still has to make."""
-    if not job.controls:
+def control_images(setup: Setup) -> int:
+    """Return how many images of control prompts an audit still has to make."""
+    if not setup.controls:
         return 0
     return _images_needed(
-        job.pipeline, job.metric, job.settings, cast("Reference | None", job.contents)
+        setup.pipeline, setup.metric, setup.settings, cast("Reference | None", setup.contents)
     )
 
 
-def find_thresholds(job: Job, reference: Reference | None, on_progress: Progress) -> Thresholds:
-    """Return the thresholds of a job: pocket's own, those of controls, else a rule of thumb.
+def find_thresholds(setup: Setup, reference: Reference | None, on_progress: Progress) -> Thresholds:
+    """Return the thresholds of an audit: pocket's own, those of controls, else a rule of thumb.
 
     Pocket's belong to the distance that its truth was measured with. A rule of thumb says that it
     is uncalibrated.
     """
-    if job.request.model == POCKET:
+    if setup.request.model == POCKET:
         table = load_table()
-        if table.metric == job.metric.name:
-            return _of_this_model(table, job)
-    if not job.controls:
-        return rule_of_thumb(job.metric.name)
+        if table.metric == setup.metric.name:
+            return _of_this_model(table, setup)
+    if not setup.controls:
+        return rule_of_thumb(setup.metric.name)
     return run_controls(
-        job.pipeline,
-        job.metric,
-        _control_settings(job.settings),
+        setup.pipeline,
+        setup.metric,
+        _control_settings(setup.settings),
         cache_dir=cache_folder("controls"),
-        batch_size=job.settings.batch_size,
+        batch_size=setup.settings.batch_size,
         reference=reference,
         on_progress=partial(on_progress, "controls"),
     )
@@ -125,8 +125,8 @@ def _control_settings(settings: Settings) -> ControlSettings:
     )
 
 
-def _of_this_model(table: TruthTable, job: Job) -> Thresholds:
-    if table.model_sha256 == job.pipeline.identity.sha256:
+def _of_this_model(table: TruthTable, setup: Setup) -> Thresholds:
+    if table.model_sha256 == setup.pipeline.identity.sha256:
         return table.thresholds
     return replace(
         table.thresholds,

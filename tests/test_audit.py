@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from m2g_audit import controls
 from m2g_audit import request as requests
@@ -19,7 +20,7 @@ from m2g_audit.oracles import Empirical
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import AttractorRecord, AuditRecord, SeedRecord, format_record
 from m2g_audit.request import Job, Request
-from m2g_audit.runs import RunDirectory, read_record, to_picture
+from m2g_audit.runs import DISTANCES_FILE, RunDirectory, read_record, to_picture
 from m2g_audit.score_model import ScoreModel
 from tests.fakes import FakePipeline, picture
 from tests.samples import interval
@@ -88,6 +89,16 @@ def test_training_pictures_that_come_back_are_memorized(
     for seed in record.seeds:
         assert (tmp_path / "run" / seed.image).is_file()
         assert (tmp_path / "run" / seed.nearest_reference.image).is_file()  # type: ignore[union-attr,operator]
+
+
+def test_the_distances_of_all_pairs_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 1]), tmp_path / "run", spectrum="none")
+    stored = load_file(tmp_path / "run" / DISTANCES_FILE)["samples"]
+    rms = float((picture(1) - picture(2)).double().square().mean().sqrt())
+    expected = torch.tensor([[0, rms, 0], [rms, 0, rms], [0, rms, 0]], dtype=torch.float64)
+    assert torch.allclose(stored, expected, atol=1e-6)
 
 
 def test_without_a_reference_repeats_are_attractors(

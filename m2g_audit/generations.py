@@ -1,0 +1,122 @@
+"""The pictures of one prompt: made seed by seed, kept as they come, read where a run left them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m2g_audit.attractors import is_failed
+from m2g_audit.errors import NumericsError
+from m2g_audit.request import Job
+from m2g_audit.runs import RunDirectory
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Images [n, 3, h, w] in [0, 1], final latents [n, c, h, w], and which of the n failed."""
+
+    images: Tensor
+    latents: Tensor
+    failed: NDArray[np.bool_]
+
+
+class Pictures:
+    """The pictures of one prompt in its folder: those that are there, and those still to make."""
+
+    def __init__(self, job: Job, run: RunDirectory) -> None:
+        self._run = run
+        self._count = job.settings.seeds
+        self._kept = {
+            i: pair for i in range(self._count) if (pair := run.load_generation(i)) is not None
+        }
+
+    @property
+    def missing(self) -> list[int]:
+        """Return the indices that are still to make, ascending."""
+        return [i for i in range(self._count) if i not in self._kept]
+
+    @property
+    def any_finite(self) -> bool:
+        """Return whether the model gave anything finite so far."""
+        return any(bool(_finite(latents[None])) for _, latents in self._kept.values())
+
+    def add(self, indices: Sequence[int], images: Tensor, latents: Tensor) -> None:
+        """Keep generations: images [k, 3, h, w], final latents [k, c, h, w].
+
+        All are read back from the folder, so that a resumed run sees what an undisturbed one sees.
+        Raises NumericsError, and keeps nothing, while no latents of the prompt are finite.
+        """
+        if not (bool(_finite(latents).any()) or self.any_finite):
+            raise NumericsError(
+                f"None of {len(latents)} pictures of this prompt is finite: the network overflows. "
+                "Use --dtype float32; if it is used already, get the model's weights again."
+            )
+        for i, image, final in zip(indices, images, latents, strict=True):
+            self._run.save_generation(i, image, final)
+            stored = self._run.load_generation(i)
+            self._kept[i] = (image, final) if stored is None else stored
+
+    def all(self) -> Generated:
+        """Return the pictures of all seeds, once none is missing."""
+        pairs = [self._kept[i] for i in range(self._count)]
+        images = torch.stack([image for image, _ in pairs])
+        latents = torch.stack([final for _, final in pairs])
+        return Generated(images, latents, is_failed(images) | ~_finite(latents).numpy())
+
+
+def generate(job: Job, run: RunDirectory, on_progress: Callable[[int, int], None]) -> Generated:
+    """Return the pictures of a job, made or read; `on_progress` gets image-steps done and in all.
+
+    Raises NumericsError where nothing finite came; pictures that overflow beside finite ones count
+    as failed.
+    """
+    pictures = Pictures(job, run)
+    steps, total = job.settings.steps, job.settings.seeds * job.settings.steps
+    missing = pictures.missing
+    for start in range(0, len(missing), job.settings.batch_size):
+        done = total - (len(missing) - start) * steps
+        on_progress(done, total)
+
+        def report(made: int, done: int = done) -> None:
+            on_progress(done + made, total)
+
+        batch = missing[start : start + job.settings.batch_size]
+        pictures.add(batch, *_make(job, batch, pictures, report))
+    on_progress(total, total)
+    return pictures.all()
+
+
+def _make(
+    job: Job, batch: Sequence[int], pictures: Pictures, on_step: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
+    try:
+        made = job.pipeline.generate(
+            job.request.prompt,
+            [job.generator_seed(i) for i in batch],
+            steps=job.settings.steps,
+            guidance=job.settings.guidance,
+            batch_size=len(batch),
+            scheduler=job.request.scheduler,
+            on_progress=on_step,
+        )
+    except NumericsError:
+        # Nothing finite so far: the model is at fault. Otherwise these few seeds failed.
+        if not pictures.any_finite:
+            raise
+        return blank(job, len(batch))
+    return made.images, made.latents
+
+
+def blank(job: Job, count: int) -> tuple[Tensor, Tensor]:
+    """Return what stands for pictures that overflowed: black images and latents of NaN."""
+    images = torch.zeros((count, 3, *job.pipeline.image_size))
+    return images, torch.full((count, *job.pipeline.latent_shape), torch.nan)
+
+
+def _finite(latents: Tensor) -> Tensor:
+    return torch.isfinite(latents).flatten(1).all(1)
