@@ -1,0 +1,41 @@
+"""What is asked before something long starts."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from m2g_audit.request import Request
+
+ASK_ABOVE_SECONDS = 600
+
+
+def ask(what: str, yes: bool) -> None:
+    """Ask whether to start what takes long; raises UsageError where nobody can answer."""
+    from m2g_audit.errors import Interrupted, UsageError
+
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{what}. That is more than 10 minutes: say --yes to start it.")
+    if not typer.confirm(f"{what}. Start?", err=True):
+        raise Interrupted("not started.")
+
+
+def ask_for_download(request: Request, yes: bool, console: Console) -> None:
+    """Say what has to be downloaded first, and ask if it is much."""
+    from m2g_audit.downloads import BYTES_PER_SECOND, pending_bytes
+
+    size = pending_bytes(request.model, request.revision, allow_pickle=request.allow_pickle)
+    if not size:
+        return
+    seconds = size / BYTES_PER_SECOND
+    what = f"{request.model} has to be downloaded first: {size / 1e9:.1f} GB"
+    console.print(f"{what}.", soft_wrap=True)
+    if seconds > ASK_ABOVE_SECONDS:
+        ask(what, yes)
