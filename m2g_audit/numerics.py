@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -21,16 +22,54 @@ _SEEDS = 2**32
 _GOLDEN = 0x9E3779B1  # odd, so that i -> i * _GOLDEN is a bijection modulo 2^32
 
 
+class _ExactBackends:
+    """Counts the blocks that want exact backends: the switches belong to all threads at once.
+
+    The first block saves and sets them, the last one restores them, in whatever order they end.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._blocks = Lock(), 0
+        self._saved = (False, False, False, False)
+
+    def enter(self) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        with self._lock:
+            if self._blocks == 0:
+                self._saved = (
+                    matmul.allow_tf32,
+                    cudnn.allow_tf32,
+                    cudnn.deterministic,
+                    cudnn.benchmark,
+                )
+                matmul.allow_tf32 = cudnn.allow_tf32 = False
+                cudnn.deterministic, cudnn.benchmark = True, False
+            self._blocks += 1
+
+    def leave(self) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                (
+                    matmul.allow_tf32,
+                    cudnn.allow_tf32,
+                    cudnn.deterministic,
+                    cudnn.benchmark,
+                ) = self._saved
+
+
+_EXACT = _ExactBackends()
+
+
 @contextmanager
 def exact_numerics(*, math_attention: bool = False) -> Iterator[None]:
     """A block in which fp32 is fp32: TF32 off, deterministic convolutions; all restored afterwards.
 
-    `math_attention` also selects unfused attention, which forward-mode AD needs.
+    `math_attention` also selects unfused attention, which forward-mode AD needs. Blocks may nest
+    and run in several threads.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    saved = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    cudnn.deterministic, cudnn.benchmark = True, False
+    _EXACT.enter()
     try:
         if math_attention:
             with sdpa_kernel(SDPBackend.MATH):
@@ -38,7 +77,7 @@ def exact_numerics(*, math_attention: bool = False) -> Iterator[None]:
         else:
             yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+        _EXACT.leave()
 
 
 def seed_for(run_seed: int, prompt: str, index: int) -> int:

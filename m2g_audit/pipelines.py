@@ -62,12 +62,14 @@ class Generations:
     """Final latents and decoded images of n seeds, fp32 on the CPU.
 
     `images` lie in [0, 1] on the 256 levels of the PNG that diffusers would write. `finite` is
-    False where the network overflowed; such an image is black and counts as failed.
+    False where the network overflowed; such an image is black and counts as failed. `fitted`: how
+    many images the largest batch had that was made at once, less than asked where memory ran out.
     """
 
     latents: Float[Tensor, " n c h w"]
     images: Float[Tensor, " n 3 H W"]
     finite: Bool[Tensor, " n"]
+    fitted: int
 
 
 class TextToImage:
@@ -156,6 +158,13 @@ class TextToImage:
         tokenizer = self._pipe.tokenizer
         return len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
 
+    def cut_off(self, prompt: str) -> str:
+        """The end of `prompt` that the text encoder does not read, as its tokens spell it."""
+        tokenizer = self._pipe.tokenizer
+        tokens = tokenizer(prompt, verbose=False).input_ids
+        # The encoder's last place is the end mark's.
+        return tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1])
+
     def bind(
         self, prompt: str, *, guidance: float | None = None, kind: ScoreKind = "conditional"
     ) -> ScoreModel:
@@ -176,7 +185,7 @@ class TextToImage:
 
     def generate(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
         steps: int | None = None,
@@ -185,7 +194,7 @@ class TextToImage:
         scheduler: SchedulerChoice = "ddim",
         on_progress: Callable[[int], None] | None = None,
     ) -> Generations:
-        """Pictures of one prompt, one for each seed, independent of batch-mates.
+        """Pictures of a prompt, or of one prompt for each seed, independent of batch-mates.
 
         Equal to `pipe(prompt, generator=[torch.Generator("cpu").manual_seed(s), ...])` of plain
         diffusers: the noise bit for bit (drawn in the pipeline's dtype), the pixels to 1/255.
@@ -207,21 +216,39 @@ class TextToImage:
             )
         if not 1 <= steps <= len(self.schedule):
             raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
-        self._pipe.scheduler = self._ddim if scheduler == "ddim" else self._own_scheduler
+        prompts = [prompt] * len(seeds) if isinstance(prompt, str) else prompt
+        self._pipe.scheduler = self._scheduler(scheduler)
 
         def work(batch: range) -> tuple[Tensor, Tensor]:
             report = _progress(on_progress, batch, steps)
-            chosen = [seeds[index] for index in batch]
-            return self._generate_batch(prompt, chosen, steps, guidance, report)
+            texts, chosen = ([items[index] for index in batch] for items in (prompts, seeds))
+            return self._generate_batch(texts, chosen, steps, guidance, report)
 
-        batches = in_batches(len(seeds), batch_size, work, "generating one picture")
+        batches = list(in_batches(len(seeds), batch_size, work, "generating one picture"))
         parts = [part for _, part in batches]
         latents, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return self._generations(latents, images)
+        return self._generations(latents, images, max(len(batch) for batch, _ in batches))
+
+    def evaluations(
+        self,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        scheduler: SchedulerChoice = "ddim",
+    ) -> int:
+        """How often the network answers for one picture of `generate`: twice a time if guided."""
+        chosen = self._scheduler(scheduler)
+        # Some schedulers (PNDM) take more evaluations than steps.
+        chosen.set_timesteps(self.default_steps if steps is None else steps)
+        guided = (self.default_guidance if guidance is None else guidance) > 1
+        return len(chosen.timesteps) * (2 if guided else 1)
+
+    def _scheduler(self, choice: SchedulerChoice) -> Any:
+        return self._ddim if choice == "ddim" else self._own_scheduler
 
     def _generate_batch(
         self,
-        prompt: str,
+        prompts: Sequence[str],
         seeds: Sequence[int],
         steps: int,
         guidance: float,
@@ -236,7 +263,7 @@ class TextToImage:
 
         with self._exact():
             images = self._pipe(
-                [prompt] * len(seeds),
+                list(prompts),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -245,7 +272,7 @@ class TextToImage:
             ).images
         return final["latents"].float().cpu(), images.float().cpu()
 
-    def _generations(self, latents: Tensor, images: Tensor) -> Generations:
+    def _generations(self, latents: Tensor, images: Tensor, fitted: int) -> Generations:
         finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(
             1
         )
@@ -260,7 +287,7 @@ class TextToImage:
                 f"likely {cure}."
             )
         images = torch.where(finite[:, None, None, None], images, torch.zeros(()))
-        return Generations(latents, _quantise(images), finite)
+        return Generations(latents, _quantise(images), finite, fitted)
 
     @torch.no_grad()
     def decode(

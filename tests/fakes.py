@@ -88,7 +88,7 @@ class FakePipeline:
     ) -> Generations:
         if prompt in self.controls:
             images = torch.stack([picture(seed) for seed in seeds])
-            return Generations(images, images, torch.ones(len(seeds), dtype=torch.bool))
+            return Generations(images, images, torch.ones(len(seeds), dtype=torch.bool), len(seeds))
         order = {seed_for(self.run_seed, self.prompt, i): i for i in range(len(self.numbers))}
         indices = [order[seed] for seed in seeds]
         if self.stop_after is not None and len(self.made) + len(seeds) > self.stop_after:
@@ -103,7 +103,7 @@ class FakePipeline:
         images = torch.stack([torch.zeros(3, 8, 8) if n is None else picture(n) for n in numbers])
         latents = images[:, :1, :4, :4].reshape(len(seeds), *LATENT).clone()
         latents[~finite] = torch.nan
-        return Generations(latents, images, finite)
+        return Generations(latents, images, finite, len(seeds))
 
     def bind(self, prompt: str, *, guidance: float, kind: str) -> ScoreModel:
         return OneMemory(kind)

@@ -68,6 +68,18 @@ def test_exact_numerics_restores_what_it_found() -> None:
     assert state() == before
 
 
+def test_exact_numerics_lasts_until_the_last_of_several_threads() -> None:
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic
+    first, second = exact_numerics(), exact_numerics()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert cudnn.deterministic
+    second.__exit__(None, None, None)
+    assert cudnn.deterministic == before
+
+
 def test_exact_numerics_can_take_the_math_attention() -> None:
     query = torch.randn(1, 1, 4, 8)
     with exact_numerics(math_attention=True):

@@ -107,6 +107,17 @@ def test_a_picture_does_not_depend_on_its_batch_mates(
     assert float(difference) <= 1 / 255 + 1e-6
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_prompts_can_share_a_batch(model: TextToImage, batch: int) -> None:
+    others = ["a kite", PROMPT, "kite " * 100, PROMPT]
+    settings = {"steps": STEPS, "guidance": GUIDANCE}
+    together = model.generate(others, [5, 6, 7, 8], batch_size=batch, **settings)
+    for i, (prompt, seed) in enumerate(zip(others, [5, 6, 7, 8], strict=True)):
+        alone = model.generate(prompt, [seed], **settings)
+        assert float((together.images[i] - alone.images[0]).abs().max()) <= 1 / 255 + 1e-6
+    assert together.fitted == batch
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_first_noise_is_that_of_the_seed_bit_for_bit(model: TextToImage, batch: int) -> None:
     seen: list[Tensor] = []
@@ -130,6 +141,21 @@ def test_pictures_lie_on_the_levels_of_a_png(model: TextToImage) -> None:
     scaled = ours.images * 255
     torch.testing.assert_close(scaled, scaled.round(), rtol=0, atol=1e-4)
     assert ours.finite.tolist() == [True]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("scheduler", ["ddim", "keep"])
+def test_evaluations_are_those_of_the_network(
+    model: TextToImage, scheduler: str, guidance: float
+) -> None:
+    seen: list[int] = []
+    hook = model._pipe.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    try:
+        generate(model, [0, 1, 2], batch_size=2, scheduler=scheduler, guidance=guidance)
+    finally:
+        hook.remove()
+    each = model.evaluations(steps=STEPS, guidance=guidance, scheduler=scheduler)
+    assert sum(seen) == 3 * each
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "keep"])
@@ -229,6 +255,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     tried = cramp(model, monkeypatch, 2)
     ours = generate(model, [0, 1, 2, 3, 4, 5], batch_size=6)
     assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert ours.fitted == 1
     assert float((ours.images - expected.images).abs().max()) <= 1 / 255 + 1e-6
 
 
@@ -416,6 +443,12 @@ def test_tokens_are_counted(model: TextToImage) -> None:
     assert model.token_count("") == (2, 77)
     assert model.token_count("a kite") == (7, 77)
     assert model.token_count("kite " * 20000)[0] == 80002
+
+
+def test_what_is_cut_off_is_named(model: TextToImage) -> None:
+    letters = "abcdefghijklmnopqrstuvwxy" * 3  # as many as the encoder has places for
+    assert model.cut_off(" ".join(letters)) == ""
+    assert model.cut_off(" ".join(letters + "zap")).split() == ["z", "a", "p"]
 
 
 def test_a_prompt_too_long_for_the_encoder_still_works(model: TextToImage) -> None:
