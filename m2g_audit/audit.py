@@ -33,12 +33,14 @@ from m2g_audit.fast_spectrum import FastSpectrum, flipd
 from m2g_audit.generations import Generated, generate
 from m2g_audit.intervals import LEVEL, Interval
 from m2g_audit.model_folder import POCKET
+from m2g_audit.naming import name_attractors
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import (
     AttractorRecord,
     AuditRecord,
     BasinRecord,
+    CalibrationRecord,
     CurvatureRecord,
     ErrorRecord,
     Failure,
@@ -61,7 +63,7 @@ from m2g_audit.request import Job, Progress, Setup, silent
 from m2g_audit.runs import DISTANCES_FILE, RunDirectory, to_picture
 from m2g_audit.score_model import ScoreModel
 from m2g_audit.similarity import Metric, distances
-from m2g_audit.states import State, Thresholds
+from m2g_audit.states import State, Thresholds, Verdict
 from m2g_audit.thresholds import find_thresholds
 from m2g_audit.versions import versions
 
@@ -172,7 +174,7 @@ def conclude(
             attractors = measure_basins(
                 job, attractors, latents, yardstick.thresholds, partial(on_progress, "basins")
             )
-    return _record(job, started, judged, attractors, spectra, yardstick)
+    return _record(job, run, started, judged, attractors, spectra, yardstick)
 
 
 def _load_reference(setup: Setup, on_progress: Count) -> Reference | None:
@@ -527,6 +529,7 @@ def basin_steps(schedule: int, *, exact: bool) -> int:
 
 def _record(
     job: Job,
+    run: RunDirectory,
     started: str,
     judged: Judged,
     attractors: list[AttractorRecord],
@@ -543,8 +546,9 @@ def _record(
         understood=not job.wording.unknown_words,
         level=LEVEL,
     )
+    named = _name(job, run, word, judged, spectra)
     findings = words.Findings(
-        word=cast(VerdictWord, word.value),
+        word=(named and named.word) or cast(VerdictWord, word.value),
         shares={state.value: _interval(share) for state, share in shares.items()},
         level=LEVEL,
         undetected_mass=check.undetected_mass,
@@ -557,6 +561,7 @@ def _record(
         reference=_reference_record(yardstick.reference),
         wording=job.wording,
         curvature=spectra,
+        calibration=named,
     )
     return AuditRecord(
         prompt=job.request.prompt,
@@ -579,6 +584,7 @@ def _record(
         unseen=findings.unseen,
         collision=_interval(check.collision),
         curvature=spectra,
+        calibration=named,
         warnings=job.warnings,
         failures=[
             Failure(what="image", index=seed.index, reason="blank or not finite")
@@ -587,6 +593,34 @@ def _record(
         ],
         timings=Timings(started=started, seconds=job.seconds),
         versions=versions(),
+    )
+
+
+def _name(
+    job: Job,
+    run: RunDirectory,
+    word: Verdict,
+    judged: Judged,
+    spectra: Sequence[CurvatureRecord],
+) -> CalibrationRecord | None:
+    """What the job's calibration says; the spectra are read from the run, long ones lie only there.
+
+    That of an attractor is its medoid's.
+    """
+    if job.calibration is None:
+        return None
+    stored = {
+        entry.attractor: run.read_tensors(entry.file)
+        for entry in spectra
+        if entry.attractor is not None
+    }
+    return name_attractors(
+        job.calibration,
+        word,
+        judged.states,
+        judged.check.n_duplicates.tolist(),
+        judged.attractors,
+        {k: kept[0]["singular_values"].numpy() for k, kept in stored.items() if kept is not None},
     )
 
 

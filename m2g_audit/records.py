@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from m2g_audit.older_records import from_version_1
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 StateWord = Literal["memorized", "spurious", "generalized", "attractor", "failed"]
 VerdictWord = Literal["memorized", "spurious", "generalized", "attractor", "mixed", "undecided"]
@@ -249,6 +249,36 @@ class VerdictRecord(_Part):
     undetected_mass: Share | None
 
 
+class CalibrationReading(_Part):
+    """What a calibration reads off the spectrum at an attractor's medoid, and names it by that.
+
+    `state` is null where the calibration was not shown to tell the two states apart.
+    """
+
+    attractor: Index
+    value: Finite
+    state: Literal["memorized", "spurious"] | None
+
+
+class CalibrationRecord(_Part):
+    """A calibration that fits the model, and what it says about attractors not named otherwise.
+
+    `sha256` is that of its file. An attractor is memorized where `readout` of its spectrum is at
+    `threshold` or above; `tells`: whether `auroc`, measured on such a model, lies above one half
+    with its whole interval, without which nothing is named. `word`: the verdict's where it comes
+    from here, else null; states and shares of the record stay those that were measured.
+    """
+
+    sha256: str
+    source: str
+    readout: str
+    threshold: Finite
+    auroc: IntervalRecord
+    tells: bool
+    readings: list[CalibrationReading]
+    word: Literal["memorized", "spurious"] | None
+
+
 class Timings(_Part):
     """When the run began (UTC, ISO 8601) and seconds by stage: all that a second run changes."""
 
@@ -289,6 +319,7 @@ class AuditRecord(_Part):
     unseen: IntervalRecord | None
     collision: IntervalRecord | None
     curvature: list[CurvatureRecord]
+    calibration: CalibrationRecord | None = None
     warnings: list[str]
     failures: list[Failure]
     error: ErrorRecord | None = None

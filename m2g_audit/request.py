@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from m2g_audit import calibration as calibrations
+from m2g_audit.calibration import Facts, Fitting, ModelKind
 from m2g_audit.errors import UsageError
 from m2g_audit.fast_spectrum import TOLERANCE
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
@@ -21,6 +23,13 @@ from m2g_audit.similarity import Metric, default_metric, load_metric
 from m2g_audit.thresholds import use_controls
 
 SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
+_SPECTRUM_KINDS: Mapping[SpectrumChoice, Literal["jacobian", "paper"] | None] = {
+    "fast": "jacobian",
+    "exact-alg2": "paper",
+    "exact-alg3": "paper",
+    "exact-jacobian": "jacobian",
+    "none": None,
+}
 
 MAX_PROMPT = 10_000
 FALSE_MEMORIZED_LIMIT = 0.01
@@ -66,6 +75,7 @@ class Request:
     basin: bool = False
     basin_exact: bool = False
     controls: bool | None = None
+    calibration: Path | None = None
     allow_pickle: bool = False
 
     def check(self) -> None:
@@ -124,7 +134,8 @@ class Setup:
 
     One setup serves any number of prompts. identity: everything but the prompt that can change a
     number; contents: of the reference folder, if there is one; controls: whether thresholds come
-    from control prompts, because it was asked for or because an earlier run left all of them.
+    from control prompts, because it was asked for or because an earlier run left all of them;
+    calibration: one that fits the model, if one was given.
     """
 
     request: Request
@@ -134,6 +145,7 @@ class Setup:
     identity: dict[str, Any]
     contents: FolderContents | None
     controls: bool
+    calibration: Fitting | None
 
     def job(self, prompt: str, seconds: Mapping[str, float] | None = None) -> Job:
         """Return the job of one prompt; `seconds` of stages that are done already."""
@@ -146,6 +158,7 @@ class Setup:
             identity={"prompt": prompt, **self.identity},
             contents=self.contents,
             controls=self.controls,
+            calibration=self.calibration,
             wording=wording,
             warnings=_warnings(self.request.model, prompt, wording),
             seconds=dict(seconds or {}),
@@ -186,6 +199,8 @@ def set_up(request: Request, on_progress: Progress = silent) -> Setup:
     """Return what a request needs besides its prompt, which is not looked at; see `prepare`."""
     request.check_options()
     contents = _scan_reference(request)
+    if request.calibration is not None:
+        calibrations.load(request.calibration)
     on_progress("loading the model", 0, 1)
     pipeline = TextToImage.load(
         request.model,
@@ -196,6 +211,7 @@ def set_up(request: Request, on_progress: Progress = silent) -> Setup:
     )
     metric = _load_metric(request, pipeline)
     settings = resolve_settings(request, pipeline, metric)
+    calibration = _fit_calibration(request, pipeline, settings)
     controls = use_controls(request, pipeline, metric, settings, contents)
     on_progress("loading the model", 1, 1)
     return Setup(
@@ -203,9 +219,10 @@ def set_up(request: Request, on_progress: Progress = silent) -> Setup:
         pipeline=pipeline,
         metric=metric,
         settings=settings,
-        identity=identify(request, pipeline, metric, settings, contents, controls),
+        identity=identify(request, pipeline, metric, settings, contents, controls, calibration),
         contents=contents,
         controls=controls,
+        calibration=calibration,
     )
 
 
@@ -269,6 +286,7 @@ def identify(
     settings: Settings,
     contents: FolderContents | None,
     controls: bool,
+    calibration: Fitting | None,
 ) -> dict[str, Any]:
     """Return everything but the prompt that can change a number of the run, as JSON values.
 
@@ -287,7 +305,28 @@ def identify(
         "metric_weights": metric.weights_sha256,
         "reference": contents.sha256 if contents is not None else settings.reference,
         "controls": controls,
+        # Only where there is one, so that runs made before there were any can go on.
+        **({} if calibration is None else {"calibration": calibration.sha256}),
     }
+
+
+def _fit_calibration(request: Request, pipeline: TextToImage, settings: Settings) -> Fitting | None:
+    if request.calibration is None:
+        return None
+    kind = ModelKind(
+        architecture=pipeline.identity.architecture,
+        shape=pipeline.latent_shape,
+        space="latents",
+        score=request.spectrum_score,
+    )
+    facts = Facts(
+        kind=kind,
+        spectrum=_SPECTRUM_KINDS[request.spectrum],
+        t0=settings.t0,
+        sigma_t0=float(pipeline.schedule.sigma(settings.t0)),
+        scale=1.0,  # to which the VAE's scaling factor brings latents
+    )
+    return calibrations.fit(request.calibration, facts)
 
 
 def _load_metric(request: Request, pipeline: TextToImage) -> Metric:

@@ -260,6 +260,26 @@ def decide(
     return Verdict.UNDECIDED
 
 
+def verdict_of_named(
+    named: Sequence[State],
+    measured: Sequence[State],
+    n_duplicates: Sequence[int],
+    *,
+    level: float = LEVEL,
+) -> Verdict:
+    """Return the word for a prompt that is `attractor` once some samples of that state are named.
+
+    named: states after naming; measured: before; n_duplicates: of each sample. The rule is that of
+    `decide`: the lower bound of a share exceeds one half. Else the word stays `attractor`.
+    """
+    effect = _design_effects(measured, n_duplicates)[State.ATTRACTOR]
+    possible = (State.MEMORIZED, State.SPURIOUS, State.ATTRACTOR, State.GENERALIZED)
+    counts = {state: sum(s == state for s in named) for state in possible}
+    shares = share_intervals(counts, level, design_effect=dict.fromkeys(counts, effect))
+    told = (state for state in (State.MEMORIZED, State.SPURIOUS) if shares[state].low > 0.5)
+    return Verdict(next(told, State.ATTRACTOR).value)
+
+
 def label(memorized: float, spurious: float, generalized: float) -> Verdict:
     """Return the verdict for shares that are known exactly, as those of a truth table."""
     shares = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from m2g_audit.records import (
     AttractorRecord,
+    CalibrationRecord,
     CurvatureRecord,
     IntervalRecord,
     ReferenceRecord,
@@ -42,6 +43,7 @@ class Findings:
     reference: ReferenceRecord | None
     wording: Wording
     curvature: Sequence[CurvatureRecord] = field(default=())
+    calibration: CalibrationRecord | None = None
 
     @property
     def valid(self) -> int:
@@ -60,6 +62,8 @@ class Findings:
 
 def summary(f: Findings) -> str:
     """Return the verdict as one or two sentences."""
+    if f.calibration is not None and f.calibration.word is not None:
+        return _named(f, f.calibration)
     if f.word == "undecided":
         return _undecided(f)
     if f.word == "memorized":
@@ -81,6 +85,16 @@ def summary(f: Findings) -> str:
             f"({_repeating(f)} of {f.valid}), the others are new."
         )
     return _attractor(f)
+
+
+def _named(f: Findings, calibration: CalibrationRecord) -> str:
+    other = "spurious" if calibration.word == "memorized" else "memorized"
+    return (
+        f"Seeds of this prompt repeat each other ({_repeating(f)} of {f.valid}). By its curvature "
+        f"what repeats is {calibration.word} rather than {other}, says a calibration that told the "
+        f"two apart with AUROC {_auroc(calibration)} on such a model. That is an inference, not a "
+        "match with training pictures."
+    )
 
 
 def _attractor(f: Findings) -> str:
@@ -141,7 +155,9 @@ def evidence(f: Findings) -> list[str]:
     if f.reference is not None:
         sentences.append(_reference(f.reference))
     if f.curvature:
-        sentences.append(_curvature(f.curvature))
+        sentences.append(_curvature(f.curvature, f.calibration))
+    if f.calibration is not None:
+        sentences.append(_calibration(f.calibration))
     return sentences
 
 
@@ -207,14 +223,30 @@ def _reference(reference: ReferenceRecord) -> str:
     )
 
 
-def _curvature(curvature: Sequence[CurvatureRecord]) -> str:
+def _curvature(curvature: Sequence[CurvatureRecord], calibration: CalibrationRecord | None) -> str:
     readings = ", ".join(f"{c.median:.2f} for seed {c.image} ({c.state})" for c in curvature)
     one = "1 means that the model allows this one picture"
     if curvature[0].kind == "paper":
         one = "0.96 is what one single picture gives"
+    unused = " No calibration of curvature was given, so it does not enter the verdict."
+    return f"Median curvature: {readings}; {one}, towards 0 that it is free to vary." + (
+        "" if calibration else unused
+    )
+
+
+def _calibration(calibration: CalibrationRecord) -> str:
+    start = f"Curvature is read by {calibration.source}."
+    if not calibration.tells:
+        return f"{start} That may be chance, so it names nothing."
+    if not calibration.readings:
+        return f"{start} No attractor is left for it to name."
+    readings = ", ".join(
+        f"{r.value:.3g} for attractor {r.attractor + 1} ({r.state})" for r in calibration.readings
+    )
     return (
-        f"Median curvature: {readings}; {one}, towards 0 that it is free to vary. No calibration "
-        "of curvature fits this model, so it does not enter the verdict."
+        f"{start} Here it is {readings}; {calibration.threshold:.3g} and above is memorized. "
+        + ("The verdict's word" if calibration.word else "No word of the verdict")
+        + " rests on it."
     )
 
 
@@ -224,6 +256,11 @@ def _share(f: Findings, state: str) -> str:
         f"{f.count(state)} of {f.valid} seeds, that is {_percent(share.low)} to "
         f"{_percent(share.high)} ({_percent(f.level)} sure)"
     )
+
+
+def _auroc(calibration: CalibrationRecord) -> str:
+    auroc = calibration.auroc
+    return f"{auroc.estimate:.2f} ({auroc.low:.2f} to {auroc.high:.2f})"
 
 
 def _repeating(f: Findings) -> int:
