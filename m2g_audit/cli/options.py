@@ -165,6 +165,14 @@ SpectrumScore = Annotated[
         rich_help_panel=_MEASURES,
     ),
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        help="A calibration.json whose read-out of spectra may tell memorized from spurious "
+        "attractors. Refused where it does not fit the model.",
+        rich_help_panel=_MEASURES,
+    ),
+]
 Basin = Annotated[
     bool,
     typer.Option(

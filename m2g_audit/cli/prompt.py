@@ -15,6 +15,7 @@ from m2g_audit.cli.options import (
     Basin,
     BasinExact,
     BatchSize,
+    Calibration,
     Controls,
     Device,
     Dtype,
@@ -73,6 +74,7 @@ def prompt(
     t0: T0 = 5,
     spectrum_samples: SpectrumSamples = 3,
     spectrum_score: SpectrumScore = "conditional",
+    calibration: Calibration = None,
     basin: Basin = False,
     basin_exact: BasinExact = False,
     out: Annotated[

@@ -1,11 +1,21 @@
 """`m2g-audit schema`."""
 
+from typing import Annotated, Literal
 
-def schema() -> None:
-    """Print the JSON schema of the record that an audit writes."""
+import typer
+
+
+def schema(
+    of: Annotated[
+        Literal["record", "calibration"],
+        typer.Argument(help="Of the record that an audit writes, or of a calibration file."),
+    ] = "record",
+) -> None:
+    """Print the JSON schema of a file of this program."""
     import json
 
+    from m2g_audit import calibration, records
     from m2g_audit.cli.options import print_json
-    from m2g_audit.records import json_schema
 
-    print_json(json.dumps(json_schema(), indent=2))
+    module = records if of == "record" else calibration
+    print_json(json.dumps(module.json_schema(), indent=2))

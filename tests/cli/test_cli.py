@@ -16,7 +16,7 @@ import pytest
 import torch
 import typer
 
-from m2g_audit import audit, cli, downloads, estimates
+from m2g_audit import audit, calibration, cli, downloads, estimates
 from m2g_audit.cli import app, main
 from m2g_audit.cli.prompt import ASK_ABOVE_SECONDS
 from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError
@@ -175,6 +175,7 @@ def test_another_option_is_another_run(run: Run, pipeline: FakePipeline, tmp_pat
         (["x", "--model", "fake", "--reference-complete"], 2, "needs the --reference"),
         (["x", "--model", "fake", "--reference", "pocket"], 2, "training set of --model pocket"),
         (["x", "--model", "fake", "--reference", "nowhere"], 4, "There is no folder nowhere"),
+        (["x", "--model", "fake", "--calibration", "nowhere"], 2, "can be read at nowhere"),
         (["x", "--model", "fake", "--metric", "sscd"], 3, "sscd"),
         (["x", "--model", "fake", "--metric", "best"], 2, "best"),
         (["x", "--model", "fake", "--out", "/dev/null/run"], 7, "--out"),
@@ -301,10 +302,18 @@ def test_local_models_need_no_download(tmp_path: Path) -> None:
 # -- other verbs
 
 
-def test_schema_prints_the_schema(run: Run) -> None:
-    code, out, _ = run("schema")
+@pytest.mark.parametrize(
+    ("arguments", "schema"),
+    [
+        ([], json_schema()),
+        (["record"], json_schema()),
+        (["calibration"], calibration.json_schema()),
+    ],
+)
+def test_schema_prints_the_schema(run: Run, arguments: list[str], schema: dict) -> None:
+    code, out, _ = run("schema", *arguments)
     assert code == 0
-    assert json.loads(out) == json_schema()
+    assert json.loads(out) == schema
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(
