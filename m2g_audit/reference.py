@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -287,7 +287,7 @@ def load_folder(
     )
 
 
-def open_picture(file: Path) -> Image:
+def open_picture(file: Path | BinaryIO) -> Image:
     """Return a file's picture, decoded, upright, in RGB; OSError or ValueError if broken."""
     try:
         with Pillow.open(file) as picture:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from m2g_audit.cli import doctor, pocket, prompt, schema
+from m2g_audit.cli import calibrate, doctor, pocket, prompt, schema
 from m2g_audit.errors import AuditError, Interrupted, ResourceError
 
 _EPILOG = (
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prompt")(prompt.prompt)
+app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 app.add_typer(pocket.app, name="pocket")

@@ -27,9 +27,12 @@ PATIENCE, INTERVAL = 1.0, 10.0
 """Seconds until a stage gets its first line, and from then on between two of its lines."""
 
 
-def progress_on(console: Console) -> Bars | Lines:
-    """Return what tells of the stages of an audit, called as (stage, done, total)."""
-    return Bars(console) if _is_watched(console) else Lines(console)
+def progress_on(console: Console, *, keep: bool = True) -> Bars | Lines:
+    """Return what tells of the stages of a command, called as (stage, done, total).
+
+    keep: bars of finished stages stay until the end; without, the next one takes their place.
+    """
+    return Bars(console, keep=keep) if _is_watched(console) else Lines(console)
 
 
 @contextmanager
@@ -53,7 +56,9 @@ def _is_watched(console: Console) -> bool:
 class Bars:
     """Bars of the stages, which vanish when all is done."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, keep: bool = True) -> None:
+        self._keep = keep
+        self._whole: TaskID | None = None
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<18}"),
@@ -80,8 +85,18 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
+            if not self._keep:
+                for task in self._tasks.values():
+                    self._progress.remove_task(task)
+                self._tasks.clear()
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def overall(self, done: int, total: int) -> None:
+        """Show how much of all work is done, in percent."""
+        if self._whole is None:
+            self._whole = self._progress.add_task("all", total=100)
+        self._progress.update(self._whole, completed=100 * done // max(1, total))
 
 
 class Lines:
@@ -93,6 +108,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage: Stage | None = None
+        self._whole = Whole()
         self._lock, self._closed = Lock(), Event()
         self._thread = Thread(target=self._watch, daemon=True)
 
@@ -115,6 +131,12 @@ class Lines:
                 self._stage = Stage(stage, done, time.monotonic())
             self._print(self._stage.update(done, total, time.monotonic()))
 
+    def overall(self, done: int, total: int) -> None:
+        """Write how much of all work is done, in percent, where that has changed."""
+        with self._lock:
+            line = self._whole.line(100 * done // max(1, total), time.monotonic())
+            self._print(line)
+
     def _watch(self) -> None:
         while not self._closed.wait(PATIENCE):
             with self._lock:
@@ -124,6 +146,26 @@ class Lines:
     def _print(self, line: str | None) -> None:
         if line is not None:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+@dataclass
+class Whole:
+    """All work of a command as lines, in percent; times are in seconds of one clock."""
+
+    first: int | None = None
+    began: float = 0.0
+    told: int = 0
+
+    def line(self, percent: int, now: float) -> str | None:
+        """Return the share done and the time left, if the share has changed."""
+        if self.first is None:
+            self.first, self.began, self.told = percent, now, percent
+            return None
+        if percent == self.told:
+            return None
+        self.told = percent
+        left = (now - self.began) * (100 - percent) / max(1, percent - self.first)
+        return f"all: {percent}%, {duration(left)} left" if percent < 100 else "all: done"
 
 
 @dataclass

@@ -1,0 +1,214 @@
+"""States of a synthetic set (Eq. 9-11) from distances that are measured once and kept.
+
+Nothing here needs a model: thresholds can be set again, also by hand, from the distances alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m2g_audit.attractors import is_failed
+from m2g_audit.errors import OutputError
+from m2g_audit.intervals import Interval
+from m2g_audit.runs import write_atomically
+from m2g_audit.similarity import Metric, nearest
+from m2g_audit.states import State, Thresholds, classify, fractions
+from small_scale.pictures import Pictures, in_colour
+from small_scale.thresholds import Threshold, find_threshold
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+TOP = 4
+STATES = (State.MEMORIZED, State.SPURIOUS, State.GENERALIZED)
+
+RuleName = Literal["per-K", "fixed", "by-hand"]
+RULES: tuple[RuleName, ...] = ("per-K", "fixed")
+"""Thresholds from each K's own histograms, as the paper has them; and one pair for all K."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Distances of the n samples of S', and of pictures never trained on.
+
+    `training`, `training_rows` and `samples`, `sample_rows` [n, k]: the nearest k <= 4 pictures of
+    S and of the other samples, nearest first. `control` [n]: the nearest of `n_control` pictures
+    that the model never saw, as many as S has where there are so many. `fresh` [m]: of held-out
+    pictures to S; `among_fresh` [m']: of held-out pictures among as many as S' has, or all there
+    are. `failed` [n]: flat or non-finite samples.
+    """
+
+    training: FloatArray
+    training_rows: IntArray
+    samples: FloatArray
+    sample_rows: IntArray
+    control: FloatArray
+    n_control: int
+    fresh: FloatArray
+    among_fresh: FloatArray
+    failed: NDArray[np.bool_]
+
+    def save(self, path: Path) -> None:
+        """Writes all to one npz, whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **asdict(self))
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Neighbours:
+        """What `save` wrote; OutputError where it is damaged."""
+        try:
+            with np.load(path) as stored:
+                values = {name: stored[name] for name in stored.files}
+            return cls(**{**values, "n_control": int(values["n_control"])})
+        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+            raise OutputError(
+                f"{path} is damaged ({error}). Remove it: it is measured again."
+            ) from error
+
+
+def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: int) -> Neighbours:
+    """The neighbours of a synthetic set, uint8 [n, c, h, w], of the model trained on S_K."""
+    samples, training, control, fresh = (
+        metric.embed(in_colour(images))
+        for images in (synthetic, pictures.training(K), pictures.control(K), pictures.fresh)
+    )
+    failed = is_failed(synthetic.float() / 255)
+    to_training, rows = nearest(metric, samples, training, min(TOP, K))
+    # A failed sample is nobody's duplicate.
+    usable = np.flatnonzero(~failed)
+    among = np.full((len(samples), TOP), np.inf)
+    among_rows = np.zeros((len(samples), TOP), np.int64)
+    found, where = nearest(metric, samples[usable], samples[usable], TOP, exclude_self=True)
+    among[usable], among_rows[usable] = found, usable[where]
+    own = fresh[: len(samples)]
+    return Neighbours(
+        training=to_training,
+        training_rows=rows,
+        samples=among,
+        sample_rows=among_rows,
+        control=nearest(metric, samples, control)[0][:, 0],
+        n_control=len(control),
+        fresh=nearest(metric, fresh, training)[0][:, 0],
+        among_fresh=nearest(metric, own, own, exclude_self=True)[0][:, 0],
+        failed=failed,
+    )
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A synthetic set with its states under one pair of thresholds.
+
+    `shares`: of the samples that did not fail, with simultaneous intervals; they belong to |S'|.
+    `false_memorized`: the share within delta_m of the control, pictures the model never saw.
+    """
+
+    K: int
+    seed: int
+    rule: RuleName
+    delta_m: Threshold
+    delta_s: Threshold
+    states: list[State]
+    shares: Mapping[State, Interval]
+    false_memorized: float
+    n_control: int
+
+    @property
+    def n(self) -> int:
+        """Samples that did not fail."""
+        return sum(state != State.FAILED for state in self.states)
+
+    def of(self, state: State) -> IntArray:
+        """Which samples are in a state."""
+        return np.flatnonzero(np.array(self.states, dtype=str) == state.value)
+
+    def enough(self, state: State, share: float = 0.001) -> bool:
+        """Whether a state has at least 0.1% of the set: statistics of fewer are left out (C.2)."""
+        return bool(len(self.of(state)) >= max(1.0, share * len(self.states)))
+
+
+def thresholds_per_K(neighbours: Neighbours) -> tuple[Threshold, Threshold]:
+    """delta_m and delta_s of one model from its own two histograms."""
+    valid = ~neighbours.failed
+    return (
+        find_threshold(neighbours.training[valid, 0], neighbours.fresh),
+        find_threshold(neighbours.samples[valid, 0], neighbours.among_fresh),
+    )
+
+
+def fixed_thresholds(all_neighbours: list[Neighbours]) -> tuple[Threshold, Threshold]:
+    """One delta_m and delta_s for all K: the least of the fresh pictures' 1% quantiles.
+
+    No histogram of a synthetic set has a part in it, so it cannot make a peak.
+    """
+
+    def least(pairs: list[tuple[FloatArray, FloatArray]]) -> Threshold:
+        each = [find_threshold(samples, fresh) for samples, fresh in pairs]
+        strictest = min(each, key=lambda one: one.fresh)
+        return replace(strictest, value=strictest.fresh, rule="fresh")
+
+    return (
+        least([(one.training[~one.failed, 0], one.fresh) for one in all_neighbours]),
+        least([(one.samples[~one.failed, 0], one.among_fresh) for one in all_neighbours]),
+    )
+
+
+def classify_set(
+    neighbours: Neighbours,
+    pair: tuple[Threshold, Threshold],
+    metric: str,
+    K: int,
+    seed: int,
+    rule: RuleName,
+) -> Classified:
+    """The states of a synthetic set under a pair (delta_m, delta_s)."""
+    delta_m, delta_s = pair
+    thresholds = Thresholds(
+        metric=metric,
+        delta_m=delta_m.value,
+        delta_s=delta_s.value,
+        source=rule,
+        n_controls=delta_m.n_fresh,
+        calibrated=True,
+    )
+    states = classify(
+        neighbours.training[:, 0],
+        neighbours.samples[:, 0],
+        thresholds,
+        reference_complete=True,
+        failed=neighbours.failed,
+    )
+    duplicates = (neighbours.samples <= delta_s.value).sum(axis=1)
+    shares = fractions(
+        states, has_reference=True, reference_complete=True, n_duplicates=duplicates.tolist()
+    )
+    valid = ~neighbours.failed
+    return Classified(
+        K=K,
+        seed=seed,
+        rule=rule,
+        delta_m=delta_m,
+        delta_s=delta_s,
+        states=states,
+        shares=shares,
+        false_memorized=float((neighbours.control[valid] <= delta_m.value).mean()),
+        n_control=neighbours.n_control,
+    )
+
+
+def by_hand(
+    pair: tuple[Threshold, Threshold], given: tuple[float | None, float | None]
+) -> tuple[Threshold, Threshold]:
+    """The pair with what the user set in its place."""
+    delta_m, delta_s = (
+        each if value is None else replace(each, value=value, rule="by hand")
+        for each, value in zip(pair, given, strict=True)
+    )
+    return delta_m, delta_s

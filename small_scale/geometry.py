@@ -1,0 +1,223 @@
+"""Basin, curvature and energy of the samples of each state and of training points (App. C to E).
+
+Samples are the stored pictures, at 256 levels; rounding to them is a tenth of sigma at t0 = 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2g_audit.basin import Basin, Distance, algorithm1, critical_time
+from m2g_audit.curvature import alg2
+from m2g_audit.energy import relative_energy
+from m2g_audit.fast_spectrum import FastSpectrum, fast_spectra
+from m2g_audit.numerics import seed_for
+from m2g_audit.pipelines import UnconditionalModel
+from m2g_audit.similarity import load_metric
+from m2g_audit.similarity.base import Metric
+from m2g_audit.states import State
+from small_scale.lab import GROUPS, Cell, Lab, chosen
+from small_scale.mixture import mixtures
+from small_scale.pictures import Pictures, as_input, in_colour, to_levels
+
+Arrays = dict[str, np.ndarray]
+OnProgress = Callable[[int, int], None]
+
+_SEED = 34
+MOST_MIXTURES = 1000
+
+
+class Measurements:
+    """The four measurements of a cell; each gives arrays named "group/quantity".
+
+    Groups are GROUPS: training points, and the samples of each state by the thresholds of the
+    cell's own K. "group/rows" are which samples of S', or pictures of S, were measured.
+    """
+
+    def __init__(
+        self, lab: Lab, cell: Cell, pictures: Pictures, synthetic: Tensor, device: torch.device
+    ) -> None:
+        self._lab, self._cell, self._pictures, self._synthetic = lab, cell, pictures, synthetic
+        self._settings = lab.settings.geometry
+        self._neighbours = lab.neighbours(cell)
+        self._classified = lab.classified["per-K"][cell]
+        self._device = device
+        self._folder: Path = lab.model(cell) / "model"
+
+    def basin(self, on_progress: OnProgress) -> Arrays:
+        """Critical times and log-volumes (Alg. 1, Eq. 34), of each trial.
+
+        "times", "log_volumes" [n, M]; "critical_time" [n] of the sample; "evaluations" [n].
+        """
+        settings, model = self._settings, self._model()
+        delta_d = settings.delta_d
+        if delta_d is None:
+            delta_d = self._lab.classified["fixed"][self._cell].delta_m.value
+        distance = picture_distance(load_metric(settings.basin_metric or self._lab.settings.metric))
+
+        def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
+            x0 = as_input(images)
+            asked: dict[str, Any] = {
+                "delta_d": delta_d,
+                "delta_p": settings.delta_p,
+                "trials": settings.trials,
+                "steps": settings.denoising_steps,
+                "stride": settings.stride,
+                "block": 64,
+            }
+            found: list[Basin] = []
+            if settings.basin_search == "bisection":
+                found = critical_time(model, x0, distance, seeds=seeds, on_progress=report, **asked)
+            else:
+                for i, seed in enumerate(seeds):
+                    found.append(algorithm1(model, x0[i], distance, seed=seed, **asked))
+                    report(i + 1, len(seeds))
+            return {
+                "times": np.stack([each.times for each in found]),
+                "log_volumes": np.stack([each.log_volumes for each in found]),
+                "critical_time": np.array([each.critical_time for each in found]),
+                "evaluations": np.array([each.evaluations for each in found]),
+            }
+
+        made = self._each_group(settings.basin_images, "basin", measure, on_progress)
+        return made | {"delta_d": np.array(delta_d)}
+
+    def spectra(self, on_progress: OnProgress) -> Arrays:
+        """Spectra at t0 (Alg. 2, or the fast estimator of the "jacobian" kind), normalised.
+
+        "values" [n, N], from largest; "evaluations" [n]; of fast ones also "error" and
+        "intrinsic_dimension" [n].
+        """
+        settings, model = self._settings, self._model()
+
+        def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
+            x0 = as_input(images)
+            if settings.spectrum == "exact-alg2":
+                exact = []
+                for i, seed in enumerate(seeds):
+                    exact.append(alg2(model, x0[i], settings.t0, seed=seed))
+                    report(i + 1, len(seeds))
+                return {
+                    "values": np.stack([each.singular_values for each in exact]),
+                    "evaluations": np.array([each.evaluations for each in exact]),
+                }
+            fast: list[FastSpectrum] = []
+            for i, seed in enumerate(seeds):
+                fast += fast_spectra(
+                    model,
+                    x0[i : i + 1],
+                    settings.t0,
+                    seeds=[seed],
+                    tolerance=settings.spectrum_tolerance,
+                )
+                report(i + 1, len(seeds))
+            return {
+                "values": np.stack([each.singular_values for each in fast]),
+                "evaluations": np.array([each.evaluations for each in fast]),
+                "error": np.array([each.error for each in fast]),
+                "intrinsic_dimension": np.array([each.intrinsic_dimension for each in fast]),
+            }
+
+        made = self._each_group(settings.spectrum_images, "spectra", measure, on_progress)
+        sigma = float(model.schedule.sigma(settings.t0))
+        return made | {"t0": np.array(settings.t0), "sigma_t0": np.array(sigma)}
+
+    def energy(self, on_progress: OnProgress) -> Arrays:
+        """Energies above each reference, u(sample) - u(reference) (Alg. 4).
+
+        "energies" [n, r]; "references" [r] are rows of S, drawn at random.
+        """
+        settings, model = self._settings, self._model()
+        K = self._cell.K
+        rows = np.random.default_rng(_SEED).permutation(K)[: min(settings.references, K)]
+        references = as_input(self._pictures.training(K)[rows])
+
+        def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
+            energies = relative_energy(
+                model,
+                as_input(images),
+                references,
+                points=settings.points,
+                on_progress=report,
+            )
+            return {"energies": energies}
+
+        made = self._each_group(settings.energy_images, "energy", measure, on_progress)
+        return made | {"references": rows}
+
+    def mixture(self, on_progress: OnProgress) -> Arrays:
+        """How near each state comes to mixtures of its top-4 in S (Sec. 4), beside fresh pictures.
+
+        "distance", "nearest" [n]: RMS from the best mixture and from the nearest picture. The group
+        "fresh" are pictures that no model was trained on.
+        """
+        K, training = self._cell.K, self._pictures.training(self._cell.K)
+
+        def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
+            found = mixtures(images, training)
+            return {"distance": found.distance, "nearest": found.nearest}
+
+        made = self._each_group(MOST_MIXTURES, "mixture", measure, on_progress, training=False)
+        fresh = measure(self._pictures.fresh[:MOST_MIXTURES], [], on_progress)
+        return (
+            made | {f"fresh/{name}": values for name, values in fresh.items()} | {"K": np.array(K)}
+        )
+
+    # -- groups
+
+    def _model(self) -> UnconditionalModel:
+        return UnconditionalModel.load(self._folder, device=self._device)
+
+    def _each_group(
+        self,
+        most: int,
+        what: str,
+        measure: Callable[[Tensor, list[int], OnProgress], Arrays],
+        on_progress: OnProgress,
+        *,
+        training: bool = True,
+    ) -> Arrays:
+        groups = self._groups(most, training=training)
+        made: Arrays = {}
+        for i, (group, (rows, images)) in enumerate(groups.items()):
+            seeds = [seed_for(_SEED, f"{what} {group} {self._cell}", int(row)) for row in rows]
+            found = measure(images, seeds, partial(_part, on_progress, i, len(groups)))
+            made |= {f"{group}/{name}": values for name, values in found.items()}
+            made[f"{group}/rows"] = rows
+        on_progress(1000 * len(groups), 1000 * len(groups))
+        return made
+
+    def _groups(self, most: int, *, training: bool) -> Mapping[str, tuple[np.ndarray, Tensor]]:
+        found = {}
+        for group in GROUPS:
+            if group == "training":
+                rows, images = np.arange(min(most, self._cell.K)), self._pictures.ordered
+            else:
+                rows = chosen(self._classified, self._neighbours, State(group), most)
+                images = self._synthetic
+            if len(rows) and (training or group != "training"):
+                found[group] = rows, images[rows]
+        return found
+
+
+def picture_distance(metric: Metric) -> Distance:
+    """The distance of Alg. 1 between network inputs, after rounding to 256 levels as pictures."""
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        left, right = (metric.embed(in_colour(to_levels(x))) for x in (a, b))
+        squares = (left.double() - right.double()).square().sum(dim=2).amax(dim=1)
+        return squares if metric.squared else squares.sqrt()
+
+    return distance
+
+
+def _part(report: OnProgress, at: int, parts: int, done: int, total: int) -> None:
+    # One bar for all groups of a measurement.
+    report(round(1000 * (at + done / max(1, total))), 1000 * parts)

@@ -1,0 +1,271 @@
+"""The folder of a sweep: whose it is, its cells, and what each stage leaves behind.
+
+settings.json                      the sweep (identity)
+models/K000064-seed0/model/        the trained network, a DDPM pipeline of diffusers; log.jsonl
+synthetic/K000064-seed0/*.npz      S', images uint8 [n, c, h, w]
+neighbours/K000064-seed0.npz       distances (small_scale.classification.Neighbours)
+geometry/K000064-seed0/*.npz       basin, spectra, energy, mixture (small_scale.geometry)
+tables/*.csv, figures/*.png, calibration.json
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from m2g_audit.errors import OutputError
+from m2g_audit.runs import check_writable, write_atomically
+from m2g_audit.states import State
+from small_scale.classification import (
+    Classified,
+    Neighbours,
+    RuleName,
+    by_hand,
+    classify_set,
+    fixed_thresholds,
+    thresholds_per_K,
+)
+from small_scale.settings import Geometry, Network, Settings, Synthesis, Training
+from small_scale.thresholds import Threshold
+
+SETTINGS_FILE = "settings.json"
+_PARTS: Mapping[str, Any] = {
+    "network": Network,
+    "training": Training,
+    "synthesis": Synthesis,
+    "geometry": Geometry,
+}
+GROUPS = ("training", "memorized", "spurious", "generalized")
+"""What geometry is measured on: training points, and the samples of each state."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One model of a sweep: trained on the first K pictures with a seed."""
+
+    K: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"K{self.K:06d}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The folder of one sweep; `given` are thresholds set by hand, in place of both rules' own."""
+
+    folder: Path
+    settings: Settings
+    given: tuple[float | None, float | None] = (None, None)
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings) -> Lab:
+        """The sweep of these settings at `folder`, new or gone on with.
+
+        Raises OutputError where the folder can't be written, holds another sweep, whose differences
+        are named, or other files.
+        """
+        check_writable(folder)
+        path = folder / SETTINGS_FILE
+        if path.exists():
+            there = cls.open(folder).settings
+            if there != settings:
+                raise OutputError(
+                    f"{folder} holds another sweep ({_differences(there, settings)}). Choose "
+                    "another --out, or go on with that one by `m2g-audit calibrate "
+                    f"{folder}`."
+                )
+            return cls(folder, settings)
+        if folder.exists() and any(folder.iterdir()):
+            raise OutputError(
+                f"{folder} has files in it but is no sweep's folder: nothing is written there. "
+                "Choose an empty or a new folder with --out DIR."
+            )
+        content = json.dumps(asdict(settings), indent=1)
+        write_atomically(path, f"{content}\n".encode())
+        return cls(folder, settings)
+
+    @classmethod
+    def open(cls, folder: Path) -> Lab:
+        """The sweep at `folder`; OutputError where there is none that can be read."""
+        path = folder / SETTINGS_FILE
+        try:
+            stored = json.loads(path.read_bytes())
+            parts: dict[str, Any] = {
+                name: kind(**_tuples(stored.pop(name))) for name, kind in _PARTS.items()
+            }
+            return cls(folder, Settings(**_tuples(stored), **parts))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise OutputError(
+                f"{path} is not the settings of a sweep that this version reads ({error}). Give "
+                "another folder, or start anew with --out DIR."
+            ) from error
+
+    # -- cells
+
+    @property
+    def first_cells(self) -> list[Cell]:
+        """Every K with the first seed."""
+        return [Cell(K, self.settings.seeds[0]) for K in self.settings.sizes]
+
+    @property
+    def measured(self) -> list[Cell]:
+        """The cells whose neighbours are known, in order of K and seed."""
+        found = []
+        for path in sorted((self.folder / "neighbours").glob("K*-seed*.npz")):
+            K, seed = path.stem.removeprefix("K").split("-seed")
+            found.append(Cell(int(K), int(seed)))
+        return sorted(found)
+
+    def model(self, cell: Cell) -> Path:
+        """Where a cell's training is; its pipeline is in `model` below."""
+        return self.folder / "models" / str(cell)
+
+    def synthetic(self, cell: Cell) -> Path:
+        """Where a cell's synthetic set is."""
+        return self.folder / "synthetic" / str(cell)
+
+    def neighbours_file(self, cell: Cell) -> Path:
+        """Where a cell's distances are."""
+        return self.folder / "neighbours" / f"{cell}.npz"
+
+    def neighbours(self, cell: Cell) -> Neighbours:
+        """The distances of a cell."""
+        return Neighbours.load(self.neighbours_file(cell))
+
+    # -- states
+
+    @cached_property
+    def classified(self) -> Mapping[RuleName, Mapping[Cell, Classified]]:
+        """The states of every measured cell by each rule."""
+        cells = self.measured
+        all_neighbours = {cell: self.neighbours(cell) for cell in cells}
+        first = [all_neighbours[cell] for cell in cells if cell in self.first_cells]
+        fixed = fixed_thresholds(first) if first else None
+        found: dict[RuleName, dict[Cell, Classified]] = {"per-K": {}, "fixed": {}}
+        for cell, neighbours in all_neighbours.items():
+            pairs: dict[RuleName, tuple[Threshold, Threshold]] = {
+                "per-K": thresholds_per_K(neighbours)
+            }
+            if fixed is not None:
+                pairs["fixed"] = fixed
+            for rule, pair in pairs.items():
+                found[rule][cell] = classify_set(
+                    neighbours,
+                    by_hand(pair, self.given),
+                    self.settings.metric,
+                    cell.K,
+                    cell.seed,
+                    rule,
+                )
+        return found
+
+    def peak(self, rule: RuleName = "per-K") -> Cell | None:
+        """The cell of the first seed with the largest spurious share; None before any."""
+        first = [each for cell, each in self.classified[rule].items() if cell in self.first_cells]
+        if not first:
+            return None
+        best = max(first, key=lambda each: each.shares[State.SPURIOUS].estimate)
+        return Cell(best.K, best.seed)
+
+    def around_peak(self) -> list[Cell]:
+        """The cells of the other seeds: at the peak of the spurious share and beside it."""
+        peak = self.peak()
+        if peak is None:
+            return []
+        sizes = self.settings.sizes
+        at = sizes.index(peak.K)
+        near = sizes[max(0, at - 1) : at + 2]
+        return [Cell(K, seed) for seed in self.settings.seeds[1:] for K in near]
+
+    # -- geometry
+
+    def geometry_file(self, cell: Cell, what: str) -> Path:
+        """Where one measurement of a cell is: "basin", "spectra", "energy" or "mixture"."""
+        return self.folder / "geometry" / str(cell) / f"{what}.npz"
+
+    def geometry(self, cell: Cell, what: str) -> dict[str, np.ndarray] | None:
+        """The arrays of one measurement of a cell, named "group/quantity"; None before it."""
+        path = self.geometry_file(cell, what)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as stored:
+                return {name: stored[name] for name in stored.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise OutputError(
+                f"{path} is damaged ({error}). Remove it: it is measured again."
+            ) from error
+
+    def save_geometry(self, cell: Cell, what: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the arrays of one measurement, whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_atomically(self.geometry_file(cell, what), buffer.getvalue())
+
+    # -- other processes
+
+    @contextmanager
+    def claim(self, work: str) -> Iterator[bool]:
+        """A block that has a piece of work to itself; False where another process has it.
+
+        The operating system gives the claim of a process that died to the next one.
+        """
+        path = self.folder / "locks" / f"{work}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def chosen(classified: Classified, neighbours: Neighbours, state: State, most: int) -> np.ndarray:
+    """Which samples of a state are measured: at most so many, evenly spaced in order of distance.
+
+    The paper takes the first 512 in the order of the distance that their state rests on (C.2);
+    where there are more than `most`, evenly spaced ones stand for the whole state, not its edge.
+    """
+    rows = classified.of(state)
+    if not classified.enough(state):
+        return rows[:0]
+    distance = neighbours.training if state is State.MEMORIZED else neighbours.samples
+    ordered = rows[np.argsort(distance[rows, 0], kind="stable")]
+    return ordered[np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)]
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _differences(there: Settings, now: Settings) -> str:
+    first, second = _flat(asdict(there)), _flat(asdict(now))
+    return "; ".join(
+        f"{key}: {first.get(key)} there, {second.get(key)} now"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

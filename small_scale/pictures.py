@@ -1,0 +1,318 @@
+"""The pictures of a sweep: named sets, folders, parquet tables; nested subsets and fresh ones.
+
+A source reads the rows that are asked for and no others, as a small sweep needs few of many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from m2g_audit.errors import ReferenceFolderError, UsageError
+from m2g_audit.reference import SUFFIXES, crop, open_picture
+from small_scale.settings import PUBLISHED, SUBSET_SEED, Settings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FOLDER_VARIABLE = "M2G_DATA"
+_HELD_OUT, _FEWEST_FRESH = 0.2, 100
+"""The share held out, and how many at least: a 1% quantile needs 99 values."""
+_NAMED = 5
+
+OnProgress = Callable[[int, int], None]
+
+
+class Source(ABC):
+    """Pictures in a fixed order: `train` of them to train on, and `fresh` ones held out."""
+
+    name: str
+    train: int
+    fresh: int
+    channels: int
+
+    @abstractmethod
+    def picture(self, row: int, *, fresh: bool) -> Image:
+        """One picture, decoded; OSError or ValueError if it is broken."""
+
+    @abstractmethod
+    def label(self, row: int, *, fresh: bool) -> str:
+        """What to call a picture in a message."""
+
+
+class Table(Source):
+    """Tables in the hub's layout: one column of encoded pictures, a train and a test split.
+
+    Without a test split a fifth at random is held out, but at least 100.
+    """
+
+    def __init__(self, name: str, train: Dataset, test: Dataset | None, column: str | None):
+        self.name = name
+        named = column is not None and column in train.column_names
+        self._column: str = str(column) if named else _picture_column(train, name)
+        if test is None:
+            order = np.random.default_rng(SUBSET_SEED).permutation(len(train))
+            split = len(train) - _held_out(len(train))
+            train, test = train.select(np.sort(order[:split])), train.select(np.sort(order[split:]))
+        self._splits = {
+            False: _undecoded(train, self._column),
+            True: _undecoded(test, self._column),
+        }
+        self.train, self.fresh = len(train), len(test)
+        self.channels = _channels(self)
+
+    def picture(self, row: int, *, fresh: bool) -> Image:
+        stored = self._splits[fresh][row][self._column]
+        content = stored["bytes"] if stored["bytes"] is not None else stored["path"]
+        return open_picture(io.BytesIO(content) if isinstance(content, bytes) else Path(content))
+
+    def label(self, row: int, *, fresh: bool) -> str:
+        return f"row {row} of the {'test' if fresh else 'train'} split"
+
+
+class Folder(Source):
+    """Picture files below a folder; a fifth at random is held out, but at least 100."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        )
+        if not files:
+            raise ReferenceFolderError(
+                f"There are no pictures in {folder} (looked for {', '.join(sorted(SUFFIXES))}, "
+                "folders inside it too). Give a folder of pictures, a parquet file, or one of "
+                f"{', '.join(PUBLISHED)}."
+            )
+        self._folder = folder
+        order = np.random.default_rng(SUBSET_SEED).permutation(len(files))
+        split = len(files) - _held_out(len(files))
+        parts = {False: order[:split], True: order[split:]}
+        self._files = {fresh: [files[i] for i in np.sort(rows)] for fresh, rows in parts.items()}
+        self.train, self.fresh = split, len(files) - split
+        self.channels = _channels(self)
+
+    def picture(self, row: int, *, fresh: bool) -> Image:
+        return open_picture(self._files[fresh][row])
+
+    def label(self, row: int, *, fresh: bool) -> str:
+        return str(self._files[fresh][row].relative_to(self._folder))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block without the bars of datasets."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def open_source(data: str) -> Source:
+    """The pictures of a named set, a folder or a parquet file.
+
+    A named set comes from the hub, or from a folder of that name with parquet files below M2G_DATA;
+    a folder of one's own with such a name is given as ./NAME. Raises UsageError for what is none of
+    these, ReferenceFolderError for one without pictures.
+    """
+    if data in PUBLISHED:
+        return _named(data)
+    path = Path(data)
+    if path.is_dir():
+        tables = _splits_in(path)
+        return _tables(data, tables, None) if tables else Folder(path)
+    if path.suffix == ".parquet" and path.is_file():
+        return _tables(data, {"train": [path]}, None)
+    raise UsageError(
+        f"There is no data set {data!r}: give one of {', '.join(PUBLISHED)}, a folder of pictures, "
+        "a parquet file in the hub's layout, or the folder of a sweep to go on with."
+    )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a sweep, uint8 [n, c, side, side]; `sha256` is of all of them in order.
+
+    `ordered`: subsets to train on are its first K; `fresh`: never trained on by any model.
+    """
+
+    ordered: Tensor
+    fresh: Tensor
+    sha256: str
+
+    def training(self, K: int) -> Tensor:
+        """S_K, uint8 [K, c, h, w]."""
+        return self.ordered[:K]
+
+    def control(self, K: int) -> Tensor:
+        """Pictures that the model of S_K never saw, K of them or as many as there are."""
+        unseen = self.ordered[K : 2 * K]
+        return torch.cat([unseen, self.fresh[: K - len(unseen)]])
+
+
+def load_pictures(
+    source: Source, settings: Settings, on_progress: OnProgress | None = None
+) -> Pictures:
+    """The pictures that a sweep needs: twice its largest K if there are, and some held out.
+
+    Subsets are nested: a random order by seed 3407, of which each K takes the first, and the next K
+    are the control that its model never saw. Every picture is scaled to cover side x side and
+    centre-cropped; none is mirrored. Raises ReferenceFolderError for broken pictures, which it
+    names, and UsageError for too few of them.
+    """
+    most = settings.sizes[-1]
+    if source.train < most or source.fresh < _FEWEST_FRESH:
+        raise UsageError(
+            f"{source.name} has {source.train:,} pictures to train on and {source.fresh:,} to hold "
+            f"out; needed are {most:,} and {_FEWEST_FRESH:,}. Give more pictures or "
+            "smaller --sizes."
+        )
+    order = np.random.default_rng(SUBSET_SEED).permutation(source.train)[: 2 * most]
+    held_out = np.random.default_rng(SUBSET_SEED).permutation(source.fresh)[: settings.fresh]
+    total = len(order) + len(held_out)
+    report = on_progress or (lambda *_: None)
+    ordered = _read(source, order, False, settings, lambda done: report(done, total))
+    fresh = _read(source, held_out, True, settings, lambda done: report(len(order) + done, total))
+    digest = hashlib.sha256(ordered.numpy().tobytes() + fresh.numpy().tobytes()).hexdigest()
+    return Pictures(ordered, fresh, digest)
+
+
+def as_input(levels: Tensor) -> Tensor:
+    """Pictures of levels 0 .. 255 as the network sees them: float32 in [-1, 1]."""
+    return levels.float().div(127.5).sub(1)
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as levels, uint8."""
+    return images.add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
+
+
+def in_colour(images: Tensor) -> Tensor:
+    """Pictures with three channels, as metrics take them; one channel is repeated."""
+    return images.expand(-1, 3, -1, -1)
+
+
+def _held_out(total: int) -> int:
+    return min(total, max(_FEWEST_FRESH, int(total * _HELD_OUT)))
+
+
+def _read(
+    source: Source,
+    rows: NDArray[np.int64],
+    fresh: bool,
+    settings: Settings,
+    report: Callable[[int], None],
+) -> Tensor:
+    side, mode = settings.side, "L" if settings.channels == 1 else "RGB"
+    levels = np.empty((len(rows), settings.channels, side, side), np.uint8)
+    broken = []
+    for i, row in enumerate(rows):
+        try:
+            picture = crop(source.picture(int(row), fresh=fresh), (side, side)).convert(mode)
+        except (OSError, ValueError) as error:
+            broken.append(f"{source.label(int(row), fresh=fresh)} ({error})")
+            continue
+        levels[i] = np.asarray(picture).reshape(side, side, -1).transpose(2, 0, 1)
+        if i % 256 == 255 or i + 1 == len(rows):
+            report(i + 1)
+    if broken:
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        raise ReferenceFolderError(
+            f"{len(broken)} of {len(rows)} pictures of {source.name} can't be read: "
+            f"{'; '.join(broken[:_NAMED])}{more}. Repair them or take them out."
+        )
+    return torch.from_numpy(levels)
+
+
+def _named(name: str) -> Source:
+    published = PUBLISHED[name]
+    at_hand = os.environ.get(FOLDER_VARIABLE)
+    if at_hand and (tables := _splits_in(Path(at_hand) / name)):
+        return _tables(name, tables, published.column)
+    from datasets import load_dataset
+
+    try:
+        splits: Any = load_dataset(published.hub)
+    except Exception as error:  # the hub's client has many, none of them a user's to tell apart
+        raise ReferenceFolderError(
+            f"{name} ({published.hub}) could not be loaded from the hub ({type(error).__name__}: "
+            f"{error}). Go online, or set {FOLDER_VARIABLE} to a folder with {name}/train.parquet "
+            f"and {name}/test.parquet in the hub's layout, or give a folder of pictures."
+        ) from error
+    return Table(name, splits["train"], splits.get("test"), published.column)
+
+
+def _splits_in(folder: Path) -> dict[str, list[Path]]:
+    """Parquet files of a folder by split, as the hub names them: train.parquet, train-0000..."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        found.setdefault(path.name.split("-")[0].removesuffix(".parquet"), []).append(path)
+    return found if "train" in found else {}
+
+
+def _tables(name: str, files: dict[str, list[Path]], column: str | None) -> Source:
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    def read(split: str) -> Dataset:
+        try:
+            with _quiet():
+                return Dataset.from_parquet([str(path) for path in files[split]])
+        except (OSError, ValueError, DatasetGenerationError) as error:
+            raise ReferenceFolderError(
+                f"{', '.join(map(str, files[split]))} can't be read ({error}): get it again."
+            ) from error
+
+    return Table(name, read("train"), read("test") if "test" in files else None, column)
+
+
+def _picture_column(table: Dataset, name: str) -> str:
+    from datasets import Image as Pictures
+
+    for column, kind in table.features.items():
+        if isinstance(kind, Pictures) or (
+            isinstance(kind, dict) and {"bytes", "path"} <= set(kind)
+        ):
+            return str(column)
+    raise ReferenceFolderError(
+        f"{name} has no column of pictures (found {', '.join(table.column_names)}): it needs one "
+        "with the encoded bytes of each, as data sets on the hub have."
+    )
+
+
+def _undecoded(table: Dataset, column: str) -> Dataset:
+    from datasets import Image as Pictures
+
+    return table.cast_column(column, Pictures(decode=False))
+
+
+def _channels(source: Source) -> int:
+    """1 where the first pictures are grey, else 3."""
+    for row in range(min(8, source.train)):
+        try:
+            levels = np.asarray(source.picture(row, fresh=False))
+        except (OSError, ValueError):
+            continue  # broken pictures are told of when all are read
+        if np.ptp(levels.reshape(-1, 3), axis=1).any():
+            return 3
+    return 1

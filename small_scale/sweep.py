@@ -1,0 +1,268 @@
+"""The K-sweep (Sec. 4), stage by stage: each piece is done once, by the process that claims it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from m2g_audit.errors import UsageError
+from m2g_audit.similarity import Metric, load_metric
+from small_scale.classification import find_neighbours
+from small_scale.geometry import Measurements
+from small_scale.lab import Cell, Lab
+from small_scale.network import make_network
+from small_scale.pictures import Pictures, as_input, load_pictures, open_source
+from small_scale.settings import Settings
+from small_scale.synthesis import synthesise
+from small_scale.training import MODEL, train
+
+Stage = Literal[
+    "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "report"
+]
+STAGES: tuple[Stage, ...] = (
+    "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "report",
+)  # fmt: skip
+_MODELS: tuple[Stage, ...] = ("train", "synthesise", "neighbours")
+_GEOMETRY: tuple[Stage, ...] = ("basin", "spectra", "energy", "mixture")
+_SAYING = {
+    "train": "training",
+    "synthesise": "sampling",
+    "neighbours": "neighbours",
+    "basin": "basins",
+    "spectra": "spectra",
+    "energy": "energies",
+    "mixture": "mixtures",
+}
+_PATIENCE = 1.0
+# In forward passes of one picture: a step of training is three; a spectrum takes some hundreds.
+_SPECTRUM_COST, _PER_TRIAL = 400, 60
+
+
+class Teller(Protocol):
+    """Who is told of progress: of the stage under way, and of the whole sweep."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+    def overall(self, done: int, total: int) -> None:
+        """Tell how much of all work is done, in units of cost."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of a sweep: a stage of a cell, and its cost in forward passes of a picture."""
+
+    stage: Stage
+    cell: Cell
+    cost: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}-{self.stage}"
+
+    @property
+    def label(self) -> str:
+        """What to call it on a screen."""
+        seed = f", seed {self.cell.seed}" if self.cell.seed else ""
+        return f"K = {self.cell.K:,}{seed}: {_SAYING[self.stage]}"
+
+
+class Sweep:
+    """A sweep at work on its folder; pictures are read when the first piece needs them."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        tell: Teller,
+        *,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.lab, self._tell = lab, tell
+        self._accelerator = accelerator
+
+    def run(self, stages: Sequence[Stage] = STAGES) -> None:
+        """Does what is not done yet of the stages, for every K, then for more seeds at the peak.
+
+        Raises whatever a piece of work raises; what was finished stays. A piece that another
+        process has claimed is waited for.
+        """
+        wanted = [stage for stage in STAGES if stage in stages]
+        self._do([work for work in self.plan(self.lab.first_cells) if work.stage in wanted])
+        if "neighbours" in wanted or self._all_measured(self.lab.first_cells):
+            more = self._fresh_lab().around_peak()
+            self._do([work for work in self.plan(more) if work.stage in wanted])
+
+    def plan(self, cells: Sequence[Cell]) -> list[Work]:
+        """The work of some cells in its order: all models first, geometry after them."""
+        settings = self.lab.settings
+        models = [
+            Work(stage, cell, cost_of(settings, stage, cell.K))
+            for cell in cells
+            for stage in _MODELS
+        ]
+        geometry = [
+            Work(stage, cell, cost_of(settings, stage, cell.K))
+            for stage in _GEOMETRY
+            for cell in cells
+        ]
+        return models + geometry
+
+    def done(self, work: Work) -> bool:
+        """Whether a piece of work is finished."""
+        lab, cell = self.lab, work.cell
+        if work.stage == "train":
+            return (lab.model(cell) / MODEL / "model_index.json").exists()
+        if work.stage == "synthesise":
+            # Its last shard is written last, and the next stage reads them all.
+            n = lab.settings.synthesis.size(cell.K)
+            return any(lab.synthetic(cell).glob(f"*-{n:06d}.npz"))
+        if work.stage == "neighbours":
+            return lab.neighbours_file(cell).exists()
+        return lab.geometry_file(cell, work.stage).exists()
+
+    # -- doing it
+
+    def _do(self, plan: Sequence[Work]) -> None:
+        total = sum(work.cost for work in plan)
+        while True:
+            pending = [work for work in plan if not self.done(work)]
+            self._tell.overall(total - sum(work.cost for work in pending), total)
+            if not pending:
+                return
+            if not any(self._claimed(work, plan) for work in pending):
+                time.sleep(_PATIENCE)
+
+    def _claimed(self, work: Work, plan: Sequence[Work]) -> bool:
+        """Whether this process did a piece of work: not if it must wait, or another is at it."""
+        if any(not self.done(before) for before in self._before(work, plan)):
+            return False
+        with self.lab.claim(str(work)) as mine:
+            if not mine or self.done(work):
+                return False
+            self._work(work)
+        return True
+
+    def _before(self, work: Work, plan: Sequence[Work]) -> Iterator[Work]:
+        """What must be finished before a piece of work can begin."""
+        if work.stage in _GEOMETRY:
+            # One delta_m for all K needs all of them.
+            yield from (other for other in plan if other.stage == "neighbours")
+        elif work.stage != "train":
+            before = _MODELS[_MODELS.index(work.stage) - 1]
+            yield Work(before, work.cell, 0)
+
+    def _work(self, work: Work) -> None:
+        lab, cell, settings = self.lab, work.cell, self.lab.settings
+
+        def report(done: int, total: int) -> None:
+            self._tell(work.label, done, total)
+
+        if work.stage == "train":
+            train(
+                lab.model(cell),
+                settings,
+                self._pictures.training(cell.K),
+                cell.seed,
+                accelerator=self._accelerator,
+                on_step=report,
+            )
+            return
+        synthetic = synthesise(
+            lab.synthetic(cell),
+            lab.model(cell) / MODEL,
+            settings.synthesis,
+            cell.K,
+            device=self._device,
+            mixed_precision=settings.training.mixed_precision != "no",
+            on_images=report if work.stage == "synthesise" else None,
+        )
+        if work.stage == "neighbours":
+            report(0, 1)
+            found = find_neighbours(self._metric, synthetic, self._pictures, cell.K)
+            found.save(lab.neighbours_file(cell))
+            report(1, 1)
+        elif work.stage in _GEOMETRY:
+            lab = self._fresh_lab()
+            measured = Measurements(lab, cell, self._pictures, synthetic, self._device)
+            lab.save_geometry(cell, work.stage, getattr(measured, work.stage)(report))
+
+    def _all_measured(self, cells: Sequence[Cell]) -> bool:
+        return all(self.lab.neighbours_file(cell).exists() for cell in cells)
+
+    def _fresh_lab(self) -> Lab:
+        # States are kept once computed, and more cells are measured meanwhile.
+        return Lab(self.lab.folder, self.lab.settings, self.lab.given)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        settings = self.lab.settings
+        return load_pictures(
+            open_source(settings.data),
+            settings,
+            lambda done, total: self._tell("pictures", done, total),
+        )
+
+    @cached_property
+    def _metric(self) -> Metric:
+        return load_metric(self.lab.settings.metric, device=self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        if self._accelerator is not None:
+            return self._accelerator.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cost_of(settings: Settings, stage: Stage, K: int) -> int:
+    """What a stage of a cell costs, in forward passes of one picture; rough for geometry."""
+    training, geometry = settings.training, settings.geometry
+    if stage == "train":
+        batch = training.batch if training.fill_batch else min(training.batch, K)
+        return 3 * training.iterations * batch
+    if stage == "synthesise":
+        return settings.synthesis.size(K) * settings.synthesis.steps
+    if stage == "basin":
+        return 4 * geometry.basin_images * geometry.trials * _PER_TRIAL
+    if stage == "spectra":
+        one = 8 * settings.channels * settings.side**2
+        return (
+            4 * geometry.spectrum_images * (_SPECTRUM_COST if geometry.spectrum == "fast" else one)
+        )
+    if stage == "energy":
+        return 4 * geometry.energy_images * geometry.references * geometry.points
+    return 1
+
+
+def estimate_seconds(settings: Settings, device: torch.device) -> float:
+    """The predicted seconds of a sweep, from a few timed forward passes: good to a factor of 2."""
+    network = make_network(settings.network, settings.side, settings.channels).to(device).eval()
+    shape = (64, settings.channels, settings.side, settings.side)
+    x = as_input(torch.zeros(shape, dtype=torch.uint8)).to(device)
+
+    @torch.no_grad()
+    def timed() -> float:
+        start = time.perf_counter()
+        network(x, 0)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    timed()
+    each = min(timed() for _ in range(3)) / len(x)
+    sizes = settings.sizes
+    cells = [*sizes, *(sizes[len(sizes) // 2] for _ in range(3 * (len(settings.seeds) - 1)))]
+    return each * sum(cost_of(settings, stage, K) for K in cells for stage in STAGES)
+
+
+def parse_stages(asked: Sequence[str]) -> tuple[Stage, ...]:
+    """The stages of these names; UsageError for others."""
+    unknown = [name for name in asked if name not in STAGES]
+    if unknown:
+        raise UsageError(
+            f"There is no stage {unknown[0]!r}: give one or more of {', '.join(STAGES)}."
+        )
+    return tuple(stage for stage in STAGES if stage in asked)

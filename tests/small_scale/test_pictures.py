@@ -1,0 +1,133 @@
+"""Folders, parquet files and named sets as pictures of a sweep."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from m2g_audit.errors import ReferenceFolderError, UsageError
+from small_scale.pictures import load_pictures, open_source
+from small_scale.settings import Settings, settings_for
+
+
+def png(level: int, size: tuple[int, int] = (8, 8), grey: bool = True) -> bytes:
+    colour = (level, level, level if grey else 255 - level)
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def folder_of(path: Path, count: int, grey: bool = True) -> Path:
+    path.mkdir(parents=True)
+    for i in range(count):
+        (path / f"{i:04d}.png").write_bytes(png(i % 256, grey=grey))
+    return path
+
+
+def parquet(path: Path, levels: Sequence[int]) -> Path:
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Pictures
+
+    rows = {"image": [{"bytes": png(i), "path": None} for i in levels], "label": list(levels)}
+    features = Features({"image": Pictures(), "label": Value("int64")})
+    Dataset.from_dict(rows, features=features).to_parquet(path)
+    return path
+
+
+def settings(source: str, total: int, **changed: object) -> Settings:
+    return settings_for("smoke", source, total, **changed)  # type: ignore[arg-type]
+
+
+def test_a_folder_gives_nested_subsets_and_fresh_pictures(tmp_path: Path) -> None:
+    source = open_source(str(folder_of(tmp_path / "a", 250)))
+    assert (source.train, source.fresh, source.channels) == (150, 100, 1)
+    small = load_pictures(source, settings("a", 150, sizes=(2, 8), channels=1))
+    large = load_pictures(source, settings("a", 150, sizes=(2, 32), channels=1))
+    assert torch.equal(small.training(8), large.training(8))
+    assert large.training(32).shape == (32, 1, 8, 8)
+    assert large.training(32).dtype == torch.uint8
+
+
+def levels(images: torch.Tensor) -> set[int]:
+    return set(images[:, 0, 0, 0].tolist())
+
+
+def test_training_control_and_fresh_pictures_are_disjoint(tmp_path: Path) -> None:
+    source = open_source(str(folder_of(tmp_path / "a", 250)))
+    pictures = load_pictures(source, settings("a", 150, sizes=(2, 32), channels=1))
+    for K in (2, 8, 32):
+        parts = [levels(pictures.training(K)), levels(pictures.control(K))]
+        assert [len(part) for part in parts] == [K, K]
+        assert not parts[0] & parts[1]
+        assert not parts[0] & levels(pictures.fresh)
+
+
+def test_a_parquet_file_and_its_test_split(tmp_path: Path) -> None:
+    parquet(tmp_path / "train.parquet", range(150))
+    parquet(tmp_path / "test.parquet", range(150, 256))
+    source = open_source(str(tmp_path))
+    assert (source.train, source.fresh) == (150, 106)
+    pictures = load_pictures(source, settings("p", 150, channels=1))
+    assert levels(pictures.fresh) <= set(range(150, 256))
+
+
+def test_colour_is_noticed(tmp_path: Path) -> None:
+    assert open_source(str(folder_of(tmp_path / "c", 120, grey=False))).channels == 3
+
+
+def test_named_sets_come_from_the_folder_of_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mnist").mkdir()
+    parquet(tmp_path / "mnist" / "train.parquet", range(150))
+    parquet(tmp_path / "mnist" / "test.parquet", range(100))
+    monkeypatch.setenv("M2G_DATA", str(tmp_path))
+    assert open_source("mnist").train == 150
+
+
+def test_a_sweep_of_too_many_pictures_is_refused(tmp_path: Path) -> None:
+    source = open_source(str(folder_of(tmp_path / "a", 250)))
+    with pytest.raises(UsageError, match=r"150 pictures to train on, fewer than K = 1,000"):
+        settings("a", source.train, sizes=(2, 1000))
+    with pytest.raises(UsageError, match="K starts at 2"):
+        settings("a", source.train, sizes=(1, 10))
+
+
+def test_too_few_held_out_pictures_are_refused(tmp_path: Path) -> None:
+    source = open_source(str(folder_of(tmp_path / "a", 90)))
+    assert (source.train, source.fresh) == (0, 90)
+    with pytest.raises(UsageError, match="90 to hold"):
+        load_pictures(source, settings("a", 80, sizes=(2,), channels=1))
+
+
+def test_broken_pictures_are_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", 250)
+    for i in range(40):
+        (folder / f"{i:04d}.png").write_bytes(b"no picture")
+    source = open_source(str(folder))
+    with pytest.raises(ReferenceFolderError, match=r"of 150 pictures .*00\d\d\.png.* more"):
+        load_pictures(source, settings("a", source.train, sizes=(2, source.train)))
+
+
+@pytest.mark.parametrize("what", ["empty", "missing", "text"])
+def test_what_holds_no_pictures_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / what
+    if what == "empty":
+        path.mkdir()
+    elif what == "text":
+        path.write_text("no pictures")
+    with pytest.raises((UsageError, ReferenceFolderError), match=r"parquet file"):
+        open_source(str(path))
+
+
+@pytest.mark.skipif(not os.environ.get("M2G_DATA"), reason="M2G_DATA names no data sets")
+def test_mnist_itself() -> None:
+    source = open_source("mnist")
+    assert (source.train, source.fresh, source.channels) == (60_000, 10_000, 1)
+    pictures = load_pictures(source, settings("mnist", source.train, side=16, sizes=(2, 100)))
+    assert 0.1 < float(np.mean(pictures.training(100).numpy() / 255)) < 0.2

@@ -1,0 +1,54 @@
+"""Training sizes of App. B.1 against those that the paper prints."""
+
+import pytest
+
+from small_scale.settings import PUBLISHED
+from small_scale.sizes import dense_sizes, sparse_sizes, transition
+
+
+@pytest.mark.parametrize(
+    ("data", "printed"),
+    [
+        ("cifar10", (5862, 7310)),
+        ("mnist", (21379, 11724)),
+        ("fashion-mnist", (7724, 8965)),
+        ("lsun-church", (4896,)),
+    ],
+)
+def test_the_papers_sizes_come_out(data: str, printed: tuple[int, ...]) -> None:
+    published = PUBLISHED[data]
+    sizes = dense_sizes(published.A, published.B, published.total)
+    assert len(sizes) == 38
+    assert sizes[0] == 2
+    assert sizes[-1] == published.total
+    assert set(printed) <= set(sizes)
+
+
+def test_the_papers_size_of_width_64() -> None:
+    assert 2568 in dense_sizes(500, 8000, 50_000)
+
+
+def test_short_ranges_have_fewer_sizes() -> None:
+    assert dense_sizes(2, 4, 6) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("A", "B", "total"), [(1, 5, 9), (6, 5, 9), (2, 10, 9)])
+def test_impossible_ranges_are_refused(A: int, B: int, total: int) -> None:
+    with pytest.raises(ValueError, match="2 <= A"):
+        dense_sizes(A, B, total)
+
+
+def test_sparse_sizes_double_up_to_all() -> None:
+    assert sparse_sizes(5000) == [500, 1000, 2000, 4000, 5000]
+    assert sparse_sizes(4000) == [500, 1000, 2000, 4000]
+    assert sparse_sizes(300) == [300]
+
+
+def test_transition_is_read_off_the_memorized_shares() -> None:
+    shares = {500: 1.0, 1000: 0.97, 2000: 0.92, 4000: 0.6, 8000: 0.2, 16000: 0.04, 50000: 0.0}
+    assert transition(shares) == (2000, 16000)
+
+
+def test_transition_of_one_phase_only() -> None:
+    assert transition({2: 1.0, 4: 1.0}) == (4, 4)
+    assert transition({2: 0.0, 4: 0.0}) == (2, 2)
