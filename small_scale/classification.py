@@ -5,7 +5,6 @@ Nothing here needs a model: thresholds can be set again, also by hand, from the 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m2g_audit.attractors import is_failed
-from m2g_audit.errors import OutputError
 from m2g_audit.intervals import Interval
-from m2g_audit.runs import write_atomically
 from m2g_audit.similarity import Metric, nearest
 from m2g_audit.states import State, Thresholds, classify, fractions
+from small_scale.arrays import load_arrays, save_arrays
 from small_scale.pictures import Pictures, in_colour
 from small_scale.thresholds import Threshold, find_threshold
 
@@ -56,22 +54,15 @@ class Neighbours:
     failed: NDArray[np.bool_]
 
     def save(self, path: Path) -> None:
-        """Writes all to one npz, whole or not at all."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **asdict(self))
-        write_atomically(path, buffer.getvalue())
+        """Writes all to one file, whole or not at all."""
+        save_arrays(path, {name: np.asarray(value) for name, value in asdict(self).items()})
 
     @classmethod
     def load(cls, path: Path) -> Neighbours:
         """What `save` wrote; OutputError where it is damaged."""
-        try:
-            with np.load(path) as stored:
-                values = {name: stored[name] for name in stored.files}
-            return cls(**{**values, "n_control": int(values["n_control"])})
-        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
-            raise OutputError(
-                f"{path} is damaged ({error}). Remove it: it is measured again."
-            ) from error
+        values = load_arrays(path)
+        n_control = int(values.pop("n_control"))
+        return cls(**values, n_control=n_control)
 
 
 def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: int) -> Neighbours:

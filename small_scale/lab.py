@@ -10,7 +10,6 @@ tables/*.csv, figures/*.png, calibration.json
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from filelock import FileLock, Timeout
 from m2g_audit.errors import OutputError
 from m2g_audit.runs import check_writable, write_atomically
 from m2g_audit.states import State
+from small_scale.arrays import load_arrays, save_arrays
 from small_scale.classification import (
     Classified,
     Neighbours,
@@ -196,21 +196,11 @@ class Lab:
     def geometry(self, cell: Cell, what: str) -> dict[str, np.ndarray] | None:
         """The arrays of one measurement of a cell, named "group/quantity"; None before it."""
         path = self.geometry_file(cell, what)
-        if not path.exists():
-            return None
-        try:
-            with np.load(path) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise OutputError(
-                f"{path} is damaged ({error}). Remove it: it is measured again."
-            ) from error
+        return load_arrays(path) if path.exists() else None
 
     def save_geometry(self, cell: Cell, what: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the arrays of one measurement, whole or not at all."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_atomically(self.geometry_file(cell, what), buffer.getvalue())
+        """Keeps the arrays of one measurement."""
+        save_arrays(self.geometry_file(cell, what), arrays)
 
     # -- other processes
 

@@ -40,8 +40,13 @@ class Mixtures:
     @property
     def relative(self) -> FloatArray:
         """`distance` over `nearest` [n]: 0 for a mixture; 1 if mixing gains nothing."""
-        copies = self.nearest == 0
-        return np.where(copies, 1.0, self.distance / np.where(copies, 1.0, self.nearest))
+        return relative(self.distance, self.nearest)
+
+
+def relative(distance: FloatArray, nearest: FloatArray) -> FloatArray:
+    """`distance` over `nearest` [n]; 1 for a copy, which no mixture comes nearer to."""
+    copies = nearest == 0
+    return np.where(copies, 1.0, distance / np.where(copies, 1.0, nearest))
 
 
 def mixtures(samples: Tensor, pictures: Tensor, *, neighbours: int = NEIGHBOURS) -> Mixtures:

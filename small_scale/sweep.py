@@ -19,14 +19,15 @@ from small_scale.lab import Cell, Lab
 from small_scale.network import make_network
 from small_scale.pictures import Pictures, as_input, load_pictures, open_source
 from small_scale.settings import Settings
+from small_scale.sheets import is_current, save_sheet
 from small_scale.synthesis import synthesise
 from small_scale.training import MODEL, train
 
 Stage = Literal[
-    "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "report"
+    "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "sheet", "report"
 ]
 STAGES: tuple[Stage, ...] = (
-    "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "report",
+    "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "sheet", "report",
 )  # fmt: skip
 _MODELS: tuple[Stage, ...] = ("train", "synthesise", "neighbours")
 _GEOMETRY: tuple[Stage, ...] = ("basin", "spectra", "energy", "mixture")
@@ -38,6 +39,7 @@ _SAYING = {
     "spectra": "spectra",
     "energy": "energies",
     "mixture": "mixtures",
+    "sheet": "pictures to show",
 }
 _PATIENCE = 1.0
 # In forward passes of one picture: a step of training is three; a spectrum takes some hundreds.
@@ -106,7 +108,7 @@ class Sweep:
         ]
         geometry = [
             Work(stage, cell, cost_of(settings, stage, cell.K))
-            for stage in _GEOMETRY
+            for stage in (*_GEOMETRY, "sheet")
             for cell in cells
         ]
         return models + geometry
@@ -122,6 +124,8 @@ class Sweep:
             return any(lab.synthetic(cell).glob(f"*-{n:06d}.npz"))
         if work.stage == "neighbours":
             return lab.neighbours_file(cell).exists()
+        if work.stage == "sheet":
+            return is_current(lab, cell)
         return lab.geometry_file(cell, work.stage).exists()
 
     # -- doing it
@@ -151,6 +155,8 @@ class Sweep:
         if work.stage in _GEOMETRY:
             # One delta_m for all K needs all of them.
             yield from (other for other in plan if other.stage == "neighbours")
+        elif work.stage == "sheet":
+            yield Work("neighbours", work.cell, 0)
         elif work.stage != "train":
             before = _MODELS[_MODELS.index(work.stage) - 1]
             yield Work(before, work.cell, 0)
@@ -189,6 +195,10 @@ class Sweep:
             lab = self._fresh_lab()
             measured = Measurements(lab, cell, self._pictures, synthetic, self._device)
             lab.save_geometry(cell, work.stage, getattr(measured, work.stage)(report))
+        elif work.stage == "sheet":
+            report(0, 1)
+            save_sheet(self._fresh_lab(), cell, self._pictures, synthetic)
+            report(1, 1)
 
     def _all_measured(self, cells: Sequence[Cell]) -> bool:
         return all(self.lab.neighbours_file(cell).exists() for cell in cells)

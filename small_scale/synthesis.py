@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from m2g_audit.errors import NumericsError, OutputError
+from m2g_audit.errors import NumericsError
 from m2g_audit.numerics import in_batches, seed_for
-from m2g_audit.runs import write_atomically
+from small_scale.arrays import load_arrays, save_arrays
 from small_scale.pictures import to_levels
 from small_scale.settings import Synthesis
 
@@ -57,20 +55,21 @@ def synthesise(
                     len(shard), batch_size, partial(sampler.images, shard), "one sample"
                 )
             ]
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, images=to_levels(torch.cat(images)).numpy())
-            write_atomically(path, buffer.getvalue())
+            save_arrays(path, {"images": to_levels(torch.cat(images)).numpy()})
         report(shard.stop, n)
-    return torch.cat([_read(_path(folder, shard)) for shard in shards])
+    return torch.cat(
+        [torch.from_numpy(load_arrays(_path(folder, shard))["images"]) for shard in shards]
+    )
 
 
 class _Sampler:
     def __init__(
         self, model: Path, settings: Synthesis, K: int, device: torch.device, mixed: bool
     ) -> None:
-        pipeline = DDPMPipeline.from_pretrained(model)
-        self.network: Any = pipeline.unet.eval().requires_grad_(False).to(device)
-        self.scheduler = make_sampler(settings, pipeline.scheduler)
+        network: Any = UNet2DModel.from_pretrained(model, subfolder="unet")
+        self.network = network.eval().requires_grad_(False).to(device)
+        trained_with = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+        self.scheduler = make_sampler(settings, trained_with)
         self.device, self.K, self.mixed = device, K, mixed
         self.shape = (self.network.config.in_channels, *(2 * [self.network.config.sample_size]))
 
@@ -113,13 +112,3 @@ def make_sampler(settings: Synthesis, trained_with: Any) -> DDPMScheduler | DDIM
 
 def _path(folder: Path, shard: range) -> Path:
     return folder / f"{shard.start:06d}-{shard.stop:06d}.npz"
-
-
-def _read(path: Path) -> Tensor:
-    try:
-        with np.load(path) as stored:
-            return torch.from_numpy(stored["images"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise OutputError(
-            f"{path} is damaged ({error}). Remove it: its samples are made again, the same ones."
-        ) from error
