@@ -78,10 +78,14 @@ class Settings(_Part):
 
 
 class Wording(_Part):
-    """What the model reads of the prompt: its tokens, of which `window` are read, and its words."""
+    """What the model reads of the prompt: its tokens, of which `window` are read, and its words.
+
+    `cut_off` is the end that is not read, as the tokenizer spells it.
+    """
 
     tokens: int | None = None
     window: int | None = None
+    cut_off: str = ""
     unknown_words: list[str] = []
 
 

@@ -343,12 +343,13 @@ def _load_metric(request: Request, pipeline: TextToImage) -> Metric:
 
 def _wording(model: str, pipeline: TextToImage, prompt: str) -> Wording:
     tokens, window = pipeline.token_count(prompt)
+    cut_off = pipeline.cut_off(prompt) if tokens > window else ""
     unknown: list[str] = []
     if model == POCKET:
         from m2g_audit.pocket.captions import unknown_words
 
         unknown = unknown_words(prompt)
-    return Wording(tokens=tokens, window=window, unknown_words=unknown)
+    return Wording(tokens=tokens, window=window, cut_off=cut_off, unknown_words=unknown)
 
 
 def _warnings(model: str, prompt: str, wording: Wording) -> list[str]:

@@ -24,6 +24,7 @@ METRICS = {
     "sscd": "1 - cosine of SSCD copy-detection embeddings",
 }
 _DESCRIBED = 3
+_DESCRIBED_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ def _attractor(f: Findings) -> str:
 
 def _undecided(f: Findings) -> str:
     if f.wording.unknown_words:
-        words = ", ".join(f"“{word}”" for word in f.wording.unknown_words)
+        unknown = f.wording.unknown_words
+        words = ", ".join(f"“{word}”" for word in unknown[:_DESCRIBED_WORDS])
+        if len(unknown) > _DESCRIBED_WORDS:
+            words += f" and {len(unknown) - _DESCRIBED_WORDS} more words"
         return (
             f"The model was never taught {words}, so its pictures say nothing about this prompt. "
             "`m2g-audit pocket prompts` lists captions that it knows."

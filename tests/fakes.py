@@ -75,6 +75,12 @@ class FakePipeline:
     def token_count(self, prompt: str) -> tuple[int, int]:
         return len(prompt.split()) + 2, 20
 
+    def cut_off(self, prompt: str) -> str:
+        return " ".join(prompt.split()[18:])
+
+    def evaluations(self, *, steps: int, guidance: float, scheduler: str) -> int:
+        return 2 * steps
+
     def generate(
         self,
         prompt: str,

@@ -324,6 +324,7 @@ def test_a_prompt_that_is_not_read_to_its_end_is_said(
     prompt = "word " * 30
     record = audit(monkeypatch, FakePipeline(prompt, [1, 2]), tmp_path / "run")
     assert record.wording.tokens == 32
+    assert record.wording.cut_off == " ".join(["word"] * 12)
     assert any("32 tokens" in warning for warning in record.warnings)
 
 
