@@ -58,8 +58,8 @@ class FastSpectrum(Spectrum):
     """A "jacobian" spectrum with what was found on the way.
 
     `error`: the expected relative L1 error (no bound) of the curve against that of all noise
-    shells' values together; of it `truncation` is by too few steps, the rest by chance. `shells`, each with a
-    direction of its own, and the `steps` of each. `top`: the largest values found on the first
+    shells' values together; of it `truncation` is by too few steps, the rest by chance. `shells`,
+    each with a direction of its own, and the `steps` of each. `top`: the largest values found on the first
     shell, each with a singular value within `top_error` of it. `intrinsic_dimension`: FLIPD on the
     shell, N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard error.
     `asymmetry`: the antisymmetric part's share of the Jacobian's Frobenius norm. `mean_score`:

@@ -37,7 +37,7 @@ from small_scale.classification import (
 from small_scale.settings import Geometry, Network, Settings, Synthesis, Training
 from small_scale.thresholds import Threshold
 
-SETTINGS_FILE = "settings.json"
+SETTINGS_FILE, DATA_FILE = "settings.json", "data.json"
 _PARTS: Mapping[str, Any] = {
     "network": Network,
     "training": Training,
@@ -57,6 +57,19 @@ class Cell:
 
     def __str__(self) -> str:
         return f"K{self.K:06d}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures of a sweep: `images` to train on, of which the read ones hash to `sha256`.
+
+    `scale`: standard deviation of their values as the network sees them, in [-1, 1].
+    """
+
+    name: str
+    images: int
+    scale: float
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,26 @@ class Lab:
                 f"{path} is not the settings of a sweep that this version reads ({error}). Give "
                 "another folder, or start anew with --out DIR."
             ) from error
+
+    # -- data
+
+    @property
+    def data(self) -> Data | None:
+        """What is known of the pictures; None before they were read."""
+        path = self.folder / DATA_FILE
+        return Data(**json.loads(path.read_bytes())) if path.exists() else None
+
+    def keep_data(self, data: Data) -> None:
+        """Keeps what the pictures are; OutputError where they are not those of before."""
+        if self.data is None:
+            content = json.dumps(asdict(data), indent=1)
+            write_atomically(self.folder / DATA_FILE, f"{content}\n".encode())
+        elif self.data.sha256 != data.sha256:
+            raise OutputError(
+                f"{data.name} no longer holds the pictures that the sweep in {self.folder} began "
+                f"with ({self.data.images:,} then, {data.images:,} now). Bring them back, or start "
+                "another sweep with --out DIR."
+            )
 
     # -- cells
 

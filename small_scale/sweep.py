@@ -13,9 +13,10 @@ from accelerate import Accelerator
 
 from m2g_audit.errors import UsageError
 from m2g_audit.similarity import Metric, load_metric
+from small_scale.calibration import write_calibration
 from small_scale.classification import find_neighbours
 from small_scale.geometry import Measurements
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Cell, Data, Lab
 from small_scale.network import make_network
 from small_scale.pictures import Pictures, as_input, load_pictures, open_source
 from small_scale.settings import Settings
@@ -97,6 +98,8 @@ class Sweep:
         if "neighbours" in wanted or self._all_measured(self.lab.first_cells):
             more = self._fresh_lab().around_peak()
             self._do([work for work in self.plan(more) if work.stage in wanted])
+        if "report" in wanted:
+            write_calibration(self._fresh_lab())
 
     def plan(self, cells: Sequence[Cell]) -> list[Work]:
         """The work of some cells in its order: all models first, geometry after them."""
@@ -132,7 +135,7 @@ class Sweep:
 
     def _do(self, plan: Sequence[Work]) -> None:
         total = sum(work.cost for work in plan)
-        while True:
+        while plan:
             pending = [work for work in plan if not self.done(work)]
             self._tell.overall(total - sum(work.cost for work in pending), total)
             if not pending:
@@ -210,11 +213,13 @@ class Sweep:
     @cached_property
     def _pictures(self) -> Pictures:
         settings = self.lab.settings
-        return load_pictures(
-            open_source(settings.data),
-            settings,
-            lambda done, total: self._tell("pictures", done, total),
+        source = open_source(settings.data)
+        pictures = load_pictures(
+            source, settings, lambda done, total: self._tell("pictures", done, total)
         )
+        scale = float(as_input(pictures.ordered).std())
+        self.lab.keep_data(Data(settings.data, source.train, scale, pictures.sha256))
+        return pictures
 
     @cached_property
     def _metric(self) -> Metric:

@@ -1,0 +1,145 @@
+"""A whole sweep on a folder of pictures, killed and gone on with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2g_audit import calibration
+from m2g_audit.errors import OutputError
+from small_scale.lab import Cell, Lab
+from small_scale.settings import Settings, settings_for
+from small_scale.sweep import STAGES, Sweep
+
+
+class Silent:
+    """Told of progress; interrupts the sweep when a stage of this label reports."""
+
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.stop_at, self.stages, self.shares = stop_at, list[str](), list[float]()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.stages.append(stage)
+        if self.stop_at is not None and stage.endswith(self.stop_at) and done > 0:
+            raise KeyboardInterrupt
+
+    def overall(self, done: int, total: int) -> None:
+        self.shares.append(done / total)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(240):
+        levels = random.integers(0, 256, (8, 8, 1)).repeat(3, axis=2).astype(np.uint8)
+        Image.fromarray(levels).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def settings(pictures: Path) -> Settings:
+    return settings_for("smoke", str(pictures), 140, channels=1, sizes=(2, 8))
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab.create(tmp_path_factory.mktemp("lab") / "whole", settings(pictures))
+    tell = Silent()
+    Sweep(lab, tell).run()
+    assert tell.shares[-1] == 1
+    return Lab.open(lab.folder)
+
+
+def arrays(lab: Lab) -> Iterator[tuple[str, np.ndarray]]:
+    """Everything that a sweep measured, by the name of its file and its own."""
+    for path in sorted(lab.folder.rglob("*.npz")):
+        with np.load(path) as stored:
+            for name in stored.files:
+                yield f"{path.relative_to(lab.folder)}/{name}", stored[name]
+
+
+def test_a_sweep_leaves_all_that_it_is_about(finished: Lab) -> None:
+    assert finished.measured == [Cell(2, 0), Cell(8, 0)]
+    for cell in finished.measured:
+        for what in ("basin", "spectra", "energy", "mixture"):
+            assert finished.geometry(cell, what) is not None
+    shares = finished.classified["per-K"][Cell(2, 0)].shares
+    assert sum(share.estimate for share in shares.values()) == pytest.approx(1)
+    spectra = finished.geometry(Cell(8, 0), "spectra")
+    assert spectra is not None
+    assert spectra["training/values"].shape == (2, 64)
+
+
+def test_its_calibration_is_one_that_an_audit_reads(finished: Lab) -> None:
+    written = calibration.load(finished.folder / "calibration.json")
+    assert [entry.K for entry in written.trained] == [2, 8]
+    assert written.model.kind.space == "pixels"
+    assert written.data.images == 140
+
+
+@pytest.mark.parametrize("stage", ["training", "sampling", "basins", "spectra"])
+def test_a_killed_sweep_ends_like_one_never_stopped(
+    finished: Lab, pictures: Path, tmp_path: Path, stage: str
+) -> None:
+    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    with pytest.raises(KeyboardInterrupt):
+        Sweep(lab, Silent(stop_at=stage)).run()
+    Sweep(Lab.create(tmp_path / "lab", settings(pictures)), Silent()).run()
+    there = dict(arrays(finished))
+    here = dict(arrays(lab))
+    assert here.keys() == there.keys()
+    for name, values in there.items():
+        np.testing.assert_array_equal(here[name], values, err_msg=name)
+
+
+def test_finished_work_is_not_done_again(finished: Lab) -> None:
+    tell = Silent()
+    Sweep(finished, tell).run([stage for stage in STAGES if stage != "report"])
+    assert tell.stages == []
+
+
+def test_another_configuration_is_refused(finished: Lab, pictures: Path) -> None:
+    other = settings_for("smoke", str(pictures), 140, channels=1, sizes=(2, 8), width=16)
+    with pytest.raises(OutputError, match=r"network\.width: 8 there, 16 now"):
+        Lab.create(finished.folder, other)
+
+
+def test_other_pictures_are_refused(finished: Lab, pictures: Path, tmp_path: Path) -> None:
+    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    Sweep(lab, Silent()).run(["train"])
+    for path in (lab.folder / "models").iterdir():
+        (path / "model" / "model_index.json").unlink()
+    first = next(pictures.iterdir())
+    content = first.read_bytes()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(first)
+    try:
+        with pytest.raises(OutputError, match="no longer holds the pictures"):
+            Sweep(lab, Silent()).run(["train"])
+    finally:
+        first.write_bytes(content)
+
+
+def test_two_claims_exclude_each_other(finished: Lab) -> None:
+    with finished.claim("work") as first, Lab.open(finished.folder).claim("work") as second:
+        assert (first, second) == (True, False)
+    with finished.claim("work") as again:
+        assert again
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="no sweep's folder"):
+        Lab.create(tmp_path, settings(pictures))
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(OutputError, match="not the settings of a sweep"):
+        Lab.open(tmp_path)
+
+
+def test_thresholds_by_hand_change_states_alone(finished: Lab) -> None:
+    by_hand = Lab(finished.folder, finished.settings, (1e9, None))
+    classified = by_hand.classified["per-K"][Cell(8, 0)]
+    assert classified.delta_m.rule == "by hand"
+    assert {state.value for state in classified.states} <= {"memorized", "failed"}
+    assert classified.delta_s == finished.classified["per-K"][Cell(8, 0)].delta_s
