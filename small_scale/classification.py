@@ -37,10 +37,10 @@ class Neighbours:
     """Distances of the n samples of S', and of pictures never trained on.
 
     `training`, `training_rows` and `samples`, `sample_rows` [n, k]: the nearest k <= 4 pictures of
-    S and of the other samples, nearest first. `control` [n]: the nearest of `n_control` pictures
-    that the model never saw, as many as S has where there are so many. `fresh` [m]: of held-out
-    pictures to S; `among_fresh` [m']: of held-out pictures among as many as S' has, or all there
-    are. `failed` [n]: flat or non-finite samples.
+    S and of the other samples, nearest first. `control` [n, r]: the nearest picture of r sets that
+    the model never saw, of `n_control` each: as many as S has where there are so many. `fresh` [m]:
+    of held-out pictures to S; `among_fresh` [m']: of held-out pictures among as many as S' has, or
+    all there are. `failed` [n]: flat or non-finite samples.
     """
 
     training: FloatArray
@@ -67,10 +67,11 @@ class Neighbours:
 
 def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: int) -> Neighbours:
     """The neighbours of a synthetic set, uint8 [n, c, h, w], of the model trained on S_K."""
-    samples, training, control, fresh = (
+    samples, training, fresh = (
         metric.embed(in_colour(images))
-        for images in (synthetic, pictures.training(K), pictures.control(K), pictures.fresh)
+        for images in (synthetic, pictures.training(K), pictures.fresh)
     )
+    controls = [metric.embed(in_colour(images)) for images in pictures.controls(K)]
     failed = is_failed(synthetic.float() / 255)
     to_training, rows = nearest(metric, samples, training, min(TOP, K))
     # A failed sample is nobody's duplicate.
@@ -85,8 +86,8 @@ def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: in
         training_rows=rows,
         samples=among,
         sample_rows=among_rows,
-        control=nearest(metric, samples, control)[0][:, 0],
-        n_control=len(control),
+        control=np.column_stack([nearest(metric, samples, each)[0][:, 0] for each in controls]),
+        n_control=len(controls[0]),
         fresh=nearest(metric, fresh, training)[0][:, 0],
         among_fresh=nearest(metric, own, own, exclude_self=True)[0][:, 0],
         failed=failed,
@@ -98,7 +99,8 @@ class Classified:
     """A synthetic set with its states under one pair of thresholds.
 
     `shares`: of the samples that did not fail, with simultaneous intervals; they belong to |S'|.
-    `false_memorized`: the share within delta_m of the control, pictures the model never saw.
+    `false_memorized`: the share within delta_m of `n_control` pictures that the model never saw,
+    the mean over the sets of them.
     """
 
     K: int

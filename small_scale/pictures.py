@@ -32,6 +32,7 @@ FOLDER_VARIABLE = "M2G_DATA"
 _HELD_OUT, _FEWEST_FRESH = 0.2, 100
 """The share held out, and how many at least: a 1% quantile needs 99 values."""
 _NAMED = 5
+_CONTROLS = 16
 
 OnProgress = Callable[[int, int], None]
 
@@ -164,10 +165,13 @@ class Pictures:
         """S_K, uint8 [K, c, h, w]."""
         return self.ordered[:K]
 
-    def control(self, K: int) -> Tensor:
-        """Pictures that the model of S_K never saw, K of them or as many as there are."""
-        unseen = self.ordered[K : 2 * K]
-        return torch.cat([unseen, self.fresh[: K - len(unseen)]])
+    def controls(self, K: int) -> list[Tensor]:
+        """Disjoint sets of K pictures that the model of S_K never saw, at most 16.
+
+        One smaller set where there are not K of them.
+        """
+        unseen = torch.cat([self.ordered[K:], self.fresh])
+        return list(unseen.split(K)[: max(1, min(_CONTROLS, len(unseen) // K))])
 
 
 def load_pictures(
@@ -175,8 +179,8 @@ def load_pictures(
 ) -> Pictures:
     """The pictures that a sweep needs: twice its largest K if there are, and some held out.
 
-    Subsets are nested: a random order by seed 3407, of which each K takes the first, and the next K
-    are the control that its model never saw. Every picture is scaled to cover side x side and
+    Subsets are nested: a random order by seed 3407, of which each K takes the first; what follows
+    is the control that its model never saw. Every picture is scaled to cover side x side and
     centre-cropped; none is mirrored. Raises ReferenceFolderError for broken pictures, which it
     names, and UsageError for too few of them.
     """

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from m2g_audit.errors import UsageError
+
 SPARSE_START = 500
 WITHIN, OUTSIDE = 30, 5
 MEMORIZING, MEMORIZED_NO_MORE = 0.9, 0.1
@@ -31,6 +33,25 @@ def dense_sizes(A: int, B: int, total: int) -> list[int]:
         raise ValueError(f"need 2 <= A <= B <= |S|, got A = {A}, B = {B}, |S| = {total}")
     spaced = [(2, A, OUTSIDE), (A, B, WITHIN), (B, total, OUTSIDE)]
     return sorted({int(K) for part in spaced for K in np.linspace(*part)})
+
+
+def parse_sizes(asked: str, total: int) -> tuple[int, ...]:
+    """The sizes that a user writes: "2,16,128", "sparse", or "A-B" for the 38 around a transition.
+
+    Raises UsageError for anything else.
+    """
+    try:
+        if asked == "sparse":
+            return tuple(sparse_sizes(total))
+        if "-" in asked:
+            A, B = (int(number) for number in asked.split("-"))
+            return tuple(dense_sizes(A, B, total))
+        return tuple(sorted({int(K) for K in asked.split(",")}))
+    except ValueError as error:
+        raise UsageError(
+            f"--sizes {asked} is not possible for {total:,} training pictures: give numbers with "
+            "commas (2,16,128), `sparse`, or a transition (2000-16000) from 2 up to their number."
+        ) from error
 
 
 def transition(memorized: Mapping[int, float]) -> tuple[int, int]:

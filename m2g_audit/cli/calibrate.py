@@ -38,7 +38,11 @@ def calibrate(
     ] = None,
     sizes: Annotated[
         str | None,
-        typer.Option(help="Training sizes K with commas: 2,16,128.", show_default=False),
+        typer.Option(
+            help="Training sizes K: 2,16,128; `sparse`, the doubling search; or 2000-16000, the 38 "
+            "sizes around a transition between these.",
+            show_default=False,
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures in pixels.", show_default=False)
@@ -118,7 +122,7 @@ def calibrate(
         Sweep(lab, progress, accelerator=accelerator).run(stages)
     if tracker is not None:
         accelerator.end_training()
-    print(lab.folder)
+    _summarise(Lab(lab.folder, lab.settings, given))
 
 
 def _settings(
@@ -132,19 +136,13 @@ def _settings(
     multiple: int | None,
     sampler: Literal["ddpm", "ddim"] | None,
 ) -> Settings:
-    from m2g_audit.errors import UsageError
     from small_scale.pictures import open_source
     from small_scale.settings import PUBLISHED, settings_for
+    from small_scale.sizes import parse_sizes
 
     # The folder must mean the same wherever the sweep is gone on with.
     data = data if data in PUBLISHED else str(Path(data).resolve())
     source = open_source(data)
-    try:
-        parsed = None if sizes is None else tuple(int(K) for K in sizes.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"--sizes takes whole numbers with commas, such as 2,16,128; got {sizes!r}."
-        ) from error
     return settings_for(
         preset,
         data,
@@ -155,7 +153,7 @@ def _settings(
         metric=metric,
         multiple=multiple,
         sampler=sampler,
-        sizes=parsed,
+        sizes=None if sizes is None else parse_sizes(sizes, source.train),
     )
 
 
@@ -201,3 +199,46 @@ def _tell_cost(lab: Lab, device: torch.device, console: Console, yes: bool) -> N
     )
     if seconds > ASK_ABOVE_SECONDS:
         ask(f"This sweep takes about {duration(seconds)}", yes)
+
+
+def _summarise(lab: Lab) -> None:
+    """Prints what became of the samples at each K, and where the sweep lies."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from small_scale.classification import STATES
+    from small_scale.sizes import transition
+
+    classified = lab.classified["per-K"]
+    console = Console(soft_wrap=True, highlight=False)
+    if classified:
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1),
+            title=f"Shares of samples by state, {lab.settings.metric}",
+            caption="control: within delta_m of as many pictures that the model never saw",
+        )
+        for name in ("K", "seed", "|S'|", "memorized", "spurious", "generalized", "control"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for cell, each in sorted(classified.items()):
+            shares = (each.shares[state] for state in STATES)
+            table.add_row(
+                f"{cell.K:,}",
+                str(cell.seed),
+                f"{each.n:,}",
+                *(f"{share.estimate:.1%}" for share in shares),
+                f"{each.false_memorized:.1%}",
+            )
+        console.print(table)
+    peak = lab.peak()
+    if peak is not None:
+        share = classified[peak].shares[STATES[1]]
+        first = {cell.K: classified[cell].shares[STATES[0]] for cell in lab.first_cells}
+        A, B = transition({K: share.estimate for K, share in first.items()})
+        console.print(
+            f"The spurious share is largest at K = {peak.K:,}: {share.estimate:.1%} ("
+            f"{share.low:.1%} to {share.high:.1%}). Memorization drops after K = {A:,} and is down "
+            f"at K = {B:,}; --sizes {A}-{B} looks closer."
+        )
+    console.print(str(lab.folder))

@@ -61,8 +61,11 @@ def test_training_control_and_fresh_pictures_are_disjoint(tmp_path: Path) -> Non
     source = open_source(str(folder_of(tmp_path / "a", 250)))
     pictures = load_pictures(source, settings("a", 150, sizes=(2, 32), channels=1))
     for K in (2, 8, 32):
-        parts = [levels(pictures.training(K)), levels(pictures.control(K))]
-        assert [len(part) for part in parts] == [K, K]
+        controls = [levels(images) for images in pictures.controls(K)]
+        assert [len(part) for part in controls] == [K] * min(16, 164 // K - 1)
+        assert len(set().union(*controls)) == K * len(controls)
+        parts = [levels(pictures.training(K)), set().union(*controls)]
+        assert len(parts[0]) == K
         assert not parts[0] & parts[1]
         assert not parts[0] & levels(pictures.fresh)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from m2g_audit.errors import UsageError
 from small_scale.settings import PUBLISHED
-from small_scale.sizes import dense_sizes, sparse_sizes, transition
+from small_scale.sizes import dense_sizes, parse_sizes, sparse_sizes, transition
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,15 @@ def test_transition_is_read_off_the_memorized_shares() -> None:
 def test_transition_of_one_phase_only() -> None:
     assert transition({2: 1.0, 4: 1.0}) == (4, 4)
     assert transition({2: 0.0, 4: 0.0}) == (2, 2)
+
+
+def test_sizes_are_read_as_users_write_them() -> None:
+    assert parse_sizes("128,2,16,16", 500) == (2, 16, 128)
+    assert parse_sizes("sparse", 1200) == (500, 1000, 1200)
+    assert parse_sizes("2000-16000", 50_000) == tuple(dense_sizes(2000, 16_000, 50_000))
+
+
+@pytest.mark.parametrize("asked", ["", "two", "2;3", "16000-2000", "2-3-4", "2.5"])
+def test_other_sizes_are_refused(asked: str) -> None:
+    with pytest.raises(UsageError, match="is not possible for 50,000"):
+        parse_sizes(asked, 50_000)
