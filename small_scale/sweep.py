@@ -147,11 +147,25 @@ class Sweep:
         """Whether this process did a piece of work: not if it must wait, or another is at it."""
         if any(not self.done(before) for before in self._before(work, plan)):
             return False
+        if self._accelerator is not None and self._accelerator.num_processes > 1:
+            self._share(work, self._accelerator)
+            return True
         with self.lab.claim(str(work)) as mine:
             if not mine or self.done(work):
                 return False
             self._work(work)
         return True
+
+    def _share(self, work: Work, accelerator: Accelerator) -> None:
+        """A piece of work under `accelerate launch`: all processes train, the first does the rest.
+
+        Claims are not for them: all go through the same plan in the same order.
+        """
+        if work.stage == "train" or accelerator.is_main_process:
+            self._work(work)
+        # No barrier, whose patience ends after minutes.
+        while not self.done(work):
+            time.sleep(_PATIENCE)
 
     def _before(self, work: Work, plan: Sequence[Work]) -> Iterator[Work]:
         """What must be finished before a piece of work can begin."""

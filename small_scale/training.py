@@ -11,7 +11,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +157,18 @@ class _Run:
 
     def save_model(self, folder: Path) -> None:
         """Writes the averaged network as a DDPM pipeline, whole or not at all, and cleans up."""
-        draft = _draft(folder)
         network = self.accelerator.unwrap_model(self.network)
         self.ema.copy_to(network.parameters())
-        DDPMPipeline(network.eval(), self.noising).save_pretrained(draft)
-        draft.replace(folder)
+        with _draft(folder) as draft:
+            DDPMPipeline(network.eval(), self.noising).save_pretrained(draft)
+            draft.replace(folder)
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
 
     def _save_checkpoint(self) -> None:
         if not self.accelerator.is_main_process:
             return
         folder = self.folder / CHECKPOINT
-        draft, previous = _draft(folder), folder.with_name(f"{CHECKPOINT}.previous")
+        previous = folder.with_name(f"{CHECKPOINT}.previous")
         network = self.accelerator.unwrap_model(self.network)
         state = {
             "step": self.step,
@@ -175,16 +176,17 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
         }
-        self.ema.store(network.parameters())
-        self.ema.copy_to(network.parameters())
-        DDPMPipeline(network, self.noising).save_pretrained(draft)
-        self.ema.restore(network.parameters())
-        torch.save(state, draft / STATE)
-        # A folder can't be replaced by another at once: between the two lines the old one is kept.
-        shutil.rmtree(previous, ignore_errors=True)
-        if folder.exists():
-            folder.replace(previous)
-        draft.replace(folder)
+        with _draft(folder) as draft:
+            torch.save(state, draft / STATE)
+            self.ema.store(network.parameters())
+            self.ema.copy_to(network.parameters())
+            DDPMPipeline(network, self.noising).save_pretrained(draft)
+            self.ema.restore(network.parameters())
+            # A folder can't be replaced by another at once: between the two the old one is kept.
+            shutil.rmtree(previous, ignore_errors=True)
+            if folder.exists():
+                folder.replace(previous)
+            draft.replace(folder)
         shutil.rmtree(previous, ignore_errors=True)
 
     def _restore(self, network: UNet2DModel, optimizer: torch.optim.Optimizer) -> int:
@@ -232,7 +234,19 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _draft(folder: Path) -> Path:
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """An empty folder to write in; OutputError where the disk is full or refuses."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
-    return draft
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors have errors of their own for a full disk.
+        raise OutputError(
+            f"Can't write {folder} ({str(error).splitlines()[0]}). Free space; the same command "
+            "then goes on from the checkpoint before."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

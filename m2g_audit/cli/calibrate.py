@@ -115,6 +115,7 @@ def calibrate(
         )
         lab = Lab.create(out or Path("runs") / f"{Path(data).name}-{preset}", settings)
     lab = Lab(lab.folder, lab.settings, given)
+    _check_metrics(lab.settings)
     accelerator = _accelerator(lab, tracker, cpu)
     if any(name != "report" for name in stages):
         _tell_cost(lab, accelerator.device, console, yes)
@@ -155,6 +156,14 @@ def _settings(
         sampler=sampler,
         sizes=None if sizes is None else parse_sizes(sizes, source.train),
     )
+
+
+def _check_metrics(settings: Settings) -> None:
+    """Raises ModelError now, not after weeks of training, where a distance lacks its weights."""
+    from m2g_audit.similarity import load_metric
+
+    for name in {settings.metric, settings.geometry.basin_metric or settings.metric}:
+        load_metric(name)
 
 
 def _accelerator(lab: Lab, tracker: str | None, cpu: bool) -> Accelerator:

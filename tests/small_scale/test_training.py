@@ -104,6 +104,20 @@ def test_a_damaged_checkpoint_says_what_to_do(
     assert (train(tmp_path, settings(), pictures, 0) / "model_index.json").exists()
 
 
+def test_a_full_disk_says_what_to_do(
+    tmp_path: Path, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", full)
+        with pytest.raises(OutputError, match=r"file write failed.* Free space"):
+            train(tmp_path, settings(), pictures, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert (train(tmp_path, settings(), pictures, 0) / "model_index.json").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, pictures: Tensor) -> None:
     with pytest.raises(NumericsError, match="no longer finite"):
         train(tmp_path, settings(learning_rate=float("inf")), pictures, 0)
