@@ -98,7 +98,7 @@ class Sweep:
         if "neighbours" in wanted or self._all_measured(self.lab.first_cells):
             more = self._fresh_lab().around_peak()
             self._do([work for work in self.plan(more) if work.stage in wanted])
-        if "report" in wanted:
+        if "report" in wanted and (self._accelerator is None or self._accelerator.is_main_process):
             write_calibration(self._fresh_lab())
 
     def plan(self, cells: Sequence[Cell]) -> list[Work]:

@@ -140,7 +140,9 @@ class _Run:
         chosen, t, noise = chosen[part].to(device), t[part].to(device), noise[part].to(device)
         return self.noising.add_noise(self.images[chosen], noise, t), t, noise
 
-    def _write_log(self, loss: float, seconds: float) -> None:
+    def _write_log(self, own_loss: float, seconds: float) -> None:
+        mine = torch.tensor([own_loss], device=self.accelerator.device)
+        loss = float(self.accelerator.gather(mine).mean())
         if not math.isfinite(loss):
             raise NumericsError(
                 f"The loss of the training in {self.folder} is no longer finite at step "

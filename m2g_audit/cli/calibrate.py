@@ -90,6 +90,8 @@ def calibrate(
     goes on, and two of them at once share the work. Every stage that is done is not done again.
     Example: m2g-audit calibrate cifar10 --preset desk --out runs/cifar10
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from m2g_audit.cli.progress import progress_on
@@ -98,11 +100,11 @@ def calibrate(
     from small_scale.sweep import STAGES, Sweep, parse_stages
 
     stages = parse_stages(stage) if stage else STAGES
-    console = Console(stderr=True, soft_wrap=True)
-    given = (delta_m, delta_s)
     if data not in PUBLISHED and (Path(data) / SETTINGS_FILE).is_file():
-        lab = Lab.open(Path(data))
+        folder = Path(data)
+        settings = Lab.open(folder).settings
     else:
+        folder = out or Path("runs") / f"{Path(data).name}-{preset}"
         settings = _settings(
             data,
             preset,
@@ -113,17 +115,18 @@ def calibrate(
             multiple=synthetic,
             sampler=sampler,
         )
-        lab = Lab.create(out or Path("runs") / f"{Path(data).name}-{preset}", settings)
-    lab = Lab(lab.folder, lab.settings, given)
-    _check_metrics(lab.settings)
-    accelerator = _accelerator(lab, tracker, cpu)
+    _check_metrics(settings)
+    accelerator = _accelerator(settings, folder, tracker, cpu)
+    lab = replace(Lab.create(folder, settings), given=(delta_m, delta_s))
+    # Of several processes (accelerate launch) one speaks.
+    console = Console(stderr=True, soft_wrap=True, quiet=not accelerator.is_main_process)
     if any(name != "report" for name in stages):
         _tell_cost(lab, accelerator.device, console, yes)
     with progress_on(console, keep=False) as progress:
         Sweep(lab, progress, accelerator=accelerator).run(stages)
-    if tracker is not None:
-        accelerator.end_training()
-    _summarise(Lab(lab.folder, lab.settings, given))
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        _summarise(replace(lab))
 
 
 def _settings(
@@ -166,7 +169,7 @@ def _check_metrics(settings: Settings) -> None:
         load_metric(name)
 
 
-def _accelerator(lab: Lab, tracker: str | None, cpu: bool) -> Accelerator:
+def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: bool) -> Accelerator:
     from accelerate import Accelerator
 
     from m2g_audit.errors import UsageError
@@ -174,15 +177,15 @@ def _accelerator(lab: Lab, tracker: str | None, cpu: bool) -> Accelerator:
     try:
         accelerator = Accelerator(
             cpu=cpu,
-            mixed_precision=lab.settings.training.mixed_precision,
+            mixed_precision=settings.training.mixed_precision,
             log_with=tracker,
-            project_dir=lab.folder,
+            project_dir=folder,
         )
         if tracker is not None:
             accelerator.init_trackers("m2g-audit")
     except (ValueError, ImportError) as error:
         raise UsageError(f"{error} Leave out --tracker, or install it.") from error
-    preset = lab.settings.preset
+    preset = settings.preset
     if preset in ("lab", "paper") and accelerator.device.type == "cpu" and not cpu:
         raise UsageError(
             f"The preset {preset} is made for a GPU, and there is none here. Take --preset desk, "
