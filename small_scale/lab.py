@@ -35,6 +35,7 @@ from small_scale.classification import (
     thresholds_per_K,
 )
 from small_scale.settings import Geometry, Network, Settings, Synthesis, Training
+from small_scale.sizes import transition
 from small_scale.thresholds import Threshold
 
 SETTINGS_FILE, DATA_FILE = "settings.json", "data.json"
@@ -146,9 +147,33 @@ class Lab:
     # -- cells
 
     @property
-    def first_cells(self) -> list[Cell]:
-        """Every K with the first seed."""
+    def sparse_cells(self) -> list[Cell]:
+        """Every K of the settings with the first seed."""
         return [Cell(K, self.settings.seeds[0]) for K in self.settings.sizes]
+
+    @cached_property
+    def refined_cells(self) -> list[Cell]:
+        """More K between A and B, the ends of the transition that the sparse cells show (B.1).
+
+        None before all of those are measured.
+        """
+        count, measured = self.settings.refine, set(self.measured)
+        if not count or not measured.issuperset(self.sparse_cells):
+            return []
+        memorized = {}
+        for cell in self.sparse_cells:
+            neighbours = self.neighbours(cell)
+            delta_m = thresholds_per_K(neighbours)[0].value
+            valid = ~neighbours.failed
+            memorized[cell.K] = float((neighbours.training[valid, 0] <= delta_m).mean())
+        A, B = transition(memorized)
+        between = {int(K) for K in np.linspace(A, B, count + 2)} - set(self.settings.sizes)
+        return [Cell(K, self.settings.seeds[0]) for K in sorted(between)]
+
+    @property
+    def first_cells(self) -> list[Cell]:
+        """Every K with the first seed, those between A and B among them once they are known."""
+        return sorted([*self.sparse_cells, *self.refined_cells])
 
     @property
     def measured(self) -> list[Cell]:
@@ -182,7 +207,7 @@ class Lab:
         """The states of every measured cell by each rule."""
         cells = self.measured
         all_neighbours = {cell: self.neighbours(cell) for cell in cells}
-        first = [all_neighbours[cell] for cell in cells if cell in self.first_cells]
+        first = [all_neighbours[cell] for cell in cells if cell.seed == self.settings.seeds[0]]
         fixed = fixed_thresholds(first) if first else None
         found: dict[RuleName, dict[Cell, Classified]] = {"per-K": {}, "fixed": {}}
         for cell, neighbours in all_neighbours.items():
@@ -204,18 +229,22 @@ class Lab:
 
     def peak(self, rule: RuleName = "per-K") -> Cell | None:
         """The cell of the first seed with the largest spurious share; None before any."""
-        first = [each for cell, each in self.classified[rule].items() if cell in self.first_cells]
+        seed = self.settings.seeds[0]
+        first = [each for cell, each in self.classified[rule].items() if cell.seed == seed]
         if not first:
             return None
         best = max(first, key=lambda each: each.shares[State.SPURIOUS].estimate)
         return Cell(best.K, best.seed)
 
     def around_peak(self) -> list[Cell]:
-        """The cells of the other seeds: at the peak of the spurious share and beside it."""
+        """The cells of the other seeds: at the peak of the spurious share and beside it.
+
+        None before all cells of the first seed are measured.
+        """
         peak = self.peak()
-        if peak is None:
+        if peak is None or not set(self.measured).issuperset(self.first_cells):
             return []
-        sizes = self.settings.sizes
+        sizes = [cell.K for cell in self.first_cells]
         at = sizes.index(peak.K)
         near = sizes[max(0, at - 1) : at + 2]
         return [Cell(K, seed) for seed in self.settings.seeds[1:] for K in near]

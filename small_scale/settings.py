@@ -91,8 +91,11 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Settings:
-    """One sweep. `sizes`: K of each model; `seeds`: of the trainings, all but the first only around
-    the peak of the spurious share."""
+    """One sweep.
+
+    `sizes`: K of each model, and `refine` more between the ends of the transition that they show;
+    `seeds`: of the trainings, all but the first only around the peak of the spurious share.
+    """
 
     preset: PresetName
     data: str
@@ -104,6 +107,7 @@ class Settings:
     training: Training
     synthesis: Synthesis = field(default_factory=Synthesis)
     geometry: Geometry = field(default_factory=Geometry)
+    refine: int = 0
     seeds: tuple[int, ...] = (0,)
     fresh: int = 4096
     """Pictures kept from training, for thresholds and controls, at most."""
@@ -186,7 +190,7 @@ def settings_for(
         steps = 1000 if sampler == "ddpm" else 50
         made = replace(made, synthesis=replace(made.synthesis, sampler=sampler, steps=steps))
     if sizes is not None:
-        made = replace(made, sizes=tuple(sorted(set(sizes))))
+        made = replace(made, sizes=tuple(sorted(set(sizes))), refine=0)
     check(made, total)
     return made
 
@@ -251,6 +255,7 @@ def _lab(published: Published, total: int) -> Settings:
         geometry=Geometry(
             basin_images=64, trials=8, stride=20, spectrum_images=16, energy_images=64
         ),
+        refine=3,
         seeds=(0, 1, 2),
     )
 
@@ -286,6 +291,7 @@ def _desk(published: Published, total: int) -> Settings:
             spectrum_tolerance=0.05,
             energy_images=64,
         ),
+        refine=3,
         seeds=(0, 1, 2),
     )
 

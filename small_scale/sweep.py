@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -74,6 +74,11 @@ class Work:
         return f"K = {self.cell.K:,}{seed}: {_SAYING[self.stage]}"
 
 
+def _cells(lab: Lab) -> list[Cell]:
+    """All cells that are known so far."""
+    return [*lab.first_cells, *lab.around_peak()]
+
+
 class Sweep:
     """A sweep at work on its folder; pictures are read when the first piece needs them."""
 
@@ -94,10 +99,11 @@ class Sweep:
         process has claimed is waited for.
         """
         wanted = [stage for stage in STAGES if stage in stages]
-        self._do([work for work in self.plan(self.lab.first_cells) if work.stage in wanted])
-        if "neighbours" in wanted or self._all_measured(self.lab.first_cells):
-            more = self._fresh_lab().around_peak()
-            self._do([work for work in self.plan(more) if work.stage in wanted])
+        # Which cells come next rests on the states of those before.
+        models = [stage for stage in wanted if stage in _MODELS]
+        self._do(lambda lab: self._part(lab.sparse_cells, models), wanted)
+        self._do(lambda lab: self._part(lab.first_cells, models), wanted)
+        self._do(lambda lab: self._part(_cells(lab), wanted), wanted)
         if "report" in wanted and (self._accelerator is None or self._accelerator.is_main_process):
             write_calibration(self._fresh_lab())
 
@@ -116,6 +122,9 @@ class Sweep:
         ]
         return models + geometry
 
+    def _part(self, cells: Sequence[Cell], stages: Sequence[Stage]) -> list[Work]:
+        return [work for work in self.plan(cells) if work.stage in stages]
+
     def done(self, work: Work) -> bool:
         """Whether a piece of work is finished."""
         lab, cell = self.lab, work.cell
@@ -133,19 +142,42 @@ class Sweep:
 
     # -- doing it
 
-    def _do(self, plan: Sequence[Work]) -> None:
-        total = sum(work.cost for work in plan)
-        while plan:
+    def _do(self, planned: Callable[[Lab], list[Work]], wanted: Sequence[Stage]) -> None:
+        # Thresholds set by hand change states, but not which models a sweep has.
+        plan = planned(Lab(self.lab.folder, self.lab.settings))
+        while True:
             pending = [work for work in plan if not self.done(work)]
-            self._tell.overall(total - sum(work.cost for work in pending), total)
+            self._tell_overall(wanted)
             if not pending:
                 return
-            if not any(self._claimed(work, plan) for work in pending):
+            self._check_possible(pending)
+            if not any(self._claimed(work) for work in pending):
                 time.sleep(_PATIENCE)
 
-    def _claimed(self, work: Work, plan: Sequence[Work]) -> bool:
+    def _tell_overall(self, wanted: Sequence[Stage]) -> None:
+        lab = Lab(self.lab.folder, self.lab.settings)
+        known = self._part(_cells(lab), wanted)
+        cost = sum(work.cost for work in known)
+        unknown = 0
+        if not set(lab.measured).issuperset(lab.first_cells):
+            unknown = max(0, expected_cost(lab.settings, wanted) - cost)
+        left = sum(work.cost for work in known if not self.done(work))
+        self._tell.overall(cost - left, cost + unknown)
+
+    def _check_possible(self, pending: Sequence[Work]) -> None:
+        """Raises UsageError for a stage whose predecessor is neither done nor asked for."""
+        asked = {str(work) for work in pending}
+        for work in pending:
+            for before in self._before(work):
+                if not self.done(before) and str(before) not in asked:
+                    raise UsageError(
+                        f"{work.label} needs what the stage `{before.stage}` makes for "
+                        f"{before.cell}: add --stage {before.stage}, or leave --stage out."
+                    )
+
+    def _claimed(self, work: Work) -> bool:
         """Whether this process did a piece of work: not if it must wait, or another is at it."""
-        if any(not self.done(before) for before in self._before(work, plan)):
+        if any(not self.done(before) for before in self._before(work)):
             return False
         if self._accelerator is not None and self._accelerator.num_processes > 1:
             self._share(work, self._accelerator)
@@ -167,11 +199,12 @@ class Sweep:
         while not self.done(work):
             time.sleep(_PATIENCE)
 
-    def _before(self, work: Work, plan: Sequence[Work]) -> Iterator[Work]:
+    def _before(self, work: Work) -> Iterator[Work]:
         """What must be finished before a piece of work can begin."""
         if work.stage in _GEOMETRY:
             # One delta_m for all K needs all of them.
-            yield from (other for other in plan if other.stage == "neighbours")
+            first = Lab(self.lab.folder, self.lab.settings).first_cells
+            yield from (Work("neighbours", cell, 0) for cell in {*first, work.cell})
         elif work.stage == "sheet":
             yield Work("neighbours", work.cell, 0)
         elif work.stage != "train":
@@ -216,9 +249,6 @@ class Sweep:
             report(0, 1)
             save_sheet(self._fresh_lab(), cell, self._pictures, synthetic)
             report(1, 1)
-
-    def _all_measured(self, cells: Sequence[Cell]) -> bool:
-        return all(self.lab.neighbours_file(cell).exists() for cell in cells)
 
     def _fresh_lab(self) -> Lab:
         # States are kept once computed, and more cells are measured meanwhile.
@@ -266,6 +296,17 @@ def cost_of(settings: Settings, stage: Stage, K: int) -> int:
     return 1
 
 
+def expected_cost(settings: Settings, stages: Sequence[Stage]) -> int:
+    """What a sweep costs in all, in forward passes of one picture.
+
+    The cells around the transition and its peak are not known before: they count as middle ones.
+    """
+    sizes = settings.sizes
+    more = settings.refine + 3 * (len(settings.seeds) - 1)
+    cells = [*sizes, *(sizes[len(sizes) // 2] for _ in range(more))]
+    return sum(cost_of(settings, stage, K) for K in cells for stage in stages)
+
+
 def estimate_seconds(settings: Settings, device: torch.device) -> float:
     """The predicted seconds of a sweep, from a few timed forward passes: good to a factor of 2."""
     network = make_network(settings.network, settings.side, settings.channels).to(device).eval()
@@ -282,9 +323,7 @@ def estimate_seconds(settings: Settings, device: torch.device) -> float:
 
     timed()
     each = min(timed() for _ in range(3)) / len(x)
-    sizes = settings.sizes
-    cells = [*sizes, *(sizes[len(sizes) // 2] for _ in range(3 * (len(settings.seeds) - 1)))]
-    return each * sum(cost_of(settings, stage, K) for K in cells for stage in STAGES)
+    return each * expected_cost(settings, STAGES)
 
 
 def parse_stages(asked: Sequence[str]) -> tuple[Stage, ...]:

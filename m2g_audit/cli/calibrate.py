@@ -246,7 +246,11 @@ def _summarise(lab: Lab) -> None:
     peak = lab.peak()
     if peak is not None:
         share = classified[peak].shares[STATES[1]]
-        first = {cell.K: classified[cell].shares[STATES[0]] for cell in lab.first_cells}
+        first = {
+            cell.K: each.shares[STATES[0]]
+            for cell, each in classified.items()
+            if cell.seed == peak.seed
+        }
         A, B = transition({K: share.estimate for K, share in first.items()})
         console.print(
             f"The spurious share is largest at K = {peak.K:,}: {share.estimate:.1%} ("

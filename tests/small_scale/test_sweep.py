@@ -1,6 +1,7 @@
 """A whole sweep on a folder of pictures, killed and gone on with."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from m2g_audit import calibration
-from m2g_audit.errors import OutputError
+from m2g_audit.errors import OutputError, UsageError
 from small_scale.lab import Cell, Lab
 from small_scale.settings import Settings, settings_for
 from small_scale.sweep import STAGES, Sweep
@@ -143,3 +144,30 @@ def test_thresholds_by_hand_change_states_alone(finished: Lab) -> None:
     assert classified.delta_m.rule == "by hand"
     assert {state.value for state in classified.states} <= {"memorized", "failed"}
     assert classified.delta_s == finished.classified["per-K"][Cell(8, 0)].delta_s
+
+
+def test_a_stage_without_the_one_before_is_refused(pictures: Path, tmp_path: Path) -> None:
+    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    with pytest.raises(UsageError, match=r"needs what the stage `neighbours` makes"):
+        Sweep(lab, Silent()).run(["basin"])
+    with pytest.raises(UsageError, match=r"--stage synthesise"):
+        Sweep(lab, Silent()).run(["train", "neighbours"])
+
+
+def test_more_sizes_and_seeds_follow_where_the_transition_is(
+    pictures: Path, tmp_path: Path
+) -> None:
+    chosen = replace(settings(pictures), sizes=(2, 60), refine=2, seeds=(0, 1))
+    lab = Lab.create(tmp_path / "lab", chosen)
+    assert lab.first_cells == [Cell(2, 0), Cell(60, 0)]
+    tell = Silent()
+    Sweep(lab, tell).run(["train", "synthesise", "neighbours"])
+    lab = Lab.open(lab.folder)
+    assert [cell.K for cell in lab.first_cells] == [2, 21, 40, 60]
+    peak = lab.peak()
+    assert peak is not None
+    others = [cell for cell in lab.measured if cell.seed == 1]
+    assert peak.K in [cell.K for cell in others]
+    assert len(others) in (2, 3)
+    assert sorted(tell.shares) == tell.shares
+    assert tell.shares[-1] == 1
