@@ -72,7 +72,7 @@ def calibrate(
         list[str] | None,
         typer.Option(
             help="Only this stage, may be repeated: train, synthesise, neighbours, basin, spectra, "
-            "energy, mixture, report.",
+            "energy, mixture, sheet, report.",
             show_default=False,
         ),
     ] = None,
