@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from m2g_audit.cli import calibrate, doctor, pocket, prompt, schema
+from m2g_audit.cli import calibrate, doctor, pocket, prompt, schema, toy
 from m2g_audit.errors import Interrupted, as_audit_error
 
 _EPILOG = (
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("prompt")(prompt.prompt)
 app.command("calibrate")(calibrate.calibrate)
+app.command("toy")(toy.toy)
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 app.add_typer(pocket.app, name="pocket")
