@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from m2g_audit.basin import log_volume
 from m2g_audit.states import State
 from small_scale.classification import Neighbours
 from small_scale.lab import Cell, Lab
@@ -51,7 +50,7 @@ def fake_neighbours(K: int, seed: int) -> Neighbours:
         training_rows=rng.integers(0, K, (N, min(4, K))),
         samples=np.where(failed[:, None], np.inf, samples[:, None] * growing),
         sample_rows=rng.integers(0, N, (N, 4)),
-        control=near(0.2, N),
+        control=np.stack([near(0.2, N), near(0.2, N)], axis=1),
         n_control=K,
         fresh=near(0.2, FRESH),
         among_fresh=near(0.2, FRESH),
@@ -99,7 +98,7 @@ def fake_geometry(lab: Lab, cell: Cell) -> dict[str, dict[str, np.ndarray]]:
         times = rng.integers(0, round(900 * steep), (6, 4))
         made["basin"] |= {
             f"{group}/times": times,
-            f"{group}/log_volumes": log_volume(64, steep + 0.1 * rng.random((6, 4))),
+            f"{group}/log_volumes": rng.normal(100 * steep, 5, (6, 4)),
         }
         spectra = np.sort(steep * rng.beta(8, 2, (5, 64)))[:, ::-1]
         made["spectra"] |= {

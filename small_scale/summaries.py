@@ -1,0 +1,139 @@
+"""Numbers of a sweep that tables and figures share, from its stored arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2g_audit.states import State
+from small_scale.classification import RuleName
+from small_scale.lab import GROUPS, Cell, Lab
+from small_scale.mixture import relative
+
+FloatArray = NDArray[np.float64]
+Arrays = Mapping[str, np.ndarray]
+Quantity = Literal[
+    "log_volume",
+    "critical_time",
+    "never_recovered",
+    "median_singular_value",
+    "intrinsic_dimension",
+    "energy_gap",
+    "energy_gaps",
+    "mixture",
+]
+FRESH = "fresh"
+"""The group of pictures that no model was trained on, beside GROUPS."""
+
+_NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over n samples, and over the trials of each where it has some."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Spread:
+        """Those of values [n, ...], all axes together."""
+        return cls(float(values.mean()), float(values.std()), len(values))
+
+
+def name_of(lab: Lab) -> str:
+    """What to call the data of a sweep: its name, or the last part of its path."""
+    data = lab.settings.data
+    return _NAMES.get(data) or data.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def first_seed(lab: Lab) -> list[Cell]:
+    """The measured cells of the first seed, by K: the curves of a sweep."""
+    return [cell for cell in lab.measured if cell.seed == lab.settings.seeds[0]]
+
+
+def other_seeds(lab: Lab) -> list[Cell]:
+    """The measured cells of the other seeds, around the peak."""
+    return [cell for cell in lab.measured if cell.seed != lab.settings.seeds[0]]
+
+
+def values(lab: Lab, cell: Cell, group: str, quantity: Quantity) -> FloatArray | None:
+    """A quantity of the samples of a group; None where it was not measured.
+
+    [n, M] for the trials of "log_volume", "critical_time" and "never_recovered" (1 where R is that
+    of t = 1); [n] for the median of each normalised spectrum and its numerical intrinsic dimension;
+    [n, r] for the gaps between a sample's energies above r references and the means of the training
+    points' (Eq. 48), [n] for "energy_gap", the mean of them; [n] for the distance from mixtures
+    over that from the nearest picture (1: mixing gains nothing).
+    """
+    what, needed, find = _QUANTITIES[quantity]
+    arrays = lab.geometry(cell, what)
+    if arrays is None or not all(name.format(group) in arrays for name in needed):
+        return None
+    return np.asarray(find(arrays, group), np.float64)
+
+
+def over_sizes(
+    lab: Lab, quantity: Quantity, group: str, cells: list[Cell], column: int | None = None
+) -> dict[Cell, Spread]:
+    """The spread of a quantity in the cells where it was measured; of one of its columns."""
+    found = {}
+    for cell in cells:
+        each = values(lab, cell, group, quantity)
+        if each is not None:
+            found[cell] = Spread.of(each if column is None else each[:, column])
+    return found
+
+
+def groups_of(arrays: Arrays) -> list[str]:
+    """The groups that a measurement has, in their order."""
+    there = {name.partition("/")[0] for name in arrays if "/" in name}
+    return [group for group in (*GROUPS, FRESH) if group in there]
+
+
+def possible_peaks(lab: Lab, rule: RuleName = "per-K") -> list[Cell]:
+    """The cells of the first seed that may have the largest spurious share, in order of K.
+
+    Those whose interval reaches the lower end of the peak's own; none where no sample is spurious.
+    """
+    peak = lab.peak(rule)
+    if peak is None:
+        return []
+    shares = {cell: lab.classified[rule][cell].shares[State.SPURIOUS] for cell in first_seed(lab)}
+    if shares[peak].estimate == 0:
+        return []
+    return [cell for cell, share in shares.items() if share.high >= shares[peak].low]
+
+
+def _gaps(arrays: Arrays, group: str) -> FloatArray:
+    gaps: FloatArray = arrays[f"{group}/energies"] - arrays["training/energies"].mean(axis=0)
+    return gaps
+
+
+def _relative(arrays: Arrays, group: str) -> FloatArray:
+    return relative(arrays[f"{group}/distance"], arrays[f"{group}/nearest"])
+
+
+_QUANTITIES: Mapping[
+    Quantity, tuple[str, tuple[str, ...], Callable[[Arrays, str], np.ndarray]]
+] = {
+    "log_volume": ("basin", ("{}/log_volumes",), lambda a, g: a[f"{g}/log_volumes"]),
+    "critical_time": ("basin", ("{}/times",), lambda a, g: a[f"{g}/times"]),
+    "never_recovered": ("basin", ("{}/times",), lambda a, g: a[f"{g}/times"] == 0),
+    "median_singular_value": (
+        "spectra", ("{}/values",), lambda a, g: np.median(a[f"{g}/values"], axis=1),
+    ),
+    "intrinsic_dimension": (
+        "spectra", ("{}/intrinsic_dimension",), lambda a, g: a[f"{g}/intrinsic_dimension"],
+    ),
+    "energy_gap": (
+        "energy", ("{}/energies", "training/energies"), lambda a, g: _gaps(a, g).mean(axis=1),
+    ),
+    "energy_gaps": ("energy", ("{}/energies", "training/energies"), _gaps),
+    "mixture": ("mixture", ("{}/distance", "{}/nearest"), _relative),
+}  # fmt: skip

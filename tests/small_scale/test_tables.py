@@ -1,0 +1,125 @@
+"""Tables hold the stored numbers, and no row of what was not measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from small_scale.lab import Cell, Lab
+from small_scale.mixture import relative
+from small_scale.summaries import possible_peaks
+from small_scale.tables import (
+    Row,
+    all_tables,
+    geometry,
+    threshold_ranges,
+    thresholds,
+    to_csv,
+    transition,
+)
+from tests.small_scale.fake_lab import CELLS, COPIES, REPEATS, SIZES, N, measured_lab
+
+STATES = ("memorized", "spurious", "generalized")
+
+
+def row_of(rows: list[Row], **asked: str | int) -> Row:
+    [found] = [row for row in rows if asked.items() <= row.items()]
+    return found
+
+
+@pytest.mark.parametrize("K", SIZES)
+def test_shares_are_those_of_the_set(finished: Lab, K: int) -> None:
+    row = row_of(transition(finished), K=K, seed=0, rule="per-K")
+    assert (row["n"], row["failed"], row["n_control"]) == (N - 1, 1, K)
+    # One sample failed, and a few of one mode fall under the quantile of the other.
+    assert row["memorized"] == pytest.approx(COPIES[K], abs=0.03)
+    assert row["spurious"] == pytest.approx(REPEATS[K], abs=0.03)
+    assert sum(float(row[state]) for state in STATES) == pytest.approx(1)
+    for state in STATES:
+        assert row[f"{state}_low"] <= row[state] <= row[f"{state}_high"]  # type: ignore[operator]
+
+
+def test_every_cell_has_a_row_of_each_rule(finished: Lab) -> None:
+    cells = [(row["K"], row["seed"], row["rule"]) for row in transition(finished)]
+    assert len(set(cells)) == len(cells) == 2 * len(CELLS)
+
+
+def test_the_peak_is_of_the_first_seed(finished: Lab) -> None:
+    marked = {(row["K"], row["seed"]): row["peak"] for row in transition(finished)}
+    assert [cell for cell, mark in marked.items() if mark] == [(64, 0)]
+
+
+def test_without_spurious_samples_there_is_no_peak(tmp_path: Path) -> None:
+    assert possible_peaks(measured_lab(tmp_path / "sweep", (Cell(2, 0),))) == []
+
+
+def test_peaks_that_cannot_be_told_apart_are_all_possible(tmp_path: Path) -> None:
+    lab = measured_lab(tmp_path / "sweep", (Cell(16, 0), Cell(256, 0)))
+    assert possible_peaks(lab) == [Cell(16, 0), Cell(256, 0)]
+
+
+def test_thresholds_say_where_they_come_from(finished: Lab) -> None:
+    rows = thresholds(finished)
+    peak = row_of(rows, K=64, seed=0, rule="per-K")
+    assert (peak["delta_m_from"], peak["delta_m_phase"]) == ("valley", "both")
+    last = row_of(rows, K=2, seed=0, rule="per-K")
+    assert (last["delta_m_from"], last["delta_m_phase"]) == ("fresh", "below")
+    assert last["delta_m"] == last["delta_m_fresh"]
+
+
+def test_ranges_are_over_all_cells(finished: Lab) -> None:
+    found = [row for row in thresholds(finished) if row["rule"] == "per-K"]
+    row = row_of(threshold_ranges(finished), rule="per-K")
+    for name in ("delta_m", "delta_s"):
+        every = [float(each[name]) for each in found]
+        assert (row[f"{name}_min"], row[f"{name}_max"]) == (min(every), max(every))
+        valleys = sum(each[f"{name}_from"] == "valley" for each in found)
+        assert row[f"{name}_valleys"] == valleys > 0
+    fixed = row_of(threshold_ranges(finished), rule="fixed")
+    assert fixed["delta_m_min"] == fixed["delta_m_max"]
+
+
+def test_geometry_is_of_the_stored_arrays(finished: Lab) -> None:
+    cell = Cell(64, 0)
+    row = row_of(geometry(finished), K=64, seed=0, group="spurious")
+    basin, spectra, energy, mixture = (
+        finished.geometry(cell, what) or {} for what in ("basin", "spectra", "energy", "mixture")
+    )
+    volumes = basin["spurious/log_volumes"]
+    assert row["basin_n"] == len(volumes)
+    assert (row["log_volume_mean"], row["log_volume_sd"]) == (volumes.mean(), volumes.std())
+    assert row["never_recovered"] == (basin["spurious/times"] == 0).mean()
+    medians = np.median(spectra["spurious/values"], axis=1)
+    assert row["median_singular_value_mean"] == medians.mean()
+    gaps = energy["spurious/energies"] - energy["training/energies"].mean(axis=0)
+    assert row["energy_gap_2_mean"] == pytest.approx(gaps[:, 1].mean())
+    assert row["energy_gap_2_sd"] == pytest.approx(gaps[:, 1].std())
+    found = relative(mixture["spurious/distance"], mixture["spurious/nearest"])
+    assert row["mixture_q50"] == np.median(found)
+
+
+def test_training_points_have_no_gap(finished: Lab) -> None:
+    for row in geometry(finished):
+        if row["group"] == "training":
+            assert row["energy_gap_1_mean"] == row["energy_gap_2_mean"] == 0
+
+
+def test_states_with_too_few_samples_are_left_out(finished: Lab) -> None:
+    groups = [row["group"] for row in geometry(finished) if row["K"] == 2]
+    assert groups == ["training", "memorized", "fresh"]
+
+
+def test_half_a_sweep_gives_half_the_tables(tmp_path: Path) -> None:
+    tables = all_tables(measured_lab(tmp_path / "sweep", (Cell(2, 0),)))
+    assert not tables["geometry"]
+    assert len(tables["transition"]) == len(tables["thresholds"]) == 2
+    assert not any(all_tables(measured_lab(tmp_path / "none", ())).values())
+
+
+def test_csv_keeps_rows_that_lack_columns() -> None:
+    read = list(csv.DictReader(io.StringIO(to_csv([{"a": 1 / 3}, {"a": 2, "b": "x, y"}]))))
+    assert read == [{"a": "0.333333", "b": ""}, {"a": "2", "b": "x, y"}]
