@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from m2g_audit.cli import calibrate, doctor, pocket, prompt, schema, toy
+from m2g_audit.cli import calibrate, doctor, pocket, prompt, report, schema, toy
 from m2g_audit.errors import Interrupted, as_audit_error
 
 _EPILOG = (
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prompt")(prompt.prompt)
+app.command("report")(report.report)
 app.command("calibrate")(calibrate.calibrate)
 app.command("toy")(toy.toy)
 app.command("doctor")(doctor.doctor)

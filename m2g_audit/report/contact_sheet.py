@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 from PIL.Image import Image
 
-from m2g_audit.records import AttractorRecord, AuditRecord, NearestReference, SeedRecord
+from m2g_audit.records import AuditRecord, NearestReference
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
+from m2g_audit.report.groups import Group, grouped
 
 _COLUMNS = 8
 _CELL = 144
@@ -24,17 +23,6 @@ _BORDER = 4
 _INK, _FAINT, _PAPER, _EMPTY = "#22262b", "#737a83", "#ffffff", "#eceef0"
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Generations shown together; `reference` stands once beside them all, else under each."""
-
-    title: str
-    colour: str
-    seeds: Sequence[SeedRecord]
-    reference: NearestReference | None = None
-    references: bool = False
-
-
 def contact_sheet(record: AuditRecord, run_dir: Path) -> bytes:
     """Return the contact sheet of a run as PNG.
 
@@ -42,9 +30,8 @@ def contact_sheet(record: AuditRecord, run_dir: Path) -> bytes:
     then generations that repeat another one without being part of an attractor, those that repeat
     none, and those that failed. A picture that is missing from the folder is an empty cell.
     """
-    groups = _groups(record)
     width = 2 * _MARGIN + (_COLUMNS + 1) * (_CELL + _GAP) + _GAP
-    blocks = [_header(record, width), *(_block(group, run_dir, width) for group in groups)]
+    blocks = [_header(record, width), *(_block(group, run_dir, width) for group in grouped(record))]
     sheet = Pillow.new("RGB", (width, sum(b.height for b in blocks) + _MARGIN), _PAPER)
     top = 0
     for block in blocks:
@@ -53,40 +40,6 @@ def contact_sheet(record: AuditRecord, run_dir: Path) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _groups(record: AuditRecord) -> list[_Group]:
-    seeds, n = record.seeds, len(record.seeds)
-    has_reference = record.reference is not None
-    groups = [
-        _Group(
-            _attractor_title(i, attractor, n),
-            STATE_COLOURS[attractor.state],
-            [seeds[j] for j in attractor.seeds],
-            reference=attractor.nearest_reference,
-        )
-        for i, attractor in enumerate(record.attractors)
-    ]
-    loose = set(record.loose)
-    rest = [s for s in seeds if s.attractor is None and s.state != "failed"]
-    parts = (
-        ("Repeat another picture, but form no attractor", [s for s in rest if s.index in loose]),
-        ("Repeat no other picture", [s for s in rest if s.index not in loose]),
-        ("Failed: blank or not finite, left out", [s for s in seeds if s.state == "failed"]),
-    )
-    for title, members in parts:
-        if members:
-            count = f"{title}  ·  {len(members)} of {n}"
-            groups.append(_Group(count, _INK, members, references=has_reference))
-    return groups
-
-
-def _attractor_title(number: int, attractor: AttractorRecord, n: int) -> str:
-    mass = attractor.mass
-    return (
-        f"Attractor {number + 1}  ·  {attractor.state}  ·  {len(attractor.seeds)} of {n} seeds "
-        f"(mass {mass.estimate:.0%}, {mass.low:.0%} to {mass.high:.0%})"
-    )
 
 
 def _header(record: AuditRecord, width: int) -> Image:
@@ -108,13 +61,13 @@ def _header(record: AuditRecord, width: int) -> Image:
     return block
 
 
-def _block(group: _Group, run_dir: Path, width: int) -> Image:
+def _block(group: Group, run_dir: Path, width: int) -> Image:
     rows = -(-len(group.seeds) // _COLUMNS)
     row_height = (_CELL + _LABEL) * (2 if group.references else 1) + _GAP
     block = Pillow.new("RGB", (width, 34 + rows * row_height + _GAP), _PAPER)
     draw = ImageDraw.Draw(block)
     draw.line((_MARGIN, 2, width - _MARGIN, 2), fill=_EMPTY, width=1)
-    draw.text((_MARGIN, 9), group.title, fill=group.colour, font=_font(15))
+    draw.text((_MARGIN, 9), group.title, fill=_colour(group), font=_font(15))
     for i, seed in enumerate(group.seeds):
         left = _MARGIN + (i % _COLUMNS) * (_CELL + _GAP)
         top = 34 + (i // _COLUMNS) * row_height
@@ -127,6 +80,10 @@ def _block(group: _Group, run_dir: Path, width: int) -> Image:
         left = _MARGIN + shown * (_CELL + _GAP) + _GAP
         _reference(block, draw, (left, 34), run_dir, group.reference)
     return block
+
+
+def _colour(group: Group) -> str:
+    return _INK if group.state is None else STATE_COLOURS[group.state]
 
 
 def _reference(

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from m2g_audit.curvature import point_mass_curve
 from m2g_audit.errors import OutputError
-from m2g_audit.fast_spectrum import paper_scale
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
 
@@ -36,6 +34,8 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from m2g_audit.curvature import point_mass_curve
 
     curves = [(entry, singular_values(entry, run_dir)) for entry in record.curvature]
     predicted = [(entry, _predicted(entry, run_dir)) for entry in record.curvature if entry.fast]
@@ -70,6 +70,8 @@ def singular_values(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64
 
 def _predicted(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64]:
     """The raw singular values of Alg. 2 that a fast spectrum predicts."""
+    from m2g_audit.fast_spectrum import paper_scale
+
     values = _stored(entry, run_dir, "alg2")
     return values / paper_scale(entry.scale, len(values))
 
@@ -106,6 +108,9 @@ def _draw_curves(axes: Axes, curves: _Curves, point_mass: NDArray[np.float64]) -
 
 
 def _draw_predicted(axes: Axes, predicted: _Curves) -> None:
+    from m2g_audit.curvature import point_mass_curve
+    from m2g_audit.fast_spectrum import paper_scale
+
     entry, values = predicted[0]
     scale = paper_scale(entry.scale, len(values))
     _draw_curves(axes, predicted, point_mass_curve("paper", len(values)) / scale)

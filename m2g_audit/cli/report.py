@@ -1,0 +1,47 @@
+"""`m2g-audit report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2g_audit.cli.options import OUTPUT
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a batch, or of one prompt.", show_default=False)
+    ],
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Blur all pictures: memorized ones may show people.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The HTML file; report.html in the run's folder if left away.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+) -> None:
+    """Make the HTML report of a run, which opens from disk and needs no network.
+
+    Example: m2g-audit report runs/release
+    """
+    from rich.console import Console
+
+    from m2g_audit.report.html.page import write_report
+    from m2g_audit.stored_runs import StoredRun
+
+    with Console(stderr=True).status("making the report"):
+        page = write_report(StoredRun.read(run), out, redact=redact)
+    console = Console()
+    console.print(str(page.path), soft_wrap=True, highlight=False, markup=False)
+    if page.details is not None:
+        console.print(
+            f"The run is large: prompts' details lie in {page.details}, which belongs to it.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )

@@ -1,0 +1,233 @@
+"""Figures of one prompt for its page: SVG that holds no picture and no text of a prompt."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2g_audit.calibration import Calibration
+from m2g_audit.records import AuditRecord, CurvatureRecord
+from m2g_audit.report.colours import STATE_COLOURS
+from m2g_audit.report.groups import grouped
+from m2g_audit.runs import DISTANCES_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _FAINT, _LINE = "#22262b", "#737a83", "#e6e8eb"
+_POINTS = 200
+_NUMBERED = 32
+_STYLES = ("-", "--", ":", "-.")
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "m2g-audit",  # the same figure gives the same file
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _FAINT,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "axes.linewidth": 0.7,
+    "mathtext.fontset": "dejavusans",
+}
+_UNITS = {
+    "jacobian": "normalised singular value of the score's Jacobian",
+    "paper": "normalised singular value of M (Alg. 2, 3)",
+}
+
+
+def matrix_figure(record: AuditRecord, folder: Path) -> bytes | None:
+    """Return the distances between a prompt's generations as SVG; None where there are none.
+
+    Generations stand in the order of their groups, with a line between groups; the darker, the
+    nearer, and the colour's end is at twice delta_s.
+    """
+    distances = _distances(folder)
+    groups = [[seed.index for seed in group.seeds] for group in grouped(record)]
+    order = [i for group in groups for i in group]
+    if distances is None or len(order) != len(distances) or len(order) < 2:
+        return None
+    arranged = distances[np.ix_(order, order)]
+    return _drawn((3.9, 3.3), lambda figure: _draw_matrix(figure, record, arranged, groups))
+
+
+def spectrum_figure(
+    record: AuditRecord, folder: Path, calibration: Calibration | None
+) -> bytes | None:
+    """Return the spectra of a prompt as SVG, over a calibration's bands or a point mass's curve.
+
+    None where no spectrum was measured, or none can be read. Bands: mean and standard deviation of
+    the calibration's samples of each state.
+    """
+    from m2g_audit.errors import OutputError
+    from m2g_audit.report.spectrum import singular_values
+
+    curves = []
+    for entry in record.curvature:
+        try:
+            curves.append((entry, singular_values(entry, folder)))
+        except OutputError:
+            continue
+    if not curves:
+        return None
+    return _drawn((4.9, 3.3), lambda figure: _draw_spectra(figure, curves, calibration))
+
+
+def _drawn(size: tuple[float, float], draw: Any) -> bytes:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_SETTINGS):  # type: ignore[arg-type]
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+# -- the matrix
+
+
+def _distances(folder: Path) -> NDArray[np.float64] | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(folder / DISTANCES_FILE)["samples"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
+def _draw_matrix(
+    figure: Figure,
+    record: AuditRecord,
+    arranged: NDArray[np.float64],
+    groups: Sequence[Sequence[int]],
+) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list(
+        "near", ["#2b2140", "#7b4fb3", "#d9cdea", "#f7f7f8"]
+    )
+    limit = None if record.thresholds is None else record.thresholds.delta_s
+    finite = arranged[np.isfinite(arranged)]
+    top = 2 * limit if limit else float(finite.max(initial=1.0))
+    axes = figure.add_subplot()
+    shown = np.where(np.isfinite(arranged), arranged, np.nan)
+    image = axes.imshow(shown, cmap=colours.with_extremes(bad="#ffffff"), vmin=0, vmax=top)
+    ends = np.cumsum([len(group) for group in groups])[:-1] - 0.5
+    for end in ends:
+        axes.axhline(end, color="white", lw=1.6)
+        axes.axvline(end, color="white", lw=1.6)
+    order = [i for group in groups for i in group]
+    axes.tick_params(length=0, labelsize=8 if len(order) <= 16 else 6)
+    ticks = range(len(order)) if len(order) <= _NUMBERED else []
+    axes.set_xticks(ticks, [str(order[i]) for i in ticks])
+    axes.set_yticks(ticks, [str(order[i]) for i in ticks])
+    axes.set_xlabel("seed")
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.03, extend="max")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label(f"distance ({record.settings.metric})")
+    if limit:
+        bar.set_ticks([0, limit, top], labels=["0", f"δs {limit:.3g}", f"{top:.3g}"])
+
+
+# -- spectra
+
+_Curves = Sequence[tuple[CurvatureRecord, NDArray[np.float64]]]
+_State = Literal["memorized", "spurious", "generalized"]
+
+
+def _draw_spectra(figure: Figure, curves: _Curves, calibration: Calibration | None) -> None:
+    axes = figure.add_subplot()
+    first, values = curves[0]
+    tops = [1.0]
+    if calibration is not None and first.kind == calibration.spectrum:
+        tops += _draw_bands(axes, calibration)
+    else:
+        share, one = _thinned(_point_mass(first.kind, len(values)))
+        axes.plot(share, one, color="#9aa1a9", lw=1, ls=(0, (4, 3)), label="a single picture")
+    drawn: dict[str, int] = {}
+    for entry, values in curves:
+        style = _STYLES[drawn.get(entry.state, 0) % len(_STYLES)]
+        drawn[entry.state] = drawn.get(entry.state, 0) + 1
+        colour = STATE_COLOURS[entry.state]
+        label = f"seed {entry.image}, {entry.state}"
+        axes.plot(*_thinned(values), style, color=colour, lw=1.7, label=label)
+        tops.append(float(values[len(values) // 50]))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.12 * max(tops))
+    axes.set_xlabel("share of singular values that are larger")
+    axes.set_ylabel(_UNITS[first.kind])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_LINE, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+
+
+def _point_mass(kind: Literal["jacobian", "paper"], N: int) -> NDArray[np.float64]:
+    if kind == "jacobian":
+        return np.ones(N)  # without the import, which loads torch
+    from m2g_audit.curvature import point_mass_curve
+
+    return point_mass_curve(kind, N)
+
+
+def _draw_bands(axes: Axes, calibration: Calibration) -> list[float]:
+    """Draw, for each state, mean and standard deviation over the calibration's samples."""
+    tops = []
+    for state, (at, mean, sd) in bands(calibration).items():
+        colour = STATE_COLOURS[state]
+        axes.fill_between(
+            1 - at,
+            mean - sd,
+            mean + sd,
+            color=colour,
+            alpha=0.16,
+            lw=0,
+            label=f"calibration, {state}",
+        )
+        tops.append(float((mean + sd).max()))
+    return tops
+
+
+def bands(calibration: Calibration) -> dict[_State, tuple[NDArray, NDArray, NDArray]]:
+    """Return, by state, quantiles' places, and mean and sd over all samples of all models.
+
+    Models are weighted by their samples; the variance is that within models and between them.
+    """
+    parts = defaultdict(list)
+    for model in calibration.trained:
+        for facts in model.distances[0].states:
+            if facts.spectrum is not None:
+                parts[facts.state].append(facts.spectrum)
+    found: dict[_State, tuple[NDArray, NDArray, NDArray]] = {}
+    for state, some in parts.items():
+        alike = [part for part in some if part.at == some[0].at]
+        weight = np.array([part.samples for part in alike], dtype=float)
+        means = np.array([part.mean for part in alike])
+        mean = np.average(means, axis=0, weights=weight)
+        square = np.array([part.sd for part in alike]) ** 2 + (means - mean) ** 2
+        sd = np.sqrt(np.average(square, axis=0, weights=weight))
+        found[state] = (np.array(some[0].at), mean, sd)
+    return found
+
+
+def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A curve of at most 200 points: the share of larger values, and the value there."""
+    share = (np.arange(len(values)) + 0.5) / len(values)
+    if len(values) <= _POINTS:
+        return share, np.asarray(values)
+    picked = np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))
+    return share[picked], np.asarray(values)[picked]

@@ -1,0 +1,195 @@
+"""One prompt of a report: its row in the table, and what is shown when it is opened."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from m2g_audit.batch_directory import BatchRecord
+from m2g_audit.calibration import Calibration
+from m2g_audit.gate import badness, severity
+from m2g_audit.printable import printable
+from m2g_audit.records import AuditRecord, NearestReference, SeedRecord, Settings, StateWord
+from m2g_audit.report.groups import grouped
+from m2g_audit.report.html.pictures import ICON, THUMBNAIL, data_uri, thumbnail
+from m2g_audit.report.html.plots import matrix_figure, spectrum_figure
+
+_SHARES: tuple[StateWord, ...] = ("memorized", "spurious", "attractor", "generalized")
+_SHOWN_PROMPT = 400
+# Of a record's options, those that say where things lie or how fast they are made.
+_FLAGS = {"basin_exact": "--exact"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page: its data URI, None where its file can't be read, and its caption."""
+
+    source: str | None
+    title: str
+    about: str
+    state: StateWord | None = None
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """Pictures shown together, with the reference pictures nearest to them."""
+
+    title: str
+    state: StateWord | None
+    about: str
+    pictures: list[Picture]
+    references: list[Picture]
+
+
+def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
+    """Return what the table shows of a prompt, as JSON values; the keys are those of report.js."""
+    failed = record.error is not None
+    new = record.verdict.fractions.get("generalized")
+    measured = new is not None and not failed and record.seeds
+    nearest = [s.nearest_reference.distance for s in record.seeds if s.nearest_reference]
+    found = {
+        "id": record.listed.id,
+        "index": record.listed.index,
+        "prompt": printable(record.prompt, _SHOWN_PROMPT),
+        "verdict": "failed" if failed else record.verdict.state,
+        "severity": -1 if failed else int(severity(record)),
+        "badness": list(badness(record)),
+        "share": [1 - new.estimate, 1 - new.high, 1 - new.low] if new and measured else None,
+        "mass": max((a.mass.estimate for a in record.attractors), default=None),
+        "reference": min(nearest, default=None),
+        "label": None if record.listed.label is None else printable(record.listed.label, 80),
+        "icon": _icon(record, folder, redact),
+    }
+    return {key: _rounded(value) for key, value in found.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def _icon(record: AuditRecord, folder: Path, redact: bool) -> str | None:
+    """The picture that stands for a prompt: of its largest attractor, else its first."""
+    if not record.seeds:
+        return None
+    shown = record.attractors[0].medoid if record.attractors else 0
+    return thumbnail(folder / record.seeds[shown].image, ICON, redact=redact)
+
+
+def detail(
+    record: BatchRecord, folder: Path, calibration: Calibration | None, *, redact: bool
+) -> dict[str, Any]:
+    """Return what the template of one prompt needs; `folder` holds the prompt's files."""
+    matrix, spectrum = (
+        None if figure is None else data_uri(figure, "image/svg+xml")
+        for figure in (
+            matrix_figure(record, folder),
+            spectrum_figure(record, folder, calibration),
+        )
+    )
+    shares = record.verdict.fractions
+    return {
+        "record": record,
+        "failed": record.error is not None,
+        "uncalibrated": record.thresholds is not None and not record.thresholds.calibrated,
+        "shares": {name: shares[name] for name in _SHARES if _is_stated(shares.get(name))},
+        "groups": picture_groups(record, folder, redact=redact),
+        "matrix": matrix,
+        "spectrum": spectrum,
+        "banded": calibration is not None,
+        "listed": {key: _text(value) for key, value in record.listed.extra.items()},
+        "command": command(record.prompt, record.settings),
+    }
+
+
+def _is_stated(interval: Any) -> bool:
+    """Whether a share was measured: others are [0, 1] or [0, 0] by definition."""
+    return interval is not None and (interval.low, interval.high) not in ((0, 1), (0, 0))
+
+
+def _text(value: JsonValue) -> str:
+    return printable(value if isinstance(value, str) else repr(value), 500)
+
+
+def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[PictureGroup]:
+    """Return a prompt's pictures by what they repeat, each group with its reference pictures."""
+    seen: dict[Path, str | None] = {}
+
+    def load(name: str | None) -> str | None:
+        path = folder / (name or "")
+        if path not in seen:
+            seen[path] = thumbnail(path, THUMBNAIL, redact=redact) if name else None
+        return seen[path]
+
+    def generation(seed: SeedRecord) -> Picture:
+        about = f"torch.Generator seed {seed.generator_seed}"
+        if seed.nearest_sample is not None:
+            near = seed.nearest_sample
+            about += f"; nearest: seed {near.index} at {near.distance:.3g}"
+        return Picture(load(seed.image), f"seed {seed.index}", about, seed.state)
+
+    def reference(nearest: NearestReference, of: str) -> Picture:
+        title = f"reference{of}, at {nearest.distance:.3g}"
+        return Picture(load(nearest.image), title, printable(nearest.name, 120))
+
+    groups = []
+    for group in grouped(record):
+        matches = [reference(group.reference, "")] if group.reference else []
+        if group.references:
+            matches = [
+                reference(seed.nearest_reference, f" of seed {seed.index}")
+                for seed in group.seeds
+                if seed.nearest_reference is not None
+            ]
+        about = _basin(record, group.seeds[0])
+        pictures = [generation(seed) for seed in group.seeds]
+        groups.append(PictureGroup(group.title, group.state, about, pictures, matches))
+    return groups
+
+
+def _basin(record: AuditRecord, member: SeedRecord) -> str:
+    if member.attractor is None:
+        return ""
+    attractor = record.attractors[member.attractor]
+    said = f"Its pictures are at most {attractor.diameter:.3g} apart."
+    if attractor.basin is None:
+        return said
+    basin = attractor.basin
+    return (
+        f"{said} The model falls back into it from up to step {basin.critical_time} of the noise "
+        f"(basin radius {basin.radius:.3g})."
+    )
+
+
+def command(prompt: str, settings: Settings) -> str:
+    """Return the shell command that audits a prompt with the settings of a record."""
+    words = ["m2g-audit", "prompt", *_options(settings.asked), "--"]
+    return f"{shlex.join(words)} {_quoted(prompt)}"
+
+
+def _quoted(prompt: str) -> str:
+    """A prompt as a word of a shell; what can't be seen is written as an escape of bash and zsh."""
+    if printable(prompt) == prompt:
+        return shlex.quote(prompt)
+    escaped = prompt.replace("\\", "\\\\").replace("'", "\\'")
+    shown = "".join(c if printable(c) == c else f"\\U{ord(c):08x}" for c in escaped)
+    return f"$'{shown}'"
+
+
+def _options(asked: Mapping[str, JsonValue]) -> list[str]:
+    words: list[str] = []
+    for name, value in sorted(asked.items(), key=lambda item: item[0] != "model"):
+        option = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if name == "controls" and value is False:
+            words.append("--no-controls")
+        elif value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            words += [option, str(value)]
+    return words
