@@ -104,7 +104,7 @@ class RunDirectory:
         check_writable(path)
         marker = path / IDENTITY_FILE
         if marker.exists():
-            run._refuse_other(_read_json(marker))
+            run._refuse_other(read_json(marker))
         elif path.exists() and any(path.iterdir()):
             raise OutputError(
                 f"{path} has files in it but is not a run's folder: nothing is written there. "
@@ -119,14 +119,8 @@ class RunDirectory:
             raise OutputError(
                 f"{self.path / IDENTITY_FILE} is not of this program: choose another --out."
             )
-        keys = sorted(
-            k for k in self.identity.keys() | there.keys() if there.get(k) != self.identity.get(k)
-        )
-        changes = "; ".join(
-            f"{k}: {_brief(there.get(k))} there, {_brief(self.identity.get(k))} now" for k in keys
-        )
         raise OutputError(
-            f"{self.path} holds another run ({changes}). "
+            f"{self.path} holds another run ({differences(there, self.identity)}). "
             "Choose another folder with --out DIR, or leave --out away: each run then has its own."
         )
 
@@ -244,12 +238,19 @@ def read_picture(path: Path) -> "Tensor":
     return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
 
 
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words where two identities differ."""
+    keys = sorted(k for k in now.keys() | there.keys() if there.get(k) != now.get(k))
+    return "; ".join(f"{k}: {_brief(there.get(k))} there, {_brief(now.get(k))} now" for k in keys)
+
+
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of a run; OutputError where it can't be read."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
