@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _CHUNK_BYTES = 64 * 2**20
+_KEPT_BYTES = 2**30
 _NAMED = 10
 
 Progress = Callable[[int, int], None]
@@ -107,6 +108,9 @@ class ReferenceSet:
     source: str = ""
     sha256: str = ""
     flipped: bool = False
+    _embedded: dict[tuple[str, int], Tensor] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def picture(self, number: int) -> Tensor:
         """Return one picture, uint8 [3, h, w]."""
@@ -117,16 +121,17 @@ class ReferenceSet:
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the picture nearest to each image [n, 3, h, w] in [0, 1].
 
-        S is embedded in chunks, so that neither its embeddings nor all pairs are ever held at once.
-        Where an embedding takes less room than its picture it is kept between runs.
+        S is embedded in chunks, so that all pairs are never held at once. Embeddings are kept for
+        the next call as far as _KEPT_BYTES hold them, and between runs where one takes less room
+        than its picture.
         """
         queries = metric.embed(images)
         rows = max(1, min(1024, _CHUNK_BYTES // (4 * images[0].numel())))
         best = torch.full((len(images),), torch.inf, dtype=torch.float64)
         where = torch.zeros(len(images), dtype=torch.int64)
         for start in range(0, len(self.names), rows):
-            chunk = self.images[start : start + rows]
-            distances, indices = nearest(metric, queries, embed_stored(metric, chunk))
+            chunk = self._embeddings(metric, start, rows)
+            distances, indices = nearest(metric, queries, chunk)
             found = torch.from_numpy(distances[:, 0])
             nearer = found < best
             best[nearer] = found[nearer]
@@ -134,6 +139,15 @@ class ReferenceSet:
             if on_progress is not None:
                 on_progress(start + len(chunk), len(self.names))
         return best.tolist(), where.tolist()
+
+    def _embeddings(self, metric: Metric, start: int, rows: int) -> Tensor:
+        key = (_metric_key(metric), start)
+        if key in self._embedded:
+            return self._embedded[key]
+        chunk = embed_stored(metric, self.images[start : start + rows])
+        if sum(kept.nbytes for kept in self._embedded.values()) + chunk.nbytes <= _KEPT_BYTES:
+            self._embedded[key] = chunk
+        return chunk
 
 
 @dataclass(frozen=True)

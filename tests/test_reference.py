@@ -178,6 +178,35 @@ def test_nearest_is_that_of_all_pairs(n: int) -> None:
     assert distances[0] == 0
 
 
+class CountedPictures:
+    """Random pictures, and how many were read."""
+
+    read = 0
+
+    def __len__(self) -> int:
+        return 2500
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        numbers = range(*rows.indices(len(self)))
+        self.read += len(numbers)
+        return torch.stack([torch.full((3, 2, 2), n % 256, dtype=torch.uint8) for n in numbers])
+
+
+@pytest.mark.parametrize(("room", "again"), [(2**30, 0), (60_000, 2500 - 1024), (0, 2500)])
+def test_pictures_of_a_second_prompt_are_compared_with_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, room: int, again: int
+) -> None:
+    monkeypatch.setattr("m2g_audit.reference._KEPT_BYTES", room)
+    monkeypatch.setattr("m2g_audit.reference._CHUNK_BYTES", 4 * 12 * 1024)
+    pictures = CountedPictures()
+    reference = ReferenceSet(pictures, [str(n) for n in range(2500)])
+    queries = torch.full((1, 3, 2, 2), 77 / 255)
+    first = reference.nearest(load_metric("l2"), queries)
+    assert (first, pictures.read) == (([0.0], [77]), 2500)
+    assert reference.nearest(load_metric("l2"), queries) == first
+    assert pictures.read == 2500 + again
+
+
 class MeanColour(Metric):
     name = "mean_colour"
     calls = 0
