@@ -16,6 +16,8 @@ from m2g_audit.runs import RunDirectory
 from m2g_audit.thresholds import control_images
 from m2g_audit.words import duration
 
+_SHARED = frozenset({"controls", "reference"})
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,6 +31,14 @@ class Estimate:
     def total(self) -> float:
         """Return the seconds of all stages."""
         return sum(self.seconds.values())
+
+    def times(self, prompts: int) -> Estimate:
+        """Return the cost of as many prompts; what they share is paid for once."""
+        seconds = {
+            stage: taken * (1 if stage in _SHARED else prompts)
+            for stage, taken in self.seconds.items()
+        }
+        return Estimate(seconds, self.needed_bytes, self.free_bytes)
 
     def check(self) -> None:
         """Raise ResourceError where the memory will not do."""

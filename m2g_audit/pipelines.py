@@ -221,7 +221,8 @@ class TextToImage:
 
         def work(batch: range) -> tuple[Tensor, Tensor]:
             report = _progress(on_progress, batch, steps)
-            texts, chosen = ([items[index] for index in batch] for items in (prompts, seeds))
+            texts = [prompts[index] for index in batch]
+            chosen = [seeds[index] for index in batch]
             return self._generate_batch(texts, chosen, steps, guidance, report)
 
         batches = list(in_batches(len(seeds), batch_size, work, "generating one picture"))

@@ -116,7 +116,7 @@ class Request:
         if not 0 < self.spectrum_tolerance < 1:
             raise UsageError(
                 f"--spectrum-tolerance {self.spectrum_tolerance:g} is not possible: give a share "
-                "between 0 and 1, such as 0.02."
+                "between 0 and 1, such as 0.03."
             )
 
         if self.basin_exact and not self.basin:
@@ -147,9 +147,18 @@ class Setup:
     controls: bool
     calibration: Fitting | None
 
-    def job(self, prompt: str, seconds: Mapping[str, float] | None = None) -> Job:
-        """Return the job of one prompt; `seconds` of stages that are done already."""
-        wording = _wording(self.request.model, self.pipeline, prompt)
+    def job(
+        self,
+        prompt: str,
+        seconds: Mapping[str, float] | None = None,
+        wording: Wording | None = None,
+    ) -> Job:
+        """Return the job of one prompt; `seconds` of stages that are done already.
+
+        The model's tokenizer is asked for the wording where none is given.
+        """
+        if wording is None:
+            wording = _wording(self.request.model, self.pipeline, prompt)
         return Job(
             request=replace(self.request, prompt=prompt),
             pipeline=self.pipeline,
