@@ -6,14 +6,14 @@ from typing import NoReturn
 
 import typer
 
-from m2g_audit.cli import calibrate, doctor, pocket, prompt, report, schema, toy
+from m2g_audit.cli import batch, calibrate, compare, doctor, pocket, prompt, report, schema, toy
 from m2g_audit.errors import Interrupted, as_audit_error
 
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 model or metric, 4 reference, 5 numerics, 6 memory or other "
-    "resources, 7 output, 130 interrupted. M2G_DEBUG=1 shows the traceback of an error, "
-    "M2G_CACHE=DIR keeps elsewhere what later runs use: reference pictures, control results, "
-    "hashes of weights."
+    "resources, 7 output, 130 interrupted; batch has its own. M2G_DEBUG=1 shows the traceback of "
+    "an error, M2G_CACHE=DIR keeps elsewhere what later runs use: reference pictures, control "
+    "results, hashes of weights."
 )
 
 app = typer.Typer(
@@ -26,7 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prompt")(prompt.prompt)
+app.command("batch")(batch.batch)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("calibrate")(calibrate.calibrate)
 app.command("toy")(toy.toy)
 app.command("doctor")(doctor.doctor)

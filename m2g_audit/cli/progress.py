@@ -32,13 +32,13 @@ def progress_on(console: Console, *, keep: bool = True) -> Bars | Lines:
 
     keep: bars of finished stages stay until the end; without, the next one takes their place.
     """
-    return Bars(console, keep=keep) if _is_watched(console) else Lines(console)
+    return Bars(console, keep=keep) if is_watched(console) else Lines(console)
 
 
 @contextmanager
 def waiting(console: Console, what: str) -> Iterator[None]:
     """A block during which the console says what is waited for."""
-    if _is_watched(console):
+    if is_watched(console):
         with console.status(what):
             yield
         return
@@ -48,7 +48,8 @@ def waiting(console: Console, what: str) -> Iterator[None]:
         lines(what, 1, 1)
 
 
-def _is_watched(console: Console) -> bool:
+def is_watched(console: Console) -> bool:
+    """Return whether a person sees the console, so that lines can be written over."""
     # FORCE_COLOR makes rich take a log for a terminal.
     return console.is_interactive and console.file.isatty()
 

@@ -1,0 +1,330 @@
+"""`m2g-audit batch`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask, ask_for_download
+from m2g_audit.cli.options import (
+    OUTPUT,
+    T0,
+    AllowPickle,
+    Basin,
+    BasinExact,
+    BatchSize,
+    Calibration,
+    Controls,
+    Device,
+    Dtype,
+    Format,
+    Guidance,
+    Metric,
+    MetricWeights,
+    Model,
+    Reference,
+    ReferenceComplete,
+    ReferenceFlipped,
+    Revision,
+    Scheduler,
+    Seed,
+    Seeds,
+    Spectrum,
+    SpectrumSamples,
+    SpectrumScore,
+    SpectrumTolerance,
+    Steps,
+    Trust,
+    Yes,
+    chosen,
+)
+
+if TYPE_CHECKING:
+    from m2g_audit.batch import Batch
+    from m2g_audit.batch_directory import BatchDirectory
+    from m2g_audit.gate import FailOn, Outcome
+    from m2g_audit.prompt_list import Entry, PromptList
+    from m2g_audit.request import Request, Setup
+
+_LIST, _GATE = "The list", "Gate"
+
+
+def batch(
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            help="The list of prompts: a txt, csv, tsv, jsonl or parquet file, or - for stdin.",
+            show_default=False,
+        ),
+    ],
+    seeds: Seeds = 16,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of the prompts; else one named caption, prompt or text.",
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of what prompts are known to be, counted beside the verdicts; else "
+            "one named label, truth or expected.",
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="The text's encoding, if it is not UTF-8.", rich_help_panel=_LIST),
+    ] = None,
+    read_as: Annotated[
+        Literal["txt", "csv", "tsv", "jsonl", "parquet"] | None,
+        typer.Option(
+            metavar="<format>",
+            help="The list's format: txt, csv, tsv, jsonl or parquet. Else by its name, or its "
+            "content.",
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="<i/n>",
+            help="Audit every n-th prompt only, from the i-th on: 1/4 is the first of four shares.",
+            rich_help_panel=_LIST,
+        ),
+    ] = "1/1",
+    model: Model = "CompVis/stable-diffusion-v1-4",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    allow_pickle: AllowPickle = False,
+    reference: Reference = None,
+    reference_complete: ReferenceComplete = False,
+    reference_flipped: ReferenceFlipped = False,
+    metric: Metric = "auto",
+    metric_weights: MetricWeights = None,
+    trust: Trust = False,
+    controls: Controls = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = "ddim",
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    spectrum: Spectrum = "fast",
+    spectrum_tolerance: SpectrumTolerance = 0.03,
+    t0: T0 = 5,
+    spectrum_samples: SpectrumSamples = 3,
+    spectrum_score: SpectrumScore = "conditional",
+    calibration: Calibration = None,
+    basin: Basin = False,
+    basin_exact: BasinExact = False,
+    fail_on: Annotated[
+        Literal["undecided", "spurious", "attractor", "memorized"] | None,
+        typer.Option(
+            metavar="<verdict>",
+            help="End with exit code 1 if a prompt may be this bad or worse: undecided, spurious, "
+            "attractor or memorized. What can't be told apart counts as the worst it may be.",
+            rich_help_panel=_GATE,
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a JUnit XML file, in which findings at --fail-on are failures.",
+            rich_help_panel=_GATE,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The batch's folder; runs/LIST-HASH if left away. The same command continues.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    output_format: Format = "text",
+    yes: Yes = False,
+) -> None:
+    """Audit a list of prompts, and say which of them a release should not have.
+
+    The same command continues after a crash or Ctrl-C; started twice, it shares the work.
+
+    Exit codes: 0 every prompt has a verdict, 1 findings at --fail-on, 2 wrong usage, 3 incomplete
+    (a prompt failed or is missing, or something stopped the run), 130 Ctrl-C.
+
+    Example: m2g-audit batch prompts.csv --model pocket --out runs/release --fail-on memorized
+    """
+    arguments = locals()
+    from m2g_audit.prompt_list import read_prompts
+
+    listed = read_prompts(
+        prompts,
+        column=column,
+        label_column=label_column,
+        encoding=encoding,
+        read_as=read_as,
+    )
+    share = _share(listed, shard)
+    run = _Run(listed, share, fail_on, junit)
+    try:
+        from m2g_audit.request import Request
+
+        request = Request(prompt="", **chosen(arguments))
+        run.start(request, Path(prompts).stem or "prompts", yes)
+        outcome = run.end(output_format)
+    except BaseException as error:
+        if os.environ.get("M2G_DEBUG") == "1":
+            raise
+        raise run.stopped_by(error) from error
+    raise typer.Exit(outcome.exit_code)
+
+
+def _share(listed: PromptList, shard: str) -> tuple[Entry, ...]:
+    from m2g_audit.errors import UsageError
+
+    number, _, of = shard.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--shard {shard} is not possible: give i/n, such as 1/4 to 4/4.")
+    share = listed.entries[int(number) - 1 :: int(of)]
+    if not share:
+        raise UsageError(
+            f"--shard {shard} has none of the {len(listed):,} prompts: use fewer shares."
+        )
+    return share
+
+
+class _Run:
+    """One run of the command: what it was asked for, and how far it came."""
+
+    def __init__(
+        self,
+        listed: PromptList,
+        share: tuple[Entry, ...],
+        fail_on: FailOn | None,
+        junit: Path | None,
+    ) -> None:
+        from rich.console import Console
+
+        self._listed, self._share = listed, share
+        self._fail_on, self._junit = fail_on, junit
+        self._console = Console(stderr=True)
+        self._notices = list(listed.notices)
+        self._directory: BatchDirectory | None = None
+
+    def start(self, request: Request, name: str, yes: bool) -> None:
+        """Audit what has no verdict yet; raises what stops a run."""
+        from m2g_audit import request as requests
+        from m2g_audit.batch import Batch
+        from m2g_audit.batch_directory import BatchDirectory
+        from m2g_audit.cli.batch_progress import watching
+        from m2g_audit.cli.progress import progress_on
+        from m2g_audit.runs import check_writable, default_folder
+
+        request.check_options()
+        check_writable(request.out or Path("runs"))
+        if self._junit is not None:
+            check_writable(self._junit.absolute().parent)
+        ask_for_download(request, yes, self._console)
+        with progress_on(self._console) as progress:
+            setup = requests.set_up(request, progress)
+        identity = {**setup.identity, "prompts": self._listed.sha256}
+        folder = request.out or default_folder(name, identity)
+        self._directory = directory = BatchDirectory.open(folder, setup.identity, self._listed)
+        self._notices += directory.log.repair()
+        for notice in self._notices:
+            self._print(f"Note: {notice}")
+        batch = Batch(setup, directory, self._share)
+        self._ask(setup, batch, yes)
+        batch.recall()
+        with progress_on(self._console) as progress:
+            batch.gather(progress)
+        with watching(self._console, batch.tally):
+            for _ in batch.run():
+                pass
+
+    def _ask(self, setup: Setup, batch: Batch, yes: bool) -> None:
+        """Say what the rest of the batch takes, and ask if it is long."""
+        from m2g_audit.cli.progress import waiting
+        from m2g_audit.errors import UsageError
+        from m2g_audit.estimates import estimate
+        from m2g_audit.runs import RunDirectory
+
+        assert self._directory is not None
+        waits = batch.waiting
+        said = f"{len(self._share) - len(waits):,} of {len(self._share):,} prompts are done"
+        if not waits:
+            self._print(f"Already done: {self._directory.path} holds this batch.")
+            return
+        job = setup.job(waits[0].prompt)
+        folder = self._directory.path / self._directory.folder(waits[0])
+        try:
+            with waiting(self._console, "measuring a few steps"):
+                cost = estimate(job, RunDirectory(folder, job.identity)).times(len(waits))
+        except UsageError:
+            raise
+        except Exception:  # of this one prompt, whose record will say what
+            self._print(f"{self._directory.path}: {said}; how long the rest takes is not known")
+            return
+        cost.check()
+        self._print(f"{self._directory.path}: {said}; the rest takes {cost}")
+        if cost.total > ASK_ABOVE_SECONDS:
+            ask(f"This batch takes {cost}", yes)
+
+    def end(self, output_format: str) -> Outcome:
+        """Write and show what the batch came to; return what it means for the gate."""
+        from rich.console import Console
+
+        from m2g_audit.batch_results import RESULTS_FILE, SUMMARY_FILE, finish, summarise
+        from m2g_audit.cli.batch_progress import show
+        from m2g_audit.cli.options import print_json
+
+        assert self._directory is not None
+        whole = finish(self._directory, self._notices)
+        outcome = self._outcome()
+        summary = summarise(self._directory, self._share, self._notices)
+        if output_format == "json":
+            print_json(summary.model_dump_json(indent=1))
+            return outcome
+        console = Console()
+        show(summary, console)
+        names = (RESULTS_FILE, SUMMARY_FILE) if whole else ()
+        for name in ("records.jsonl", *names):
+            console.print(str(self._directory.path / name), soft_wrap=True, highlight=False)
+        if not whole:
+            console.print("Other prompts of the list have no record yet.")
+        return outcome
+
+    def stopped_by(self, error: BaseException) -> BaseException:
+        """Return the error to end with; its exit code is the gate's, which is never open."""
+        from m2g_audit.errors import AuditError, Interrupted, UsageError, as_audit_error
+        from m2g_audit.gate import FINDINGS, INCOMPLETE
+
+        known = as_audit_error(error)
+        if isinstance(known, UsageError):
+            return known
+        findings, kept = 0, ""
+        if self._directory is not None:
+            kept = f" What is finished is kept in {self._directory.path}."
+            with suppress(AuditError):  # nor can the records be read
+                findings = self._outcome().findings
+        if isinstance(known, Interrupted):
+            return Interrupted(f"interrupted.{kept} The same command continues.")
+        known.exit_code = FINDINGS if findings else INCOMPLETE
+        return known
+
+    def _outcome(self) -> Outcome:
+        """Judge this share's records, and write the JUnit file if one was asked for."""
+        from m2g_audit.gate import outcome, write_junit
+
+        assert self._directory is not None
+        log, ids = self._directory.log, [entry.id for entry in self._share]
+        if self._junit is not None:
+            write_junit(self._junit, self._share, log.get(ids), self._fail_on)
+        return outcome(log.get(ids), len(self._share), self._fail_on)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,300 @@
+"""`m2g-audit batch`: the list in, the folder out, exit codes, and what is shown meanwhile."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from m2g_audit import downloads
+from m2g_audit.batch import Tally
+from m2g_audit.batch_results import Summary
+from m2g_audit.cli import main
+from m2g_audit.cli.batch_progress import line, panel, watching
+from m2g_audit.errors import OutputError
+from m2g_audit.pipelines import TextToImage
+from m2g_audit.states import Thresholds
+from tests.batch_work import ManyPrompts
+
+Run = Callable[..., tuple[int, str, str]]
+LIST = "id;caption;label\n1;new dog;N\n2;same kite;VM\n3;half cat;\n4;same kite;VM\n"
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ManyPrompts:
+    fake = ManyPrompts()
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("M2G_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: fake)
+    monkeypatch.setattr(downloads, "pending_bytes", lambda *_, **__: 0)
+    Path("list.csv").write_text(LIST)
+    return fake
+
+
+@pytest.fixture
+def run(
+    pipeline: ManyPrompts, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """Run `m2g-audit batch` in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        fixed = ("--model", "fake", "--seeds", "6", "--spectrum", "none")
+        monkeypatch.setattr(sys, "argv", ["m2g-audit", "batch", *arguments, *fixed])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        return (0 if code is None else int(code)), *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    thresholds = Thresholds("l2", 0.1, 0.1, "measured here", 100, True)
+    monkeypatch.setattr("m2g_audit.audit.find_thresholds", lambda *_: thresholds)
+
+
+def write(*prompts: str) -> str:
+    Path("list.txt").write_text("\n".join(prompts))
+    return "list.txt"
+
+
+def test_a_list_becomes_a_folder(run: Run) -> None:
+    code, out, err = run("list.csv", "--out", "run")
+    assert code == 0
+    assert "attractor" in out
+    assert "uncalibrated" in out
+    assert "1 rows repeat a prompt" in err
+    assert "about" in err
+    for name in ("records.jsonl", "results.parquet", "summary.json"):
+        assert Path("run", name).is_file()
+        assert f"run/{name}" in out
+    assert len(list(Path("run/prompts").iterdir())) == 3
+
+
+def test_json_is_the_summary_alone(run: Run) -> None:
+    code, out, _ = run("list.csv", "--out", "run", "--format", "json")
+    assert code == 0
+    summary = Summary.model_validate_json(out)
+    assert (summary.done, summary.verdicts["attractor"]) == (3, 1)
+    assert summary.labels == {"VM": {"attractor": 1}, "N": {"undecided": 1}}
+    assert json.loads(out) == json.loads(Path("run/summary.json").read_text())
+
+
+def test_the_same_command_shows_what_is_there(run: Run, pipeline: ManyPrompts) -> None:
+    first = run("list.csv")[1]
+    made = len(pipeline.batches)
+    code, out, err = run("list.csv")
+    assert (code, out) == (0, first)
+    assert "Already done" in err
+    assert len(pipeline.batches) == made
+    assert [path.name.split("-")[0] for path in Path("runs").iterdir()] == ["list"]
+
+
+def test_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"new dog\nnew cat\n")))
+    assert run("-", "--out", "run")[0] == 0
+    assert len(Path("run/records.jsonl").read_text().splitlines()) == 2
+
+
+def test_shares_together_are_the_whole(run: Run) -> None:
+    code, out, _ = run("list.csv", "--out", "run", "--shard", "1/2")
+    assert code == 0
+    assert "no record yet" in out
+    assert not Path("run/results.parquet").exists()
+    assert run("list.csv", "--out", "run", "--shard", "2/2")[0] == 0
+    assert Path("run/results.parquet").exists()
+
+
+# -- the gate
+
+
+@pytest.mark.parametrize(
+    ("prompts", "fail_on", "code"),
+    [
+        (("new dog",), None, 0),
+        (("same kite",), None, 0),
+        (("same kite",), "memorized", 1),
+        (("same kite", "broken sail"), "memorized", 1),
+        (("broken sail",), None, 3),
+        (("new dog", "broken sail"), "memorized", 3),
+        (("new dog",), "spurious", 0),
+        (("new dog",), "undecided", 1),  # six seeds can miss too much
+    ],
+)
+def test_exit_codes(
+    run: Run, calibrated: None, prompts: tuple[str, ...], fail_on: str | None, code: int
+) -> None:
+    options = () if fail_on is None else ("--fail-on", fail_on)
+    assert run(write(*prompts), "--out", "run", *options)[0] == code
+    assert run(write(*prompts), "--out", "run", *options)[0] == code, "the same when done already"
+
+
+def test_uncalibrated_findings_fail_at_every_level(run: Run) -> None:
+    assert run(write("half cat"), "--out", "run", "--fail-on", "memorized")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere.csv",), "Can't read the prompts"),
+        (("list.csv", "--column", "text"), "no column 'text'"),
+        (("list.csv", "--shard", "5/4"), "--shard 5/4 is not possible"),
+        (("list.csv", "--shard", "1/0"), "--shard 1/0 is not possible"),
+        (("list.csv", "--shard", "4/4"), "none of the 3 prompts"),
+        (("list.csv", "--fail-on", "generalized"), "fail-on"),
+        (("list.csv", "--batch-size", "0"), "--batch-size 0 is not possible"),
+        (("list.csv", "--reference-complete"), "needs the --reference"),
+        (("list.csv", "--t0", "50"), "--t0 50 is not possible"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_usage(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())
+    assert not Path("runs").exists()
+
+
+def test_an_empty_list_is_not_clean(run: Run) -> None:
+    assert run(write("", " "))[0] == 2
+
+
+def test_other_settings_are_refused_with_the_difference(run: Run) -> None:
+    assert run("list.csv", "--out", "run")[0] == 0
+    code, _, err = run("list.csv", "--out", "run", "--guidance", "9")
+    assert code == 2
+    assert "guidance: 3.0 there, 9.0 now" in err
+    Path("list.csv").write_text(LIST + "5;new sail;\n")
+    code, _, err = run("list.csv", "--out", "run")
+    assert code == 2
+    assert "“new sail”" in err
+
+
+@pytest.mark.parametrize("found", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [OutputError("No space left on device."), ZeroDivisionError("a fault"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_stops_a_run_leaves_the_gate_closed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, found: bool, error: BaseException
+) -> None:
+    prompts = write("same kite" if found else "torn cat", *(f"new {i}" for i in range(9)))
+
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    if found:
+        assert run(prompts, "--out", "run", "--shard", "1/10", "--fail-on", "memorized")[0] == 1
+    monkeypatch.setattr("m2g_audit.batch.find_yardstick", stop)
+    code, out, err = run(prompts, "--out", "run", "--fail-on", "memorized", "--junit", "gate.xml")
+    assert (code, out) == (1 if found else 3, "")
+    assert "Traceback" not in err
+    suite = ElementTree.parse("gate.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert (suite.get("failures"), suite.get("errors")) == (("1", "9") if found else ("0", "10"))
+
+
+def test_a_model_that_is_not_there_is_incomplete(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        sys, "argv", ["m2g-audit", "batch", str(Path(__file__)), "--model", "./no", "--read-as=txt"]
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 3
+
+
+def test_ctrl_c_says_how_to_go_on(run: Run, pipeline: ManyPrompts) -> None:
+    def stop(prompts: list[str]) -> None:
+        if "half cat" in prompts:
+            raise KeyboardInterrupt
+
+    pipeline.before = stop
+    code, out, err = run("list.csv", "--out", "run", "--batch-size", "6")
+    assert (code, out) == (130, "")
+    assert "kept in run" in err
+    assert "same command continues" in err
+    pipeline.before = lambda _: None
+    assert run("list.csv", "--out", "run", "--batch-size", "6")[0] == 0
+
+
+def test_a_first_prompt_that_fails_does_not_hinder_the_estimate(run: Run) -> None:
+    code, out, err = run(write("broken sail", "new dog"), "--out", "run")
+    assert code == 3
+    assert "failed" in out
+    assert "is not known" in err
+
+
+def test_damage_is_repaired_and_said(run: Run) -> None:
+    assert run("list.csv", "--out", "run")[0] == 0
+    with Path("run/records.jsonl").open("r+b") as file:
+        file.truncate(Path("run/records.jsonl").stat().st_size - 5)
+    code, _, err = run("list.csv", "--out", "run")
+    assert code == 0
+    assert "ended in the middle of a record" in err
+    assert len(Path("run/records.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_long_batch_needs_yes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from m2g_audit import estimates
+
+    each = estimates.Estimate({"images": 300.0, "controls": 60.0}, 0, 10)
+    monkeypatch.setattr(estimates, "estimate", lambda *_: each)
+    code, _, err = run("list.csv", "--out", "run")
+    assert code == 2
+    assert "16 min" in err  # three times the images, the controls once
+    assert "--yes" in err
+    assert run("list.csv", "--out", "run", "--yes")[0] == 0
+
+
+# -- what is shown meanwhile
+
+
+def tally() -> Tally:
+    one = Tally(200, before=10, done=37, failed=2, pictures=592)
+    one.verdicts.update({"memorized": 12, "generalized": 15})
+    one.worst = ((3.0,), "<b>\x1b[31m[red]kite", "memorized")
+    one.began -= 60
+    return one
+
+
+def test_a_line_says_how_far_it_is_and_what_was_found() -> None:
+    said = line(tally())
+    assert said.startswith("39/200 prompts, 29.0/min, ")
+    assert "6 min left" in said
+    assert "12 memorized, 15 generalized, 2 failed" in said
+    assert said.endswith("worst: memorized “<b>�[31m[red]kite”")
+
+
+def test_before_the_first_prompt_it_says_what_is_going_on() -> None:
+    one = Tally(3)
+    assert line(one) == "0/3 prompts"
+    one.work_on("pictures", 5, 20)
+    assert line(one) == "0/3 prompts, 0 pictures made, pictures 25%"
+
+
+def test_a_terminal_shows_the_same() -> None:
+    console = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(panel(tally()))
+    shown = console.export_text()
+    for part in ("39/200 prompts", "12 memorized", "worst: memorized", "�[31m[red]kite"):
+        assert part in shown
+    console.print(panel(Tally(3)))
+
+
+def test_without_a_terminal_there_are_plain_lines() -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, width=300), tally()):
+        pass
+    assert file.getvalue().count("\n") == 1
+    assert "39/200 prompts" in file.getvalue()
