@@ -6,6 +6,13 @@ blur of a step, however many they are.) Its error has two parts. *Truncation*: a
 compared with its own first k/2, and k - 2. *Chance*: the share F of values under a level, read off
 one random direction, has the variance 2 F (1 - F) / (N + 2), and shells differ: the larger of what
 this says and what the shells' spread says.
+
+What it takes, on 30 samples of three states at conditional and guided scores and t0 from 2 to 100
+(N = 768, benchmarks/results/fast_spectrum.md): median relative L1 errors were 3.0% for one shell
+with 8 steps (25 evaluations), 2.3% for two shells (50), 1.8% for four (100) and 1.4% for four
+shells with 16 steps (196). Beyond 8 steps more directions help more than more steps. t0 matters
+little: to come under 2% conditional scores took 598 evaluations at t0 = 2 and 230 at t0 = 100,
+guided ones twice as many and half again. Memorized samples take a tenth of generalized ones.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ from m2g_audit.numerics import (
 from m2g_audit.operators import Operator, ScoreJacobian
 from m2g_audit.score_model import ScoreModel, perturb
 
-TOLERANCE = 0.02
+TOLERANCE = 0.03
 FIRST_SHELLS, MOST_SHELLS = 2, 32
 _FIRST_STEPS, _MORE_STEPS, _MOST_STEPS = 6, 2, 64
 _ABSOLUTE_MEAN = (2 / np.pi) ** 0.5  # of a standard normal number
@@ -59,11 +66,10 @@ class FastSpectrum(Spectrum):
 
     `error`: the expected relative L1 error (no bound) of the curve against that of all noise
     shells' values together; of it `truncation` is by too few steps, the rest by chance. `shells`,
-    each with a direction of its own, and the `steps` of each. `top`: the largest values found on the first
-    shell, each with a singular value within `top_error` of it. `intrinsic_dimension`: FLIPD on the
-    shell, N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard error.
-    `asymmetry`: the antisymmetric part's share of the Jacobian's Frobenius norm. `mean_score`:
-    sigma_t times the norm of the score's mean over noise, the value that Alg. 3 adds.
+    each with a direction of its own, and the `steps` of each. `top`: the largest values found on
+    the first shell, each with a singular value within `top_error` of it. `intrinsic_dimension`:
+    FLIPD on the shell, N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard
+    error.
     """
 
     error: float

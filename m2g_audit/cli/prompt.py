@@ -70,7 +70,7 @@ def prompt(
     seed: Seed = 0,
     batch_size: BatchSize = None,
     spectrum: Spectrum = "fast",
-    spectrum_tolerance: SpectrumTolerance = 0.02,
+    spectrum_tolerance: SpectrumTolerance = 0.03,
     t0: T0 = 5,
     spectrum_samples: SpectrumSamples = 3,
     spectrum_score: SpectrumScore = "conditional",
