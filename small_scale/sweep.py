@@ -19,6 +19,7 @@ from small_scale.geometry import Measurements
 from small_scale.lab import Cell, Data, Lab
 from small_scale.network import make_network
 from small_scale.pictures import Pictures, as_input, load_pictures, open_source
+from small_scale.report import write_report
 from small_scale.settings import Settings
 from small_scale.sheets import is_current, save_sheet
 from small_scale.synthesis import synthesise
@@ -105,6 +106,7 @@ class Sweep:
         self._do(lambda lab: self._part(lab.first_cells, models), wanted)
         self._do(lambda lab: self._part(_cells(lab), wanted), wanted)
         if "report" in wanted and (self._accelerator is None or self._accelerator.is_main_process):
+            write_report(self._fresh_lab())
             write_calibration(self._fresh_lab())
 
     def plan(self, cells: Sequence[Cell]) -> list[Work]:
