@@ -17,6 +17,13 @@ def report(
     redact: Annotated[
         bool, typer.Option("--redact", help="Blur all pictures: memorized ones may show people.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of an earlier run: a section tells what changed since.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,7 +42,8 @@ def report(
     from m2g_audit.stored_runs import StoredRun
 
     with Console(stderr=True).status("making the report"):
-        page = write_report(StoredRun.read(run), out, redact=redact)
+        earlier = None if against is None else StoredRun.read(against)
+        page = write_report(StoredRun.read(run), out, redact=redact, against=earlier)
     console = Console()
     console.print(str(page.path), soft_wrap=True, highlight=False, markup=False)
     if page.details is not None:

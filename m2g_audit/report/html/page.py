@@ -20,9 +20,11 @@ from typing import Any
 
 from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.calibration import Calibration, load
+from m2g_audit.compare import Change, Comparison, compare
 from m2g_audit.errors import AuditError
 from m2g_audit.intervals import LEVEL, share_intervals
 from m2g_audit.printable import printable
+from m2g_audit.report.changes import left_out, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.html.prompt import detail, row
 from m2g_audit.runs import write_atomically
@@ -43,11 +45,20 @@ class Page:
     prompts: int
 
 
-def write_report(run: StoredRun, out: Path | None = None, *, redact: bool = False) -> Page:
+def write_report(
+    run: StoredRun,
+    out: Path | None = None,
+    *,
+    redact: bool = False,
+    against: StoredRun | None = None,
+) -> Page:
     """Write the HTML report of a run, `report.html` in its folder if no `out` is given.
 
-    redact: blur all pictures. OutputError where the run can't be read, or the page not be written.
+    redact: blur all pictures; against: an earlier run, what changed since then is a section.
+    UsageError where the two can't be compared, OutputError where a run can't be read, or the page
+    not be written.
     """
+    comparison = None if against is None else compare(against, run)
     path = out or run.path / (REDACTED_FILE if redact else REPORT_FILE)
     details = _Details(path.with_name(f"{path.stem}-files"))
     facts = _Facts(run)
@@ -66,7 +77,8 @@ def write_report(run: StoredRun, out: Path | None = None, *, redact: bool = Fals
     for rank, one in enumerate(rows):
         del one["badness"]
         one["rank"] = rank
-    write_atomically(path, _page(run, facts, rows, details, redact).encode())
+    page = _page(run, facts, rows, details, redact, comparison)
+    write_atomically(path, page.encode())
     return Page(path, details.folder if details.outside else None, len(rows))
 
 
@@ -147,7 +159,12 @@ def _unchanged(path: Path, sha256: str) -> Calibration | None:
 
 
 def _page(
-    run: StoredRun, facts: _Facts, rows: list[dict[str, Any]], details: _Details, redact: bool
+    run: StoredRun,
+    facts: _Facts,
+    rows: list[dict[str, Any]],
+    details: _Details,
+    redact: bool,
+    comparison: Comparison | None,
 ) -> str:
     from markupsafe import Markup
 
@@ -170,7 +187,20 @@ def _page(
         details={one: Markup(html) for one, html in details.inline.items()},
         files=details.folder.name if details.outside else "",
         settings=list(_settings(facts)),
+        comparison=comparison,
+        changes=() if comparison is None else _listed_changes(comparison),
+        sentences=[] if comparison is None else [sentence(comparison), *left_out(comparison)],
     )
+
+
+def _listed_changes(comparison: Comparison) -> list[tuple[str, list[Change]]]:
+    """The changes of the page's section, by heading."""
+    parts = (
+        ("Worse", comparison.significant("worse")),
+        ("Better", comparison.significant("better")),
+        ("Another verdict, but it may be chance", comparison.within_chance),
+    )
+    return [(title, changes) for title, changes in parts if changes]
 
 
 def _policy(style: str, script: str, *, outside: bool) -> str:
@@ -232,5 +262,6 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["printable"] = printable
+    environment.filters["signed"] = lambda share: f"{share:+.0%}"
     environment.filters["percent"] = lambda share: f"{share:.0%}"
     return environment
