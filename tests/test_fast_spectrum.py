@@ -231,7 +231,7 @@ def test_fast_spectra_in_paper_units_are_alg2_and_alg3() -> None:
 
 def test_repeated_largest_values_are_found_together() -> None:
     model = linear(np.append(np.linspace(0, 1, 57), [3, 3, 2.5]))
-    [one], [four] = (spectra(model, top=top, most_shells=2) for top in (1, 4))
+    [one], [four] = (spectra(model, top=top, most_shells=2, tolerance=0.02) for top in (1, 4))
     assert one.top[0] == pytest.approx(3, abs=one.top_error[0] + 1e-6)
     assert np.abs(four.top - [3, 3, 2.5, 1]).max() < 0.02 * 3
     assert (four.top_error <= 0.02 * 3).all()
