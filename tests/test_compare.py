@@ -17,7 +17,7 @@ from m2g_audit.cli import main
 from m2g_audit.compare import Comparison, compare, fisher_exact, newcombe
 from m2g_audit.errors import UsageError
 from m2g_audit.stored_runs import StoredRun
-from tests.report.made_run import Made, gives, make_run
+from tests.report.made_run import IDENTITY, Made, gives, make_run
 
 COUNT = st.integers(0, 12)
 
@@ -112,7 +112,7 @@ AFTER = (
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     base = tmp_path_factory.mktemp("runs")
-    other = {"model": "pocket", "seeds": 12, "guidance": 6.0}
+    other = {**IDENTITY, "guidance": 6.0}
     return make_run(base / "a", BEFORE), make_run(base / "b", AFTER, identity=other)
 
 

@@ -32,7 +32,7 @@ from m2g_audit.records import (
 )
 from tests.samples import sample_record
 
-IDENTITY = {"model": "pocket", "seeds": 12, "guidance": 3.0}
+IDENTITY = {"model": "pocket", "seeds": 16, "guidance": 3.0}
 _N = 768
 
 
@@ -55,14 +55,14 @@ def gives(**counts: int) -> list[str]:
 
 
 RELEASE = (
-    Made("a print of the old castle", gives(t0=12), "K = 1", caption=0),
-    Made("a sketch of the snowy harbour", gives(t0=7, t1=5), "K = 2", caption=6),
-    Made("a postcard of the quiet village", gives(t0=6, f=1, t1=4, t2=1), "K = 12", caption=25),
-    Made("a print of the stormy garden", gives(t0=4, s1=5, f=2, s2=1), "K = 16", caption=33),
-    Made("a painting of the snowy mountain", gives(s1=11, f=1), "K = 32", caption=40),
-    Made("a poster of the quiet forest", gives(f=12), "pool", caption=55),
-    Made("a photograph of the stormy desert", gives(f=10, s1=2), "pool", caption=58),
-    Made("a sketch of the golden lighthouse", gives(f=7, t0=2, s1=3), "pool", caption=61),
+    Made("a print of the old castle", gives(t0=16), "K = 1", caption=0),
+    Made("a sketch of the snowy harbour", gives(t0=9, t1=7), "K = 2", caption=6),
+    Made("a postcard of the quiet village", gives(t0=8, t1=5, t2=2, f=1), "K = 12", caption=25),
+    Made("a print of the stormy garden", gives(t0=5, s1=6, s2=4, f=1), "K = 16", caption=33),
+    Made("a painting of the snowy mountain", gives(s1=15, f=1), "K = 32", caption=40),
+    Made("a poster of the quiet forest", gives(f=16), "pool", caption=55),
+    Made("a photograph of the stormy desert", gives(f=14, s1=2), "pool", caption=58),
+    Made("a sketch of the golden lighthouse", gives(f=9, t0=3, s1=4), "pool", caption=61),
     Made("a print of the moonlit village", [], "pool", error="None of the pictures is finite."),
 )
 
@@ -89,8 +89,9 @@ def _record(batch: BatchDirectory, made: Made, entry: Entry) -> BatchRecord:
     folder = batch.path / batch.folder(entry)
     fields |= {"prompt": made.prompt, "curvature": [], "warnings": [], "attractors": []}
     fields |= {"seeds": [], "loose": [], "unseen": None, "collision": None}
+    seeds = len(made.gives) or 2
     fields["settings"] = base.settings.model_copy(
-        update={"seeds": 12, "asked": {"model": "pocket", "seeds": 12, "controls": None}}
+        update={"seeds": seeds, "asked": {"model": "pocket", "seeds": seeds}}
     )
     if made.error:
         fields["error"] = ErrorRecord(kind="NumericsError", message=made.error, exit_code=5)
