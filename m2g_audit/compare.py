@@ -163,7 +163,7 @@ def _read(run: StoredRun) -> _Read:
 
 def side(record: AuditRecord) -> Side:
     """Return what a record says, as counts of seeds."""
-    states = Counter(seed.state for seed in record.seeds if seed.state != "failed")
+    states = Counter[StateWord](s.state for s in record.seeds if s.state != "failed")
     loose = set(record.loose)
     repeated = [s for s in record.seeds if s.attractor is not None or s.index in loose]
     return Side(

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import inspect
+import io
 import json
 import re
+import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from m2g_audit.cli.prompt import prompt as prompt_verb
+from m2g_audit.gate import badness
+from m2g_audit.report.html import page as pages
 from m2g_audit.report.html.page import write_report
+from m2g_audit.report.html.pictures import THUMBNAIL, thumbnail
+from m2g_audit.report.html.prompt import command
+from m2g_audit.runs import write_atomically
 from m2g_audit.stored_runs import StoredRun
-from tests.batch_work import run_batch
+from tests.report.made_run import RELEASE, Made, gives, make_run
+from tests.samples import sample_record
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -21,15 +36,20 @@ HOSTILE = [
     '"><svg onload=window.hacked=1> {{ 7 * 7 }} \u202e\u2028 \x00 javascript:hacked',
     "=cmd|' /C calc'!A0",
 ]
-PROMPTS = ["same kite", "new dog", "half cat", "torn bird", "broken sky", *HOSTILE]
+PROMPTS = [one.prompt for one in RELEASE] + HOSTILE
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
     """A batch of which one prompt failed."""
-    folder = tmp_path_factory.mktemp("runs") / "release"
-    run_batch(folder, PROMPTS)
-    return StoredRun.read(folder)
+    hostile = [Made(text, gives(f=3), text, {text: text}) for text in HOSTILE]
+    return StoredRun.read(make_run(tmp_path_factory.mktemp("r") / "release", [*RELEASE, *hostile]))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
+    """A batch of one prompt."""
+    return StoredRun.read(make_run(tmp_path_factory.mktemp("s") / "small", RELEASE[3:4]))
 
 
 def written(run: StoredRun, out: Path, **options: Any) -> str:
@@ -58,10 +78,10 @@ def test_the_table_has_every_prompt_the_worst_first(run: StoredRun, tmp_path: Pa
     rows = rows_of(written(run, tmp_path / "r.html"))
     assert len(rows) == len(PROMPTS)
     assert [row["rank"] for row in rows] == list(range(len(PROMPTS)))
-    severities = [row["severity"] for row in rows if row["verdict"] != "failed"]
-    assert severities == sorted(severities, reverse=True)
-    assert rows[0]["prompt"] == "same kite"
-    assert [row["prompt"] for row in rows if row["verdict"] == "failed"] == ["broken sky"]
+    audited = [record for record in run.records() if record.error is None]
+    worst = [record.listed.id for record in sorted(audited, key=badness, reverse=True)]
+    assert [row["id"] for row in rows][: len(worst)] == worst
+    assert [row["prompt"] for row in rows if row["verdict"] == "failed"] == [RELEASE[-1].prompt]
 
 
 def test_each_prompt_has_its_details_with_pictures_and_evidence(
@@ -70,9 +90,11 @@ def test_each_prompt_has_its_details_with_pictures_and_evidence(
     page = written(run, tmp_path / "r.html")
     for record in run.records():
         part = page.split(f'<template id="p-{record.listed.id}">')[1].split("</template>")[0]
-        for sentence in record.verdict.evidence:
+        said = [record.error.message] if record.error else record.verdict.evidence
+        for sentence in said:
             assert sentence in html.unescape(part)
         assert part.count("<figure") >= len(record.seeds)
+        assert "Make it again" in part
 
 
 @pytest.mark.parametrize("redact", [False, True])
@@ -94,3 +116,115 @@ def test_the_page_asks_for_nothing_and_runs_nothing_of_others(
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "unsafe" not in policy
+
+
+def test_the_policy_names_the_pages_own_style_and_script(small: StoredRun, tmp_path: Path) -> None:
+    page = written(small, tmp_path / "r.html")
+    for tag in ("style", "script"):
+        [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src &#39;sha256-{html.escape(digest)}&#39;" in page
+
+
+def test_many_prompts_lie_beside_the_page(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = written(small, tmp_path / "r.html")
+    monkeypatch.setattr(pages, "INLINE_BYTES", 0)
+    made = write_report(small, tmp_path / "r.html")
+    assert made.details == tmp_path / "r-files"
+    page = made.path.read_text()
+    assert "<template" not in page
+    [record] = small.records()
+    script = (made.details / f"{record.listed.id}.js").read_text()
+    name, fragment = json.loads(f"[{script[len('m2gDetail(') : -len(');') - 1]}]")
+    assert name == record.listed.id
+    assert fragment in whole
+    monkeypatch.undo()
+    written(small, tmp_path / "r.html")
+    assert not list(made.details.glob("*.js"))
+
+
+def test_blurred_pictures_show_nothing(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::8] = 255
+    stripes[:, 32:] //= 2
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+
+    def sharpness(redact: bool) -> float:
+        uri = thumbnail(tmp_path / "a.png", THUMBNAIL, redact=redact)
+        assert uri is not None
+        content = base64.b64decode(uri.split(",")[1])
+        levels = np.asarray(Image.open(io.BytesIO(content)).convert("L"), float)
+        return float(np.abs(np.diff(levels, axis=1)).max())
+
+    assert sharpness(False) > 100
+    assert sharpness(True) < 8
+
+
+def test_no_picture_of_a_redacted_page_is_as_it_was(small: StoredRun, tmp_path: Path) -> None:
+    [record] = small.records()
+    files = (small.path / record.folder).glob("*/*.png")
+    originals = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    plain = written(small, tmp_path / "a.html")
+    blurred = written(small, tmp_path / "b.html", redact=True)
+    assert len(originals) == 16 + 3 - 2
+    assert any(one in plain for one in originals)
+    assert not any(one in blurred for one in originals)
+    assert write_report(small, redact=True).path.name == "report-redacted.html"
+
+
+def test_missing_files_leave_gaps(small: StoredRun, tmp_path: Path) -> None:
+    shutil.copytree(small.path, tmp_path / "run")
+    copy = StoredRun.read(tmp_path / "run")
+    [record] = copy.records()
+    folder = copy.path / record.folder
+    (folder / "images" / "0002.png").unlink()
+    (folder / "images" / "0003.png").write_bytes(b"no picture")
+    (folder / "distances.safetensors").unlink()
+    page = written(copy, tmp_path / "r.html")
+    assert page.count('<span class="missing">missing</span>') == 2
+    assert "Which pictures are alike" not in page
+
+
+def test_the_command_is_the_verbs_own(tmp_path: Path) -> None:
+    settings = sample_record().settings
+    asked = {
+        "model": "./a b",
+        "seeds": 12,
+        "basin": True,
+        "basin_exact": True,
+        "controls": False,
+        "reference_complete": False,
+        "guidance": None,
+    }
+    words = shlex.split(command("it's $(rm) -x", settings.model_copy(update={"asked": asked})))
+    assert words[:4] == ["m2g-audit", "prompt", "--model", "./a b"]
+    assert words[-2:] == ["--", "it's $(rm) -x"]
+    assert {"--exact", "--basin", "--no-controls"} < {*words}
+    assert not {"--reference-complete", "--guidance"} & {*words}
+    options = inspect.signature(prompt_verb).parameters
+    names = [w[2:].replace("-", "_") for w in words[2:-2] if w.startswith("--")]
+    assert {*names} - {"exact", "no_controls"} <= options.keys()
+
+
+def test_what_can_not_be_seen_is_an_escape_in_the_command() -> None:
+    shown = command("a\u202eb\n'c\\", sample_record().settings)
+    assert shown.endswith("-- $'a\\U0000202eb\\U0000000a\\'c\\\\'")
+
+
+def test_one_prompt_is_a_run_too(tmp_path: Path) -> None:
+    record = sample_record()
+    write_atomically(tmp_path / "record.json", record.model_dump_json().encode())
+    page = written(StoredRun.read(tmp_path), tmp_path / "r.html")
+    assert [row["prompt"] for row in rows_of(page)] == [record.prompt]
+    assert "critical" not in page
+    assert "from up to step 411" in page
+
+
+def test_what_changed_is_a_section(small: StoredRun, tmp_path: Path) -> None:
+    earlier = make_run(tmp_path / "earlier", [Made(RELEASE[3].prompt, gives(f=16))])
+    page = written(small, tmp_path / "r.html", against=StoredRun.read(earlier))
+    assert "Of 1 prompts in both runs, 1 got worse and 0 better" in page
+    assert "0 → 15 of 16" in page
+    assert "got worse" not in written(small, tmp_path / "r.html")

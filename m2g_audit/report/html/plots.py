@@ -87,7 +87,7 @@ def _drawn(size: tuple[float, float], draw: Any) -> bytes:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_SETTINGS):  # type: ignore[arg-type]
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
         draw(figure)
         buffer = io.BytesIO()
@@ -122,7 +122,8 @@ def _draw_matrix(
     limit = None if record.thresholds is None else record.thresholds.delta_s
     finite = arranged[np.isfinite(arranged)]
     top = 2 * limit if limit else float(finite.max(initial=1.0))
-    axes = figure.add_subplot()
+    # Places are given: to have them computed takes most of the time of a page.
+    axes = figure.add_axes((0.09, 0.13, 0.7, 0.83))
     shown = np.where(np.isfinite(arranged), arranged, np.nan)
     image = axes.imshow(shown, cmap=colours.with_extremes(bad="#ffffff"), vmin=0, vmax=top)
     ends = np.cumsum([len(group) for group in groups])[:-1] - 0.5
@@ -136,7 +137,7 @@ def _draw_matrix(
     axes.set_yticks(ticks, [str(order[i]) for i in ticks])
     axes.set_xlabel("seed")
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.03, extend="max")
+    bar = figure.colorbar(image, cax=figure.add_axes((0.82, 0.22, 0.03, 0.65)), extend="max")
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label(f"distance ({record.settings.metric})")
     if limit:
@@ -150,7 +151,7 @@ _State = Literal["memorized", "spurious", "generalized"]
 
 
 def _draw_spectra(figure: Figure, curves: _Curves, calibration: Calibration | None) -> None:
-    axes = figure.add_subplot()
+    axes = figure.add_axes((0.1, 0.13, 0.88, 0.84))
     first, values = curves[0]
     tops = [1.0]
     if calibration is not None and first.kind == calibration.spectrum:
@@ -173,7 +174,7 @@ def _draw_spectra(figure: Figure, curves: _Curves, calibration: Calibration | No
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_LINE, lw=0.7)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper right")
 
 
 def _point_mass(kind: Literal["jacobian", "paper"], N: int) -> NDArray[np.float64]:
