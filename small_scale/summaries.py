@@ -85,7 +85,8 @@ def over_sizes(
     found = {}
     for cell in cells:
         each = values(lab, cell, group, quantity)
-        if each is not None:
+        # Where K is small, there are fewer references than elsewhere.
+        if each is not None and (column is None or column < each.shape[1]):
             found[cell] = Spread.of(each if column is None else each[:, column])
     return found
 

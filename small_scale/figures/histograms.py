@@ -14,6 +14,7 @@ from small_scale.figures.style import (
     FAINT,
     INK,
     about,
+    columns_for,
     distance_name,
     near_peak,
     new_page,
@@ -37,7 +38,7 @@ FloatArray = NDArray[np.float64]
 _OLIVE, _GREY = "#8f8f2c", "#8d949d"
 _ALPHA = 0.55
 _STYLES: dict[Rule, Any] = {"valley": "-", "fresh": (0, (4, 2)), "by hand": ":"}
-_BINS, _COLUMNS, _SHOWN, _TICKS = 70, 4, 2, 7
+_BINS, _SHOWN, _TICKS = 70, 2, 7
 _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
 
 
@@ -69,8 +70,7 @@ def all_histograms_figure(lab: Lab) -> bytes | None:
     cells = first_seed(lab)
     if not cells:
         return None
-    columns = min(_COLUMNS, len(cells))
-    rows = -(-len(cells) // columns)
+    columns, rows = columns_for(len(cells))
     page = new_page(2.9 * columns + 2, 2.2 * rows + 0.4, "Distances at every K", about(lab))
     edges = _edges(lab, cells)
     panels = small_multiples(page, len(cells), columns)

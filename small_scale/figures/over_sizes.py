@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from small_scale.figures.style import (
+    COLOURS,
     FAINT,
     INK,
     Page,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GAP = r"energy gap $\tilde{u} - \tilde{u}_{\mathrm{training}}$"
+_FEW, _SMALL, _LARGE = 5, 6, 20
 
 
 def log_volume_figure(lab: Lab) -> bytes | None:
@@ -62,7 +64,7 @@ def energy_references_figure(lab: Lab) -> bytes | None:
         size_axis(axes, [cell.K for cell in first_seed(lab)], name=i + columns >= count)
     for axes in panels[::columns]:
         axes.set_ylabel(_GAP, color=INK)
-    _legend(panels[columns - 1])
+    _legend(panels[columns - 1], lab)
     return page.png()
 
 
@@ -73,26 +75,38 @@ def _above_shares(lab: Lab, quantity: Quantity, title: str, name: str) -> Page |
     top, bottom = page.body.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _curves(top, lab, quantity)
     top.set_ylabel(name, color=INK)
-    _legend(top)
+    _legend(top, lab)
     shares_below(bottom, lab)
     return page
 
 
 def _curves(axes: Axes, lab: Lab, quantity: Quantity, column: int | None = None) -> None:
-    """Mean and standard deviation of each group over K; other seeds are points."""
+    """Mean and standard deviation of each group over K; other seeds are hollow points."""
     for group in GROUPS:
         found = over_sizes(lab, quantity, group, first_seed(lab), column)
         if found:
+            x = [cell.K for cell in found]
             mean, sd = (np.array([getattr(s, n) for s in found.values()]) for n in ("mean", "sd"))
-            band(axes, [cell.K for cell in found], mean, mean - sd, mean + sd, group)
+            band(axes, x, mean, mean - sd, mean + sd, group, marker=None)
+            marks = [_SMALL if spread.n < _FEW else _LARGE for spread in found.values()]
+            axes.scatter(x, mean, s=marks, color=COLOURS[group], zorder=3)
         more = over_sizes(lab, quantity, group, other_seeds(lab), column)
         means = [spread.mean for spread in more.values()]
         points(axes, [cell.K for cell in more], means, group)
     plain(axes)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, lab: Lab) -> None:
+    from matplotlib.lines import Line2D
+
+    handles, _ = axes.get_legend_handles_labels()
+    mark: dict[str, Any] = {"lw": 0, "marker": "o", "color": FAINT}
+    handles.append(Line2D([], [], ms=2.5, label=f"fewer than {_FEW} samples", **mark))
+    if other_seeds(lab):
+        label = "other training seeds"
+        handles.append(Line2D([], [], ms=5, markerfacecolor="white", label=label, **mark))
     legend = axes.legend(
+        handles=handles,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.03),
         frameon=False,

@@ -15,6 +15,7 @@ from small_scale.figures.style import (
     Page,
     about,
     apart,
+    columns_for,
     label,
     near_peak,
     new_page,
@@ -34,7 +35,6 @@ _UNITS = {
     "paper": r"singular value of $M$, times $\sigma_{t_0}/\sqrt{4N}$",
 }
 _CUT = 50  # the axis ends above all but the largest 2% of the values
-_COLUMNS = 4
 _ONE = "a single memory"
 _POINT_MASS: dict[str, Any] = {"color": FAINT, "lw": 1.0, "ls": ":"}
 
@@ -68,8 +68,7 @@ def all_spectra_figure(lab: Lab) -> bytes | None:
     cells = _measured(lab)
     if not cells:
         return None
-    columns = min(_COLUMNS, len(cells))
-    rows = -(-len(cells) // columns)
+    columns, rows = columns_for(len(cells))
     page = new_page(2.7 * columns + 2, 2.3 * rows + 0.4, "Curvature at every K", about(lab))
     panels = small_multiples(page, len(cells), columns, sharey=True)
     for axes, cell in zip(panels, cells, strict=True):

@@ -65,6 +65,12 @@ def new_page(width: float, height: float, title: str, about: str) -> Page:
     return Page(figure, body)
 
 
+def columns_for(count: int) -> tuple[int, int]:
+    """Columns and rows of so many small panels."""
+    columns = min(count, 4 if count <= 16 else 6)
+    return columns, -(-count // columns)
+
+
 def small_multiples(page: Page, count: int, columns: int, *, sharey: bool = False) -> list[Axes]:
     """So many panels in rows of `columns`; the lowest of each column has labels at its ticks."""
     rows = -(-count // columns)

@@ -87,10 +87,11 @@ def fake_geometry(lab: Lab, cell: Cell) -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng([cell.K, cell.seed, 1])
     classified = lab.classified["per-K"][cell]
     states = [name for name in STEEPNESS if name == "training" or classified.enough(State(name))]
+    references = min(3, cell.K)
     made: dict[str, dict[str, np.ndarray]] = {
         "basin": {"delta_d": np.array(0.05)},
         "spectra": {"t0": np.array(5), "sigma_t0": np.array(0.03)},
-        "energy": {"references": np.arange(2)},
+        "energy": {"references": np.arange(references)},
         "mixture": {"K": np.array(cell.K)},
     }
     for group in states:
@@ -105,7 +106,7 @@ def fake_geometry(lab: Lab, cell: Cell) -> dict[str, dict[str, np.ndarray]]:
             f"{group}/values": spectra,
             f"{group}/intrinsic_dimension": 64 * (1 - spectra.mean(axis=1)),
         }
-        made["energy"][f"{group}/energies"] = rng.normal((1 - steep) * 1e-3, 1e-4, (7, 2))
+        made["energy"][f"{group}/energies"] = rng.normal((1 - steep) * 1e-3, 1e-4, (7, references))
     for group in (*states[1:], "fresh"):
         nearest = rng.uniform(0.05, 0.3, 30)
         made["mixture"] |= {
