@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _CEILING = 1.6
 """The energy at and above which a panel has one colour: the circle is what is to be seen."""
-_SHOWN = 0.01
-"""Clusters of a smaller share of the samples get no cross."""
 
 
 _ONE: StateWord = "memorized"
@@ -31,7 +29,11 @@ _CHANCE: StateWord = "generalized"
 
 
 def landscapes(panels: dict[int, Landscape], chance: float) -> bytes:
-    """Return Fig. 2 as PNG: a panel for each K and the exact one; clusters marked."""
+    """Return Fig. 2 as PNG: a panel for each K and the exact one; clusters marked.
+
+    A cluster more concentrated than `chance` has the colour of memorized samples where it holds one
+    training point, of spurious ones where it holds several or none; others that of generalized.
+    """
     figure = Figure(figsize=(4.6 * (len(panels) + 1), 5.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(panels) + 1, sharey=True))
     for axis, (size, panel) in zip(axes, panels.items(), strict=False):
@@ -61,17 +63,17 @@ def _landscape(axis: Axes, energy: np.ndarray, arrows: np.ndarray) -> None:
 
 def _crosses(axis: Axes, panel: Landscape, chance: float) -> None:
     for cluster, height in zip(panel.clusters, panel.heights, strict=True):
-        if cluster.mass < _SHOWN:
+        if cluster.concentration == 0:
             continue
         state = _ONE if len(cluster.held) == 1 else _SHARED
-        colour = STATE_COLOURS[state if cluster.mass > chance else _CHANCE]
+        colour = STATE_COLOURS[state if cluster.concentration > chance else _CHANCE]
         centre = np.array(cluster.centre)
         x, y = 1.28 * centre / np.linalg.norm(centre)
         axis.scatter([centre[0]], [centre[1]], marker="x", s=70, color=colour, linewidths=1.8)
         axis.text(
             x,
             y,
-            f"{height:.2f}",
+            f"{height:z.2f}",
             color="white",
             fontsize=8,
             ha="center",

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from m2g_audit.runs import RunDirectory, write_atomically
 from small_scale.circle import clusters, figure, tables
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.energy import energy, exact_prior, standard_prior
+from small_scale.circle.minima import Exact, find_minima
 from small_scale.circle.recipe import T_PICTURE, Recipe
 from small_scale.circle.sampling import last_beta
 from small_scale.circle.scores import empirical
@@ -25,6 +26,8 @@ from small_scale.circle.stages import Tensors, load, seconds
 KINDS = ("one", "several", "none")
 """Of minima and of clusters: those that hold one, several or none of the training points."""
 
+_FOLLOWED = 64
+"""Up to this K the groups of points that share a minimum are followed over beta."""
 DATA_RADIUS = 1.5
 """The energy's error is taken over the grid's points nearer to the centre than this."""
 
@@ -44,28 +47,29 @@ class Landscape:
 
 def write(folder: RunDirectory, recipe: Recipe, stages: Iterable[str]) -> None:
     """Write results.json, minima.csv, tables.md, circle.png and minima.png from stored numbers."""
-    diameter = clusters.threshold()
-    chance = float(load(folder, "chance")["mass"])
+    chance = float(load(folder, "chance")["limit"])
     points = load(folder, "points")["points"]
     panels, networks = {}, {}
     for size in recipe.sizes:
-        kept = load(folder, f"landscape-{size}")
-        panels[size], error = _landscape(kept, points[:size], recipe)
-        exact = _clusters(kept, points[:size], "exact")
+        kept, grouped = load(folder, f"landscape-{size}"), load(folder, f"clusters-{size}")
+        panel, error = _landscape(kept, grouped, points[:size], recipe)
+        exact = _clusters(kept["exact_samples"], grouped["exact_labels"], points[:size])
+        panels[size] = panel
         networks[str(size)] = {
-            "samples": _counted(panels[size].clusters, chance),
+            "samples": _counted(panel.clusters, chance),
             "exact_score_samples": _counted(exact, chance),
             "clusters": [
                 asdict(cluster) | {"energy": float(height)}
-                for cluster, height in zip(panels[size].clusters, panels[size].heights, strict=True)
+                for cluster, height in zip(panel.clusters, panel.heights, strict=True)
             ],
             "energy_error": error,
-            "minima": _minima(folder, recipe, size, panels[size].clusters, chance),
+            "minima": _minima(folder, recipe, size),
+            "groups": _groups(folder, recipe, points[:size]),
         }
     found = {
         "recipe": recipe.identity(),
-        "cluster_diameter": diameter,
-        "chance_mass": chance,
+        "cluster_threshold": clusters.THRESHOLD,
+        "chance_concentration": chance,
         "sampler_last_beta": last_beta(recipe),
         "networks": networks,
         "curves": {str(size): _curve(folder, recipe, size) for size in recipe.curve_sizes},
@@ -78,48 +82,48 @@ def write(folder: RunDirectory, recipe: Recipe, stages: Iterable[str]) -> None:
     write_atomically(folder.path / "minima.png", figure.curves(found))
 
 
-def _landscape(kept: Tensors, points: Tensor, recipe: Recipe) -> tuple[Landscape, dict[str, float]]:
+def _landscape(
+    kept: Tensors, grouped: Tensors, points: Tensor, recipe: Recipe
+) -> tuple[Landscape, dict[str, float]]:
     """The panel of one network, and its energy's error against Eq. 23 where the data is.
 
     The panel takes p_1 of Eq. 23 for the prior: the paper's N(0, sigma^2) tilts the energy by more
     than the network is off.
     """
     sigma, places = recipe.sigma, kept["places"]
-    with_p1, with_normal, true = (
-        energy(log_density, T_PICTURE, sigma)
-        for log_density in (
-            exact_prior(kept["ends"], points, sigma) + kept["gain"],
-            standard_prior(kept["ends"], sigma) + kept["gain"],
-            empirical(points, sigma, T_PICTURE).log_density(places, 0),
-        )
-    )
+
+    def height(log_density: Tensor) -> Tensor:
+        return energy(log_density, T_PICTURE, sigma)
+
+    with_p1 = height(exact_prior(kept["ends"], points, sigma) + kept["gain"])
+    with_normal = height(standard_prior(kept["ends"], sigma) + kept["gain"])
+    true = height(empirical(points, sigma, T_PICTURE).log_density(places, 0))
     near = places.norm(dim=1) < DATA_RADIUS
     error = {
         "total": _rms((with_normal - true)[near]),
         "prior": _rms((with_normal - with_p1)[near]),
         "network": _rms((with_p1 - true)[near]),
     }
-    cells, side = recipe.grid**2, round(len(kept["arrows"]) ** 0.5)
-    heights = with_p1 - with_p1[:cells].min()
+    at_centres = height(exact_prior(grouped["ends"], points, sigma) + grouped["gain"])
+    side = round(len(kept["arrows"]) ** 0.5)
     panel = Landscape(
         points.numpy(),
         kept["samples"].numpy(),
-        heights[:cells].reshape(recipe.grid, recipe.grid).numpy(),
+        (with_p1 - with_p1.min()).reshape(recipe.grid, recipe.grid).numpy(),
         kept["arrows"].reshape(side, side, 2).numpy(),
-        _clusters(kept, points, "samples"),
-        heights[cells:].numpy(),
+        _clusters(kept["samples"], grouped["labels"], points),
+        (at_centres - with_p1.min()).numpy(),
     )
     return panel, error
 
 
-def _clusters(kept: Tensors, points: Tensor, name: str) -> list[Cluster]:
-    samples, labels = kept[name].numpy(), kept[f"{name}_labels"].numpy()
-    return clusters.describe(samples, labels, points.numpy(), clusters.threshold())
+def _clusters(samples: Tensor, labels: Tensor, points: Tensor) -> list[Cluster]:
+    return clusters.describe(samples.numpy(), labels.numpy(), points.numpy())
 
 
 def _counted(found: list[Cluster], chance: float) -> dict[str, Any]:
-    """How many clusters there are, how many are larger than chance, and what those hold."""
-    attractors = [cluster for cluster in found if cluster.mass > chance]
+    """How many clusters there are, how many are denser than chance, and what those hold."""
+    attractors = [cluster for cluster in found if cluster.concentration > chance]
     kinds = [KINDS[min(len(cluster.held), 2) - 1] for cluster in attractors]
     masses = [cluster.mass for cluster in attractors]
     return {
@@ -132,27 +136,50 @@ def _counted(found: list[Cluster], chance: float) -> dict[str, Any]:
     }
 
 
-def _minima(
-    folder: RunDirectory, recipe: Recipe, size: int, found: list[Cluster], chance: float
-) -> list[dict[str, Any]]:
+def _minima(folder: RunDirectory, recipe: Recipe, size: int) -> list[dict[str, Any]]:
     """The network's and the exact energy's minima for one training set, beta by beta.
 
-    `distance`: Hausdorff distance between the exact minima and the centres of the clusters of
-    samples that are larger than chance; None where there is no such cluster.
+    `agreement`: the adjusted Rand index of the two partitions of the training points into basins;
+    1 where they are the same.
     """
-    kept = load(folder, f"minima-{size}")
-    centres = np.array([cluster.centre for cluster in found if cluster.mass > chance])
-    rows = []
+    kept, rows = load(folder, f"minima-{size}"), []
     for i, beta in enumerate(recipe.learned_betas):
         row: dict[str, Any] = {"beta": beta}
         for name in ("learned", "exact"):
             row[name] = _by_kind(kept[f"{name}-{i}-counts"])
-        between = cdist(centres, kept[f"exact-{i}-points"].numpy()) if len(centres) else None
-        row["distance"] = (
-            None if between is None else float(max(between.min(0).max(), between.min(1).max()))
-        )
+        basins = (kept[f"{name}-{i}-basins"].numpy() for name in ("learned", "exact"))
+        row["agreement"] = float(adjusted_rand_score(*basins))
         rows.append(row)
     return rows
+
+
+def _groups(folder: RunDirectory, recipe: Recipe, points: Tensor) -> list[dict[str, Any]]:
+    """The training points that share a minimum of the network at its largest beta.
+
+    `exact_until`: the largest beta at which they share one of the exact energy. Empty for more
+    points than can be followed one by one.
+    """
+    if len(points) > _FOLLOWED:
+        return []
+    basins = load(folder, f"minima-{len(points)}")[
+        f"learned-{len(recipe.learned_betas) - 1}-basins"
+    ]
+    groups = [(basins == i).nonzero()[:, 0] for i in basins.unique() if i >= 0]
+    return [
+        {"points": group.tolist(), "exact_until": _shared_until(points, group)}
+        for group in groups
+        if len(group) > 1
+    ]
+
+
+def _shared_until(points: Tensor, group: Tensor) -> float:
+    """The largest beta at which a group is in one basin of the exact energy, by bisection."""
+    low, high = 0.5, 1e6
+    while high / low > 1.001:
+        middle = (low * high) ** 0.5
+        basins = find_minima(Exact(points, middle), points).basins[group]
+        low, high = (middle, high) if len(basins.unique()) == 1 else (low, middle)
+    return low
 
 
 def _by_kind(counts: Tensor) -> dict[str, int]:

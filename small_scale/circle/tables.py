@@ -8,30 +8,38 @@ from typing import Any
 from m2g_audit.words import duration
 from small_scale.circle.recipe import BETA_EXACT, T_PICTURE
 
+_LISTED = 6
+
 
 def text(found: dict[str, Any]) -> str:
     """Return all tables of results.json."""
     parts = [
         "# The circle in numbers",
-        f"Clusters of {found['recipe']['samples']} samples, complete-link at a diameter of "
-        f"{found['cluster_diameter']:.3f}; a cluster counts as an attractor where its share is "
-        f"above {found['chance_mass']:.1%}, the 99% quantile of the largest share among as many "
-        "points uniform on the circle. An attractor holds the training points within half a "
-        "diameter of its centre.",
+        f"Clusters of {found['recipe']['samples']} samples: average link, up to a mean distance of "
+        f"{found['cluster_threshold']:.3f} = sqrt(2 / beta) at beta = 20, below which two points "
+        "share a minimum. A cluster counts as an attractor where its concentration (its share of "
+        "the samples over the part of the circle that an arc of its width covers) is above "
+        f"{found['chance_concentration']:.2f}, the 99% quantile of the largest among as many "
+        "points uniform on the circle. It holds the training points within half of that distance "
+        f"of its centre. The sampler's last step is at beta = {found['sampler_last_beta']:.0f}.",
         _table(
             ("K", "samples of", "clusters", "attractors", "hold one", "several", "none"),
             _cluster_rows(found),
         ),
-        "The attractors of each network (energy of Eq. 25 at t = 0.15, above the panel's least):",
+        "Clusters of each network's samples with 1% of them or more (energy of Eq. 25 at t = 0.15, "
+        "above the panel's least):",
         _table(
-            ("K", "centre", "share of samples", "energy", "training points"),
+            ("K", "centre", "samples", "concentration", "energy", "training points"),
             _attractor_rows(found),
         ),
         "Minima of the network's energy and of the exact one for the same training points, as "
         "one + several + none: how many hold one, several or no training point in their mean-shift "
-        "basin. A star: starts that came to no end. Distance: Hausdorff, between the exact minima "
-        "and the attractors among the network's samples.",
-        _table(("K", "beta", "network", "exact", "distance"), _minimum_rows(found)),
+        "basin; a star marks starts that came to no end. Agreement: adjusted Rand index of the two "
+        "partitions of the training points into basins.",
+        _table(("K", "beta", "network", "exact", "agreement"), _minimum_rows(found)),
+        "Training points that share a minimum of the network at its largest beta, and the largest "
+        "beta at which they share one of the exact energy:",
+        _table(("K", "training points", "exact until beta"), _group_rows(found)),
         f"Minima of the exact energy over {found['recipe']['draws']} draws of the training set "
         "(mean; minima.csv has every beta):",
         _table(
@@ -69,23 +77,38 @@ def _cluster_rows(found: dict[str, Any]) -> Iterable[Sequence[str]]:
 def _attractor_rows(found: dict[str, Any]) -> Iterable[Sequence[str]]:
     for size, network in found["networks"].items():
         for cluster in network["clusters"]:
-            if cluster["mass"] > found["chance_mass"]:
+            if cluster["concentration"] > 0:
                 x, y = cluster["centre"]
-                held = ", ".join(map(str, cluster["held"])) or "none"
+                star = (
+                    "" if cluster["concentration"] > found["chance_concentration"] else " (chance)"
+                )
                 yield (
                     size,
                     f"({x:.2f}, {y:.2f})",
                     f"{cluster['mass']:.1%}",
-                    f"{cluster['energy']:.2f}",
-                    held,
+                    f"{cluster['concentration']:.1f}{star}",
+                    f"{cluster['energy']:z.2f}",
+                    _points(cluster["held"]),
                 )
+
+
+def _points(indices: Sequence[int]) -> str:
+    if len(indices) > _LISTED:
+        return f"{len(indices)} of them"
+    return ", ".join(map(str, indices)) or "none"
 
 
 def _minimum_rows(found: dict[str, Any]) -> Iterable[Sequence[str]]:
     for size, network in found["networks"].items():
         for row in network["minima"]:
-            distance = "" if row["distance"] is None else f"{row['distance']:.2f}"
-            yield size, f"{row['beta']:.3g}", _sum(row["learned"]), _sum(row["exact"]), distance
+            sums = _sum(row["learned"]), _sum(row["exact"])
+            yield size, f"{row['beta']:.3g}", *sums, f"{row['agreement']:.2f}"
+
+
+def _group_rows(found: dict[str, Any]) -> Iterable[Sequence[str]]:
+    for size, network in found["networks"].items():
+        for group in network["groups"]:
+            yield size, _points(group["points"]), f"{group['exact_until']:.3g}"
 
 
 def _sum(counts: dict[str, int]) -> str:

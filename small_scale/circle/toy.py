@@ -58,6 +58,7 @@ class Lab:
         for size in recipe.sizes:
             made[f"network-{size}"] = partial(self.trained, size)
             made[f"landscape-{size}"] = partial(self.landscape, size)
+            made[f"clusters-{size}"] = partial(self.clusters, size)
             made[f"minima-{size}"] = partial(self.minima, size)
         made |= {f"curve-{size}": partial(self.curve, size) for size in recipe.curve_sizes}
         return made | {"chance": self.chance}
@@ -79,43 +80,51 @@ class Lab:
         return network.requires_grad_(False)
 
     def landscape(self, size: int) -> Tensors:
-        """Return samples, their clusters, and the energy and the score on grids at Fig. 2's t."""
-        network, recipe = self.network(size), self.recipe
-        exact = exact_score(self.points(size), recipe.sigma)
-        tensors = self._sampled(network, size, "samples") | self._sampled(exact, size, "exact")
+        """Return samples, and the energy and the score on grids at Fig. 2's t."""
+        network, places = self.network(size), grid(self.recipe.grid)
+        exact = exact_score(self.points(size), self.recipe.sigma)
+        tensors = {
+            "samples": self._samples(network, size, "network"),
+            "exact_samples": self._samples(exact, size, "exact score"),
+        }
         network = network.double()
         self.report(f"energy, K = {size}", 0, 1)
-        places = torch.cat([grid(recipe.grid), tensors["samples_centres"]])
-        tensors["places"] = places
-        carried = flow(network, places, T_PICTURE, recipe.sigma)
+        carried = flow(network, places, T_PICTURE, self.recipe.sigma)
         self.report(f"energy, K = {size}", 1, 1)
-        tensors |= {"ends": carried.ends, "gain": carried.gain}
+        tensors |= {"places": places, "ends": carried.ends, "gain": carried.gain}
         return tensors | {"arrows": network(grid(ARROWS), T_PICTURE)}
 
-    def _sampled(self, score: Score, size: int, name: str) -> Tensors:
-        """Return samples, the label of each and the centres of clusters; the noise is shared."""
-        stage = f"sampling, K = {size} ({'network' if name == 'samples' else 'exact score'})"
-        samples = euler_maruyama(
+    def _samples(self, score: Score, size: int, whose: str) -> Tensor:
+        """Samples of a score; those of the network and of the exact score share their noise."""
+        return euler_maruyama(
             score,
             self.recipe,
             generator_for(self.recipe.seed, size, *_SAMPLING),
-            lambda done, total: self.report(stage, done, total),
+            lambda done, total: self.report(f"sampling, K = {size} ({whose})", done, total),
         )
-        labels = torch.from_numpy(clusters.labels(samples.numpy(), clusters.threshold()))
-        centres = [samples[labels == label].mean(0) for label in labels.unique()]
-        return {
-            name: samples,
-            f"{name}_labels": labels,
-            f"{name}_centres": torch.stack(centres),
-        }
+
+    def clusters(self, size: int) -> Tensors:
+        """Return the clusters of the network's and the exact score's samples, and energies.
+
+        The flow is that of the centres of the network's clusters.
+        """
+        kept = load(self.folder, f"landscape-{size}")
+        self.report(f"clusters, K = {size}", 0, 1)
+        labels = torch.from_numpy(clusters.labels(kept["samples"].numpy()))
+        exact_labels = torch.from_numpy(clusters.labels(kept["exact_samples"].numpy()))
+        places = torch.stack([kept["samples"][labels == i].mean(0) for i in labels.unique()])
+        carried = flow(self.network(size).double(), places, T_PICTURE, self.recipe.sigma)
+        self.report(f"clusters, K = {size}", 1, 1)
+        tensors = {"labels": labels, "exact_labels": exact_labels}
+        return tensors | {"places": places, "ends": carried.ends, "gain": carried.gain}
 
     def minima(self, size: int) -> Tensors:
         """Return the minima of the network's and of the exact energy for one training set."""
         points, network = self.points(size), self.network(size).double()
-        sigma, tensors = self.recipe.sigma, {}
+        tensors = {}
         for i, beta in enumerate(self.recipe.learned_betas):
             self.report(f"minima, K = {size}", i, len(self.recipe.learned_betas))
-            learned = Learned(network, beta, sigma)
+            learned = Learned(network, beta, self.recipe.sigma)
             both = {
                 "learned": find_minima(learned, points, self.recipe.learned_rounds),
                 "exact": find_minima(Exact(points, beta), points),
@@ -140,11 +149,11 @@ class Lab:
         return {"counts": torch.tensor(counts)}
 
     def chance(self) -> Tensors:
-        """Return the share up to which a cluster of samples may be chance."""
+        """Return the concentration up to which a cluster of samples may be chance."""
         self.report("clusters on the circle itself", 0, 1)
-        mass = clusters.chance_mass(self.recipe.samples, clusters.threshold(), self.recipe.seed)
+        limit = clusters.chance(self.recipe.samples, self.recipe.seed)
         self.report("clusters on the circle itself", 1, 1)
-        return {"mass": torch.tensor(mass)}
+        return {"limit": torch.tensor(limit)}
 
 
 def grid(count: int) -> Tensor:
