@@ -188,6 +188,7 @@ def _page(
         files=details.folder.name if details.outside else "",
         settings=list(_settings(facts)),
         comparison=comparison,
+        earlier="" if comparison is None else Path(comparison.before).resolve().name,
         changes=() if comparison is None else _listed_changes(comparison),
         sentences=[] if comparison is None else [sentence(comparison), *left_out(comparison)],
     )

@@ -174,7 +174,7 @@ def _draw_spectra(figure: Figure, curves: _Curves, calibration: Calibration | No
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_LINE, lw=0.7)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper right")
+    axes.legend(fontsize=8, labelcolor=_INK, loc="lower left", edgecolor="white", framealpha=0.85)
 
 
 def _point_mass(kind: Literal["jacobian", "paper"], N: int) -> NDArray[np.float64]:
