@@ -6,9 +6,9 @@ from collections.abc import Iterator
 # The tests' tensors are tiny, and threads that wait for each other slow a busy machine tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
 
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
