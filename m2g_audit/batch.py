@@ -53,8 +53,8 @@ class BatchSize:
     def __init__(self, start: int, most: int) -> None:
         self.value = start
         self._most = most
-        self._tries = 0
-        self._rate = 0.0
+        self._best, self._rate = start, 0.0
+        self._tries, self._found = 0, start >= most
 
     @classmethod
     def of(cls, setup: Setup) -> BatchSize:
@@ -70,19 +70,19 @@ class BatchSize:
     def learn(self, asked: int, fitted: int, seconds: float) -> None:
         """Take in that `asked` pictures took `seconds`, at most `fitted` of them at once."""
         if fitted < asked:
-            self.value = self._most = fitted
-            return
-        if asked < self.value or self.value >= self._most:
+            self.value, self._found = fitted, True
+        if self._found or asked < self.value:
             return
         self._tries += 1
         if self._tries < 2:
             return
         rate = asked / max(seconds, 1e-9)
         if rate < _PAYS * self._rate:
-            self.value = self._most = max(1, self.value // 2)
-        else:
-            self._rate, self._tries = rate, 0
-            self.value = min(2 * self.value, self._most)
+            self.value, self._found = self._best, True
+            return
+        self._best, self._rate, self._tries = self.value, rate, 0
+        self.value = min(2 * self.value, self._most)
+        self._found = self.value == self._best
 
 
 @dataclass

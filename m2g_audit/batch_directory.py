@@ -332,6 +332,12 @@ class BatchDirectory:
         yield from self.log.get([entry.id for entry in self.entries])
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a line of records.jsonl."""
+    schema = BatchRecord.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
 def _refuse_strangers(path: Path) -> None:
     if path.exists() and any(child.name != _LOCK_FILE for child in path.iterdir()):
         raise UsageError(

@@ -204,18 +204,11 @@ class TextToImage:
         ResourceError if a batch of one does not fit, UsageError for guidance below 1 (which the
         pipeline would take as 1) or steps outside the schedule.
         """
-        steps = self.default_steps if steps is None else steps
-        guidance = self.default_guidance if guidance is None else guidance
         if not seeds:
             raise UsageError(
                 "No seeds were given, so there is nothing to generate: give at least 1."
             )
-        if not guidance >= 1 or guidance == float("inf"):
-            raise UsageError(
-                f"A guidance of {guidance} is not possible: give 1 (no guidance) or more."
-            )
-        if not 1 <= steps <= len(self.schedule):
-            raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
+        steps, guidance = self._sampling(steps, guidance)
         prompts = [prompt] * len(seeds) if isinstance(prompt, str) else prompt
         self._pipe.scheduler = self._scheduler(scheduler)
 
@@ -238,11 +231,23 @@ class TextToImage:
         scheduler: SchedulerChoice = "ddim",
     ) -> int:
         """How often the network answers for one picture of `generate`: twice a time if guided."""
+        steps, guidance = self._sampling(steps, guidance)
         chosen = self._scheduler(scheduler)
         # Some schedulers (PNDM) take more evaluations than steps.
-        chosen.set_timesteps(self.default_steps if steps is None else steps)
-        guided = (self.default_guidance if guidance is None else guidance) > 1
-        return len(chosen.timesteps) * (2 if guided else 1)
+        chosen.set_timesteps(steps)
+        return len(chosen.timesteps) * (2 if guidance > 1 else 1)
+
+    def _sampling(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
+        """Steps and guidance as they will be used; UsageError for those that can't be."""
+        steps = self.default_steps if steps is None else steps
+        guidance = self.default_guidance if guidance is None else guidance
+        if not guidance >= 1 or guidance == float("inf"):
+            raise UsageError(
+                f"A guidance of {guidance} is not possible: give 1 (no guidance) or more."
+            )
+        if not 1 <= steps <= len(self.schedule):
+            raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
+        return steps, guidance
 
     def _scheduler(self, choice: SchedulerChoice) -> Any:
         return self._ddim if choice == "ddim" else self._own_scheduler

@@ -353,6 +353,7 @@ def test_batches_grow_while_that_pays() -> None:
     rates = {4: 1.0, 8: 1.8, 16: 2.5, 32: 2.6, 64: 9.0}
     assert learnt(4, 64, rates) == [4, 4, 8, 8, 16, 16, 32, 32] + [16] * 12
     assert learnt(4, 8, rates)[-1] == 8
+    assert learnt(4, 7, {4: 1.0, 7: 1.0})[-1] == 4
     assert learnt(16, 16, rates) == [16] * 20
 
 

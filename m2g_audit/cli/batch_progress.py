@@ -89,7 +89,9 @@ def _pace(tally: Tally) -> str:
             parts.append(f"{duration(left)} left")
     if tally.stage is not None and tally.done + tally.failed < tally.prompts:
         stage, share = tally.stage
-        parts.append(f"{tally.pictures:,} pictures made, {stage} {share:.0%}")
+        parts.append(f"{tally.pictures:,} pictures made")
+        if share < 1:
+            parts.append(f"{'the next' if stage == 'pictures' else stage} {share:.0%}")
     return ", ".join(parts)
 
 

@@ -7,15 +7,18 @@ import typer
 
 def schema(
     of: Annotated[
-        Literal["record", "calibration"],
-        typer.Argument(help="Of the record that an audit writes, or of a calibration file."),
+        Literal["record", "batch", "calibration"],
+        typer.Argument(
+            help="Of the record that an audit writes, of a line of a batch's records.jsonl, or of "
+            "a calibration file."
+        ),
     ] = "record",
 ) -> None:
     """Print the JSON schema of a file of this program."""
     import json
 
-    from m2g_audit import calibration, records
+    from m2g_audit import batch_directory, calibration, records
     from m2g_audit.cli.options import print_json
 
-    module = records if of == "record" else calibration
-    print_json(json.dumps(module.json_schema(), indent=2))
+    modules = {"record": records, "batch": batch_directory, "calibration": calibration}
+    print_json(json.dumps(modules[of].json_schema(), indent=2))

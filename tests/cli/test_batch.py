@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 from rich.console import Console
 
@@ -87,6 +89,18 @@ def test_json_is_the_summary_alone(run: Run) -> None:
     assert (summary.done, summary.verdicts["attractor"]) == (3, 1)
     assert summary.labels == {"VM": {"attractor": 1}, "N": {"undecided": 1}}
     assert json.loads(out) == json.loads(Path("run/summary.json").read_text())
+
+
+def test_records_match_their_schema(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("list.csv", "--out", "run")[0] == 0
+    monkeypatch.setattr(sys, "argv", ["m2g-audit", "schema", "batch"])
+    with pytest.raises(SystemExit):
+        main()
+    schema = json.loads(capfd.readouterr().out)
+    for line_ in Path("run/records.jsonl").read_text().splitlines():
+        jsonschema.validate(json.loads(line_), schema)
 
 
 def test_the_same_command_shows_what_is_there(run: Run, pipeline: ManyPrompts) -> None:
@@ -280,7 +294,20 @@ def test_before_the_first_prompt_it_says_what_is_going_on() -> None:
     one = Tally(3)
     assert line(one) == "0/3 prompts"
     one.work_on("pictures", 5, 20)
-    assert line(one) == "0/3 prompts, 0 pictures made, pictures 25%"
+    assert line(one) == "0/3 prompts, 0 pictures made, the next 25%"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from m2g_audit.cli import main\n"
+        "sys.argv = ['m2g-audit', 'batch', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', *sorted({'torch', 'numpy', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--fail-on" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
 
 
 def test_a_terminal_shows_the_same() -> None:
