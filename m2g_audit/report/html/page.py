@@ -27,7 +27,7 @@ from m2g_audit.printable import printable
 from m2g_audit.report.changes import left_out, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.html.prompt import detail, row
-from m2g_audit.runs import write_atomically
+from m2g_audit.runs import cannot_write, write_atomically
 from m2g_audit.stored_runs import StoredRun
 
 INLINE_BYTES = 24_000_000
@@ -101,9 +101,17 @@ class _Details:
         if self.outside or self._size > INLINE_BYTES:
             self.outside = True
             for one, html in self.inline.items():
-                script = f"m2gDetail({json.dumps(one)}, {json.dumps(html)});\n"
-                write_atomically(self.folder / f"{one}.js", script.encode())
+                self._write(one, f"m2gDetail({json.dumps(one)}, {json.dumps(html)});\n")
             self.inline.clear()
+
+    def _write(self, prompt: str, script: str) -> None:
+        # Not flushed to the disk one by one, as records are: a page is made again at will.
+        path = self.folder / f"{prompt}.js"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(script)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 class _Facts:
