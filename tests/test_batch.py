@@ -295,7 +295,7 @@ def comparable(records: Sequence[BatchRecord]) -> list[dict[str, object]]:
 
 def test_a_run_killed_ten_times_is_the_run_that_was_not(tmp_path: Path) -> None:
     prompts = many(44)
-    whole = comparable(run_batch(tmp_path / "whole", prompts))
+    whole = comparable(run_batch(tmp_path / "whole", prompts, batch_size=6))
     chance = random.Random(1)
     out = tmp_path / "run"
     for kill in range(1, 11):
@@ -306,7 +306,7 @@ def test_a_run_killed_ten_times_is_the_run_that_was_not(tmp_path: Path) -> None:
         process.join()
     killed_at = len(lines_so_far(out))
     assert killed_at > 0
-    assert comparable(run_batch(out, prompts)) == whole
+    assert comparable(run_batch(out, prompts, batch_size=6)) == whole
     done = Counter(line["listed"]["id"] for line in lines(out))
     assert set(done.values()) == {1}
     assert len(done) == len(prompts)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m2g_audit.oracles import dense_am_energy
 from small_scale.circle.data import circle_points
-from small_scale.circle.minima import Exact, Learned, find_minima
+from small_scale.circle.minima import Exact, Learned, find_minima, shared_until
 from small_scale.circle.scores import empirical, exact_score
 
 
@@ -96,6 +96,13 @@ def test_many_points_bring_mean_shift_to_the_radius_of_the_continuous_circle() -
         x = shift(x)
     radius = x.norm(dim=1).numpy()
     assert ive(1, 2 * beta * radius) / ive(0, 2 * beta * radius) == pytest.approx(radius, abs=1e-10)
+
+
+def test_two_points_of_many_share_a_minimum_until_beta_is_2_over_d2() -> None:
+    # The others are too far away to matter at that beta.
+    near = torch.tensor([[1.0, 0.05], [1.0, -0.05]], dtype=torch.float64)
+    points = torch.cat([near, polygon(3)[1:]])
+    assert shared_until(points, torch.tensor([0, 1])) == pytest.approx(200, rel=2e-3)
 
 
 def test_draws_of_two_points_merge_as_often_as_they_must() -> None:

@@ -10,6 +10,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from m2g_audit.oracles import circle_energy, circle_score
 from m2g_audit.records import StateWord
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _CEILING = 1.6
 """The energy at and above which a panel has one colour: the circle is what is to be seen."""
 
-
+_SAMPLES, _MANY = "#9fe8ff", 100
 _ONE: StateWord = "memorized"
 _SHARED: StateWord = "spurious"
 _CHANCE: StateWord = "generalized"
@@ -39,14 +40,33 @@ def landscapes(panels: dict[int, Landscape], chance: float) -> bytes:
     for axis, (size, panel) in zip(axes, panels.items(), strict=False):
         _landscape(axis, panel.energy, panel.arrows)
         axis.set_title(f"K = {size}, network, t = {T_PICTURE}")
-        axis.scatter(*panel.samples.T, s=2, color="black", alpha=0.5, linewidths=0)
-        axis.scatter(*panel.points.T, s=26, color="white", edgecolors="black", linewidths=0.5)
+        axis.scatter(*panel.samples.T, s=4, color=_SAMPLES, alpha=0.7, linewidths=0)
+        # Many points would hide all else.
+        area = 26 if size < _MANY else 3
+        axis.scatter(*panel.points.T, s=area, color="white", edgecolors="black", linewidths=0.4)
         _crosses(axis, panel, chance)
     axes[0].set_ylabel("x₂")
     _exact(axes[-1])
     image = axes[-1].collections[0]
+    figure.legend(handles=_handles(), loc="outside lower center", ncols=5, frameon=False)
     figure.colorbar(image, ax=axes, label="energy above its least", shrink=0.8, pad=0.01)
     return _png(figure)
+
+
+def _handles() -> list[Line2D]:
+    round_marks = [
+        Line2D([], [], linestyle="", marker="o", color=colour, markeredgecolor="black", label=label)
+        for colour, label in (("white", "training points"), (_SAMPLES, "samples"))
+    ]
+    crosses = [
+        Line2D([], [], linestyle="", marker="x", color=STATE_COLOURS[state], label=label)
+        for state, label in (
+            (_ONE, "attractor at one training point"),
+            (_SHARED, "attractor at several or none"),
+            (_CHANCE, "cluster no denser than chance"),
+        )
+    ]
+    return [*round_marks, *crosses]
 
 
 def _landscape(axis: Axes, energy: np.ndarray, arrows: np.ndarray) -> None:

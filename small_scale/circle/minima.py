@@ -117,6 +117,19 @@ def find_minima(shift: MeanShift, points: Tensor, rounds: int = 100) -> Minima:
     return Minima(minima, index[: len(points)], int((~ended).sum()))
 
 
+def shared_until(points: Tensor, group: Tensor) -> float:
+    """Return the largest beta at which a group of the points [K, 2] has one minimum of Eq. 5.
+
+    `group`: indices of points; by bisection to 0.1%, between 0.5 and a million.
+    """
+    low, high = 0.5, 1e6
+    while high / low > 1.001:
+        middle = sqrt(low * high)
+        basins = find_minima(Exact(points, middle), points).basins[group]
+        low, high = (middle, high) if len(basins.unique()) == 1 else (low, middle)
+    return low
+
+
 def seeds(points: Tensor, beta: float) -> Tensor:
     """Return starts beside the training points, for minima in whose basin none of those lies.
 

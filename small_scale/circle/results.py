@@ -17,7 +17,7 @@ from m2g_audit.runs import RunDirectory, write_atomically
 from small_scale.circle import clusters, figure, tables
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.energy import energy, exact_prior, standard_prior
-from small_scale.circle.minima import Exact, find_minima
+from small_scale.circle.minima import shared_until
 from small_scale.circle.recipe import T_PICTURE, Recipe
 from small_scale.circle.sampling import last_beta
 from small_scale.circle.scores import empirical
@@ -166,20 +166,10 @@ def _groups(folder: RunDirectory, recipe: Recipe, points: Tensor) -> list[dict[s
     ]
     groups = [(basins == i).nonzero()[:, 0] for i in basins.unique() if i >= 0]
     return [
-        {"points": group.tolist(), "exact_until": _shared_until(points, group)}
+        {"points": group.tolist(), "exact_until": shared_until(points, group)}
         for group in groups
         if len(group) > 1
     ]
-
-
-def _shared_until(points: Tensor, group: Tensor) -> float:
-    """The largest beta at which a group is in one basin of the exact energy, by bisection."""
-    low, high = 0.5, 1e6
-    while high / low > 1.001:
-        middle = (low * high) ** 0.5
-        basins = find_minima(Exact(points, middle), points).basins[group]
-        low, high = (middle, high) if len(basins.unique()) == 1 else (low, middle)
-    return low
 
 
 def _by_kind(counts: Tensor) -> dict[str, int]:
