@@ -93,7 +93,9 @@ def critical_time(
     t_c of a trial is that of its sample if it recovered at every check up to there. Otherwise the
     gap below the first check that it failed is bisected for this trial alone. So times, radii and
     log-volumes are those of `algorithm1` under the same noise, wherever recovery once lost stays
-    lost; the number of denoisings grows with the logarithm of the grid.
+    lost; the number of denoisings grows with the logarithm of the grid. Measured on 16 samples of
+    pocket (benchmarks/results/critical_time.md): t_c that of Alg. 1 in all 16, by 9.4 times fewer
+    evaluations; other noise alone moves Alg. 1's by 20 (median, largest 40).
 
     All samples advance together: what they ask for at the same t shares network calls of up to
     `block` items, which changes nothing else, as samples do not change each other. Raises
