@@ -40,6 +40,7 @@ from m2g_audit.runs import (
     cannot_write,
     check_writable,
     differences,
+    is_draft,
     read_json,
     slug,
     write_atomically,
@@ -339,7 +340,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _refuse_strangers(path: Path) -> None:
-    if path.exists() and any(child.name != _LOCK_FILE for child in path.iterdir()):
+    # What there may be of a batch before its identity is written.
+    own = (_LOCK_FILE, PROMPTS_FILE)
+    if path.exists() and any(f.name not in own and not is_draft(f) for f in path.iterdir()):
         raise UsageError(
             f"{path} has files in it but is not a batch's folder: nothing is written there. "
             "Choose an empty or a new folder with --out DIR."

@@ -61,6 +61,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def is_draft(path: Path) -> bool:
+    """Return whether a file is what a process left that died in `write_atomically`."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """Return the error to raise where writing `path` failed."""
     return OutputError(
@@ -105,7 +110,7 @@ class RunDirectory:
         marker = path / IDENTITY_FILE
         if marker.exists():
             run._refuse_other(read_json(marker))
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and not all(is_draft(file) for file in path.iterdir()):
             raise OutputError(
                 f"{path} has files in it but is not a run's folder: nothing is written there. "
                 "Choose an empty or a new folder with --out DIR."
@@ -238,10 +243,10 @@ def read_picture(path: Path) -> "Tensor":
     return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words where two identities differ."""
-    keys = sorted(k for k in now.keys() | there.keys() if there.get(k) != now.get(k))
-    return "; ".join(f"{k}: {_brief(there.get(k))} there, {_brief(now.get(k))} now" for k in keys)
+def differences(old: Mapping[str, Any], now: Mapping[str, Any], *, there: str = "there") -> str:
+    """Return in words where two identities differ; `there` says where the old one is from."""
+    keys = sorted(k for k in now.keys() | old.keys() if old.get(k) != now.get(k))
+    return "; ".join(f"{k}: {_brief(old.get(k))} {there}, {_brief(now.get(k))} now" for k in keys)
 
 
 def _brief(value: Any) -> str:

@@ -242,7 +242,10 @@ def test_folders_that_are_no_batch_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_folder_that_was_only_just_begun_is_taken_up(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
+    (tmp_path / "prompts.jsonl").write_bytes(b"")
+    (tmp_path / ".identity.json.4711.tmp").write_bytes(b'{"half')
     BatchDirectory.open(tmp_path, IDENTITY, LISTED)
+    assert list(BatchDirectory.read(tmp_path).entries) == list(LISTED.entries)
 
 
 def test_hostile_prompts_have_folders_inside(tmp_path: Path) -> None:

@@ -100,6 +100,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         RunDirectory.open(tmp_path, IDENTITY)
 
 
+def test_a_folder_whose_process_died_at_its_first_file_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / ".identity.json.4711.tmp").write_bytes(b'{"half')
+    RunDirectory.open(tmp_path, IDENTITY).save_record(sample_record())
+    assert RunDirectory.open(tmp_path, IDENTITY).finished() == sample_record()
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
