@@ -51,6 +51,7 @@ from m2g_audit.records import (
     NearestReference,
     NearestSample,
     ReferenceRecord,
+    ScreeningRecord,
     SeedRecord,
     StateWord,
     ThresholdRecord,
@@ -94,13 +95,23 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class Judged:
-    """Generations of one prompt with their states and attractors; no curvature or basins yet."""
+    """Generations of one prompt with their states and attractors; no curvature or basins yet.
+
+    level: of all intervals; screening: where the prompt is one of a screened list.
+    """
 
     generated: Generated
     check: RepeatSeedCheck
     states: list[State]
     seeds: list[SeedRecord]
     attractors: list[AttractorRecord]
+    level: float = LEVEL
+    screening: ScreeningRecord | None = None
+
+    @property
+    def screened_out(self) -> bool:
+        """Whether it ends here, without all seeds and without what follows them."""
+        return self.screening is not None and self.screening.stopped_at is not None
 
 
 def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> AuditRecord:
@@ -139,10 +150,11 @@ def judge(
     generated: Generated,
     yardstick: Yardstick,
     on_progress: Progress = silent,
+    level: float = LEVEL,
 ) -> Judged:
     """Return states and attractors of a prompt's generations; asks the metric, not the model."""
     with timed(job.seconds, "distances"):
-        found = _compare(job, run, generated, yardstick, partial(on_progress, "distances"))
+        found = _compare(job, run, generated, yardstick, partial(on_progress, "distances"), level)
     sample_states = states.classify(
         None if found.to_reference is None else np.array(found.to_reference),
         found.check.nearest,
@@ -152,7 +164,7 @@ def judge(
     )
     seeds = _seed_records(job, run, sample_states, found, yardstick.reference)
     attractors = _attractor_records(found.check, seeds)
-    return Judged(generated, found.check, sample_states, seeds, attractors)
+    return Judged(generated, found.check, sample_states, seeds, attractors, level)
 
 
 def conclude(
@@ -164,6 +176,8 @@ def conclude(
     on_progress: Progress = silent,
 ) -> AuditRecord:
     """Return the record, after what the model is still asked for: curvature, and basins."""
+    if judged.screened_out:
+        return _record(job, run, started, judged, judged.attractors, [], yardstick)
     latents, attractors = judged.generated.latents, judged.attractors
     with timed(job.seconds, "curvature"):
         spectra = measure_curvature(
@@ -194,13 +208,14 @@ def _compare(
     generated: Generated,
     yardstick: Yardstick,
     on_progress: Count,
+    level: float,
 ) -> _Comparison:
     images, failed = generated.images, generated.failed
     embeddings = job.metric.embed(images)
     pairs = distances(job.metric, embeddings, embeddings)
     run.write_tensors(DISTANCES_FILE, {"samples": torch.from_numpy(pairs)}, metric=job.metric.name)
     assert yardstick.thresholds.delta_s is not None
-    check = find_attractors(pairs, yardstick.thresholds.delta_s, failed=failed, level=LEVEL)
+    check = find_attractors(pairs, yardstick.thresholds.delta_s, failed=failed, level=level)
     others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
     neighbours = [int(i) for i in others.argmin(axis=1)]
     if yardstick.reference is None:
@@ -544,13 +559,13 @@ def _record(
         reference_complete=job.settings.reference_complete,
         n_duplicates=check.n_duplicates.tolist(),
         understood=not job.wording.unknown_words,
-        level=LEVEL,
+        level=judged.level,
     )
     named = _name(job, run, word, judged, spectra)
     findings = words.Findings(
         word=(named and named.word) or cast(VerdictWord, word.value),
         shares={state.value: _interval(share) for state, share in shares.items()},
-        level=LEVEL,
+        level=judged.level,
         undetected_mass=check.undetected_mass,
         undetected_limit=states.UNDETECTED_LIMIT,
         seeds=seeds,
@@ -562,6 +577,7 @@ def _record(
         wording=job.wording,
         curvature=spectra,
         calibration=named,
+        screening=judged.screening,
     )
     return AuditRecord(
         prompt=job.request.prompt,
@@ -575,7 +591,7 @@ def _record(
             summary=words.summary(findings),
             evidence=words.evidence(findings),
             fractions=findings.shares,
-            level=LEVEL,
+            level=judged.level,
             undetected_mass=check.undetected_mass,
         ),
         attractors=attractors,
@@ -585,6 +601,7 @@ def _record(
         collision=_interval(check.collision),
         curvature=spectra,
         calibration=named,
+        screening=judged.screening,
         warnings=job.warnings,
         failures=[
             Failure(what="image", index=seed.index, reason="blank or not finite")
@@ -621,6 +638,7 @@ def _name(
         judged.check.n_duplicates.tolist(),
         judged.attractors,
         {k: kept[0]["singular_values"].numpy() for k, kept in stored.items() if kept is not None},
+        judged.level,
     )
 
 

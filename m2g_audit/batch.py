@@ -5,8 +5,9 @@ and writes records, so that the model does not wait for the disk or the metric. 
 
     claimed -> its pictures, in batches shared with others -> judged -> its spectra -> its record
 
-by the steps of the one-prompt audit (audit.py), and its folder ends as that audit leaves it. Any
-number of processes may run this on one folder (batch_directory.py).
+by the steps of the one-prompt audit (audit.py), and its folder ends as that audit leaves it. Where
+prompts are screened (screening.py) one that was judged goes back for more pictures, or straight to
+its record. Any number of processes may run this on one folder (batch_directory.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -33,10 +34,12 @@ from m2g_audit.batch_directory import BatchDirectory, BatchRecord, Claim
 from m2g_audit.errors import NumericsError, OutputError, UsageError, as_audit_error
 from m2g_audit.gate import badness
 from m2g_audit.generations import Pictures, blank
+from m2g_audit.intervals import LEVEL
 from m2g_audit.prompt_list import Entry, Listed
-from m2g_audit.records import AuditRecord, Wording
+from m2g_audit.records import AuditRecord, ScreeningRecord, Wording
 from m2g_audit.request import Job, Progress, Setup, silent
 from m2g_audit.runs import RunDirectory
+from m2g_audit.screening import Look, is_clearly_novel, looks
 
 _POLL_SECONDS = 0.5
 _PAYS = 1.1
@@ -91,7 +94,8 @@ class Tally:
 
     before: prompts that were finished when this process began; done and failed: with them, by
     whatever process; pictures: made by this one; stage: what the model is asked for, and how much
-    of it is done; verdicts and worst: of the records seen here.
+    of it is done; verdicts, screened_out and worst: of the records seen
+    here.
     """
 
     prompts: int
@@ -101,6 +105,7 @@ class Tally:
     pictures: int = 0
     stage: tuple[str, float] | None = None
     verdicts: Counter[str] = field(default_factory=Counter)
+    screened_out: int = 0
     worst: tuple[tuple[float, ...], str, str] | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -113,6 +118,7 @@ class Tally:
         if record.error is not None:
             return
         self.verdicts[record.verdict.state] += 1
+        self.screened_out += record.screened_out
         seen = (badness(record), record.prompt, record.verdict.state)
         if self.worst is None or seen[0] > self.worst[0]:
             self.worst = seen
@@ -141,6 +147,7 @@ class _InWork:
     started: str = field(default_factory=now)
     pictures: Pictures | None = None
     missing: deque[int] = field(default_factory=deque)
+    looks: deque[Look] = field(default_factory=deque)
     alone: bool = False
     kept: list[Future[None]] = field(default_factory=list)
     judged: Future[Judged] | None = None
@@ -165,6 +172,12 @@ class _InWork:
         assert step is not None
         return step
 
+    def ask_for_pictures(self) -> bool:
+        """Ask for what the next look still needs; return whether that is anything."""
+        assert self.pictures is not None
+        self.missing.extend(self.pictures.missing(self.looks[0].seeds))
+        return bool(self.missing)
+
     def let_go_of_pictures(self) -> None:
         """Free memory: what follows needs the record only."""
         self.missing.clear()
@@ -187,6 +200,8 @@ class Batch:
         self._entries = tuple(directory.entries if entries is None else entries)
         self._ids = {entry.id for entry in self._entries}
         self._size = BatchSize.of(setup)
+        seeds = setup.settings.seeds
+        self._looks = looks(seeds) if setup.settings.screen else (Look(seeds, None, LEVEL),)
         self._found: Yardstick | None = None
         self._in_work: deque[_InWork] = deque()
         self._others: deque[Entry] = deque()
@@ -261,7 +276,7 @@ class Batch:
 
     def _take_up(self) -> None:
         """Claim prompts until there are pictures enough for a batch."""
-        most = 3 + 2 * self._size.value // self._setup.settings.seeds
+        most = 3 + 2 * self._size.value // self._looks[0].seeds
         while self._waiting and len(self._in_work) < most:
             if sum(len(work.missing) for work in self._in_work) >= self._size.value:
                 return
@@ -306,9 +321,9 @@ class Batch:
         except Exception as error:
             self._fail(work, error)
             return work
-        work.missing.extend(work.pictures.missing)
+        work.looks.extend(self._looks)
         job.seconds["images"] = 0.0
-        if not work.missing:
+        if not work.ask_for_pictures():
             work.judged = self._desk.submit(self._judge, work)
         return work
 
@@ -386,6 +401,9 @@ class Batch:
         assert work.judged is not None
         try:
             judged = work.judged.result()
+            if len(work.looks) > 1 and not judged.screened_out:
+                self._go_to_next_look(work)
+                return
             record = conclude(
                 work.job, work.run, judged, self._yardstick, work.started, self.tally.work_on
             )
@@ -394,6 +412,12 @@ class Batch:
             return
         work.let_go_of_pictures()
         work.filed = self._desk.submit(self._file, work, record)
+
+    def _go_to_next_look(self, work: _InWork) -> None:
+        work.looks.popleft()
+        work.judged = None
+        if not work.ask_for_pictures():
+            work.judged = self._desk.submit(self._judge, work)
 
     def _fail(self, work: _InWork, error: BaseException) -> None:
         known = as_audit_error(error)
@@ -410,7 +434,18 @@ class Batch:
         for kept in work.kept:
             kept.result()
         assert work.pictures is not None
-        return judge(work.job, work.run, work.pictures.all(), self._yardstick)
+        look, yardstick = work.looks[0], self._yardstick
+        pictures = work.pictures.first(look.seeds)
+        judged = judge(work.job, work.run, pictures, yardstick, level=look.level)
+        if len(self._looks) == 1:
+            return judged
+        ends = is_clearly_novel(judged.seeds, yardstick.thresholds, look.margin)
+        screening = ScreeningRecord(
+            looks=[look.seeds for look in self._looks],
+            stopped_at=look.seeds if ends else None,
+            margin=look.margin if ends else None,
+        )
+        return replace(judged, screening=screening)
 
     def _file(self, work: _InWork, record: AuditRecord) -> BatchRecord:
         """Write a prompt's record into its folder and the batch's, and let go of the prompt."""

@@ -54,9 +54,10 @@ class Summary(_Part):
     """Counts over the prompts of a batch, or of one process's share of it.
 
     `done` have a verdict, `failed` a record with an error, the others none. `verdicts` counts
-    states, `severities` the worst that each may be (gate.py), `labels` verdicts by what the list
-    says of a prompt. `seconds` and `evaluations` are sums by stage over records. `worst` are the
-    worst prompts, worst first; `failures` at most 100.
+    states; `screened_out` of them ended early as clearly novel (screening.py). `severities` counts
+    the worst that each may be (gate.py), `labels` verdicts by what the list says of a prompt.
+    `seconds` and `evaluations` are sums by stage over records. `worst` are the worst prompts, worst
+    first; `failures` at most 100.
     """
 
     schema_version: str = SUMMARY_VERSION
@@ -64,6 +65,7 @@ class Summary(_Part):
     done: int
     failed: int
     verdicts: dict[str, int]
+    screened_out: int = 0
     severities: dict[str, int]
     labels: dict[str, dict[str, int]]
     seconds: dict[str, float]
@@ -92,7 +94,7 @@ def summarise(
     seconds, evaluations = Counter[str](), Counter[str]()
     worst: list[tuple[tuple[float, ...], int, ShortRecord]] = []
     failures: list[FailedPrompt] = []
-    failed = 0
+    failed = screened_out = 0
     last: BatchRecord | None = None
     for record in directory.log.get([entry.id for entry in entries]):
         for stage, taken in record.timings.seconds.items():
@@ -106,6 +108,7 @@ def summarise(
         last = record
         state = record.verdict.state
         verdicts[state] += 1
+        screened_out += record.screened_out
         severities[severity(record).name.lower()] += 1
         if record.listed.label is not None:
             labels[record.listed.label][state] += 1
@@ -117,6 +120,7 @@ def summarise(
         done=sum(verdicts.values()),
         failed=failed,
         verdicts=dict(verdicts.most_common()),
+        screened_out=screened_out,
         severities=dict(severities),
         labels={label: dict(counts.most_common()) for label, counts in sorted(labels.items())},
         seconds={stage: round(taken, 3) for stage, taken in seconds.items()},
@@ -224,6 +228,7 @@ def _columns() -> list[tuple[str, Any]]:
         ("nearest_reference", text),
         ("median_curvature", number),
         ("seeds", count),
+        ("screened_out", pa.bool_()),
         ("failed_pictures", count),
         ("tokens", count),
         ("cut_off", text),
@@ -269,6 +274,7 @@ def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, A
         "nearest_reference": match and match.name,
         "median_curvature": record.curvature[0].median if record.curvature else None,
         "seeds": len(record.seeds),
+        "screened_out": record.screened_out,
         "failed_pictures": len(record.failures),
         "tokens": record.wording.tokens,
         "cut_off": record.wording.cut_off or None,

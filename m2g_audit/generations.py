@@ -30,15 +30,15 @@ class Pictures:
 
     def __init__(self, job: Job, run: RunDirectory) -> None:
         self._run = run
-        self._count = job.settings.seeds
         self._kept = {
-            i: pair for i in range(self._count) if (pair := run.load_generation(i)) is not None
+            i: pair
+            for i in range(job.settings.seeds)
+            if (pair := run.load_generation(i)) is not None
         }
 
-    @property
-    def missing(self) -> list[int]:
-        """Return the indices that are still to make, ascending."""
-        return [i for i in range(self._count) if i not in self._kept]
+    def missing(self, count: int) -> list[int]:
+        """Return which of the first `count` indices are still to make, ascending."""
+        return [i for i in range(count) if i not in self._kept]
 
     @property
     def any_finite(self) -> bool:
@@ -61,9 +61,9 @@ class Pictures:
             stored = self._run.load_generation(i)
             self._kept[i] = (image, final) if stored is None else stored
 
-    def all(self) -> Generated:
-        """Return the pictures of all seeds, once none is missing."""
-        pairs = [self._kept[i] for i in range(self._count)]
+    def first(self, count: int) -> Generated:
+        """Return the pictures of the first `count` seeds, once none of them is missing."""
+        pairs = [self._kept[i] for i in range(count)]
         images = torch.stack([image for image, _ in pairs])
         latents = torch.stack([final for _, final in pairs])
         return Generated(images, latents, is_failed(images) | ~_finite(latents).numpy())
@@ -77,7 +77,7 @@ def generate(job: Job, run: RunDirectory, on_progress: Callable[[int, int], None
     """
     pictures = Pictures(job, run)
     steps, total = job.settings.steps, job.settings.seeds * job.settings.steps
-    missing = pictures.missing
+    missing = pictures.missing(job.settings.seeds)
     for start in range(0, len(missing), job.settings.batch_size):
         done = total - (len(missing) - start) * steps
         on_progress(done, total)
@@ -88,7 +88,7 @@ def generate(job: Job, run: RunDirectory, on_progress: Callable[[int, int], None
         batch = missing[start : start + job.settings.batch_size]
         pictures.add(batch, *_make(job, batch, pictures, report))
     on_progress(total, total)
-    return pictures.all()
+    return pictures.first(job.settings.seeds)
 
 
 def _make(

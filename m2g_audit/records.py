@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from m2g_audit.older_records import from_version_1
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "2.2"
 
 StateWord = Literal["memorized", "spurious", "generalized", "attractor", "failed"]
 VerdictWord = Literal["memorized", "spurious", "generalized", "attractor", "mixed", "undecided"]
@@ -75,6 +75,7 @@ class Settings(_Part):
     spectrum_score: str
     basin: bool
     basin_exact: bool
+    screen: bool = False
 
 
 class Wording(_Part):
@@ -283,6 +284,18 @@ class CalibrationRecord(_Part):
     word: Literal["memorized", "spurious"] | None
 
 
+class ScreeningRecord(_Part):
+    """How a prompt of a screened list fared: the numbers of seeds it was to be looked at.
+
+    `stopped_at`: the look at which it ended as clearly novel, with none of its pictures within
+    `margin` thresholds of another one or of S; both null where it went on to all seeds.
+    """
+
+    looks: list[int]
+    stopped_at: int | None
+    margin: Finite | None
+
+
 class Timings(_Part):
     """When the run began (UTC, ISO 8601) and seconds by stage: all that a second run changes."""
 
@@ -324,11 +337,17 @@ class AuditRecord(_Part):
     collision: IntervalRecord | None
     curvature: list[CurvatureRecord]
     calibration: CalibrationRecord | None = None
+    screening: ScreeningRecord | None = None
     warnings: list[str]
     failures: list[Failure]
     error: ErrorRecord | None = None
     timings: Timings
     versions: dict[str, str]
+
+    @property
+    def screened_out(self) -> bool:
+        """Whether the prompt ended at an early look of a screening, as clearly novel."""
+        return self.screening is not None and self.screening.stopped_at is not None
 
     @field_validator("schema_version")
     @classmethod

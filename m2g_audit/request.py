@@ -19,6 +19,7 @@ from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.runs import default_folder
+from m2g_audit.screening import LEAST_SEEDS
 from m2g_audit.similarity import Metric, default_metric, load_metric
 from m2g_audit.thresholds import use_controls
 
@@ -77,6 +78,7 @@ class Request:
     controls: bool | None = None
     calibration: Path | None = None
     allow_pickle: bool = False
+    screen: bool = False
 
     def check(self) -> None:
         """Raise UsageError for what no model could make sense of; needs no model."""
@@ -118,7 +120,11 @@ class Request:
                 f"--spectrum-tolerance {self.spectrum_tolerance:g} is not possible: give a share "
                 "between 0 and 1, such as 0.03."
             )
-
+        if self.screen and self.seeds < LEAST_SEEDS:
+            raise UsageError(
+                f"--screen can't end any prompt early with --seeds {self.seeds}: give at least "
+                f"{LEAST_SEEDS}, or leave it away."
+            )
         if self.basin_exact and not self.basin:
             raise UsageError("--exact says how --basin is measured: give both, or neither.")
 
@@ -199,6 +205,8 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
     the way; the reference folder is looked into before the model is loaded.
     """
     started = time.perf_counter()
+    if request.screen:
+        raise UsageError("Screening is for lists of prompts: use m2g-audit batch --screen.")
     request.check_prompt()
     setup = set_up(request, on_progress)
     return setup.job(request.prompt, {"loading": time.perf_counter() - started})
@@ -285,6 +293,7 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
         spectrum_score=request.spectrum_score,
         basin=request.basin,
         basin_exact=request.basin_exact,
+        screen=request.screen,
     )
 
 
@@ -303,7 +312,7 @@ def identify(
     fit into memory must be able to go on with smaller batches.
     """
     model = pipeline.identity
-    resolved = settings.model_dump(exclude={"asked", "batch_size", "reference"})
+    resolved = settings.model_dump(exclude={"asked", "batch_size", "reference", "screen"})
     return {
         "model": model.id,
         "revision": model.revision,
@@ -315,6 +324,7 @@ def identify(
         "reference": contents.sha256 if contents is not None else settings.reference,
         "controls": controls,
         # Only where there is one, so that runs made before there were any can go on.
+        **({"screen": True} if settings.screen else {}),
         **({} if calibration is None else {"calibration": calibration.sha256}),
     }
 

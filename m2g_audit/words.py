@@ -9,6 +9,7 @@ from m2g_audit.records import (
     CurvatureRecord,
     IntervalRecord,
     ReferenceRecord,
+    ScreeningRecord,
     SeedRecord,
     ThresholdRecord,
     VerdictWord,
@@ -45,6 +46,7 @@ class Findings:
     wording: Wording
     curvature: Sequence[CurvatureRecord] = field(default=())
     calibration: CalibrationRecord | None = None
+    screening: ScreeningRecord | None = None
 
     @property
     def valid(self) -> int:
@@ -78,7 +80,7 @@ def summary(f: Findings) -> str:
         return (
             f"This prompt gives new pictures: {_share(f, 'generalized')}. "
             f"No attractor of mass above {_percent(f.undetected_mass)} was missed "
-            f"({_percent(f.level)} sure)."
+            f"({_level(f)} sure)."
         )
     if f.word == "mixed":
         return (
@@ -132,6 +134,8 @@ def _undecided(f: Findings) -> str:
             f"{len(f.seeds) - f.valid} of {len(f.seeds)} pictures are blank or not finite, so "
             "there is nothing to compare. In half precision, try --dtype float32."
         )
+    if f.screening is not None and f.screening.stopped_at is not None:
+        return _screened_out(f, f.screening)
     if f.shares["generalized"].low > 0.5:
         return (
             f"Most pictures are new ({_share(f, 'generalized')}), but {f.valid} seeds may miss an "
@@ -141,6 +145,16 @@ def _undecided(f: Findings) -> str:
     return (
         f"{f.valid} seeds allow more than one word: {_repeating(f)} of their pictures repeat each "
         f"other or match the reference, {f.count('generalized')} are new. Take more --seeds."
+    )
+
+
+def _screened_out(f: Findings, screening: ScreeningRecord) -> str:
+    what = "each other and to the reference" if f.reference else "each other"
+    near = "a copy" if screening.margin == 1 else f"{screening.margin:g} times a copy's distance"
+    return (
+        f"Screened out after {screening.stopped_at} of {screening.looks[-1]} seeds: none of their "
+        f"pictures is as near as {near} to {what}. That ends the search and proves little: an "
+        f"attractor of up to {_percent(f.undetected_mass)} of the mass may be missed."
     )
 
 
@@ -158,6 +172,8 @@ def evidence(f: Findings) -> list[str]:
     sentences += [_not_seen(f), _rule(f)]
     if f.reference is not None:
         sentences.append(_reference(f.reference))
+    if f.screening is not None:
+        sentences.append(_screening(f, f.screening))
     if f.curvature:
         sentences.append(_curvature(f.curvature, f.calibration))
     if f.calibration is not None:
@@ -227,6 +243,15 @@ def _reference(reference: ReferenceRecord) -> str:
     )
 
 
+def _screening(f: Findings, screening: ScreeningRecord) -> str:
+    early = " and ".join(map(str, screening.looks[:-1]))
+    went_on = "and went on" if screening.stopped_at is None else "where clearly novel prompts end"
+    return (
+        f"Screening looked after {early} seeds, {went_on}; to allow for the looks, intervals are "
+        f"at {_level(f)}."
+    )
+
+
 def _curvature(curvature: Sequence[CurvatureRecord], calibration: CalibrationRecord | None) -> str:
     readings = ", ".join(f"{c.median:.2f} for seed {c.image} ({c.state})" for c in curvature)
     one = "1 means that the model allows this one picture"
@@ -258,7 +283,7 @@ def _share(f: Findings, state: str) -> str:
     share = f.shares[state]
     return (
         f"{f.count(state)} of {f.valid} seeds, that is {_percent(share.low)} to "
-        f"{_percent(share.high)} ({_percent(f.level)} sure)"
+        f"{_percent(share.high)} ({_level(f)} sure)"
     )
 
 
@@ -277,6 +302,10 @@ def _seeds(indices: Sequence[int]) -> str:
     if len(indices) > 12:
         return f"{len(indices)} seeds"
     return f"Seeds {', '.join(map(str, indices[:-1]))} and {indices[-1]}"
+
+
+def _level(f: Findings) -> str:
+    return f"{100 * f.level:.4g}%"
 
 
 def _percent(share: float) -> str:

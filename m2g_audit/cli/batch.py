@@ -11,6 +11,7 @@ import typer
 
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask, ask_for_download
 from m2g_audit.cli.options import (
+    MEASURES,
     OUTPUT,
     T0,
     AllowPickle,
@@ -121,6 +122,15 @@ def batch(
     spectrum_samples: SpectrumSamples = 3,
     spectrum_score: SpectrumScore = "conditional",
     calibration: Calibration = None,
+    screen: Annotated[
+        bool,
+        typer.Option(
+            "--screen",
+            help="Look after a quarter and half of the seeds, and end prompts there whose pictures "
+            "are clearly novel; they stay undecided.",
+            rich_help_panel=MEASURES,
+        ),
+    ] = False,
     basin: Basin = False,
     basin_exact: BasinExact = False,
     fail_on: Annotated[
@@ -171,9 +181,15 @@ def batch(
     share = _share(listed, shard)
     run = _Run(listed, share, fail_on, junit)
     try:
+        from m2g_audit.errors import UsageError
         from m2g_audit.request import Request
 
         request = Request(prompt="", **chosen(arguments))
+        if screen and fail_on == "undecided":
+            raise UsageError(
+                "--screen leaves novel prompts undecided, and --fail-on undecided would make "
+                "findings of them: leave --screen away, or choose --fail-on spurious."
+            )
         run.start(request, Path(prompts).stem or "prompts", yes)
         outcome = run.end(output_format)
     except BaseException as error:
@@ -270,7 +286,8 @@ class _Run:
             self._print(f"{self._directory.path}: {said}; how long the rest takes is not known")
             return
         cost.check()
-        self._print(f"{self._directory.path}: {said}; the rest takes {cost}")
+        at_most = "at most " if setup.settings.screen else ""
+        self._print(f"{self._directory.path}: {said}; the rest takes {at_most}{cost}")
         if cost.total > ASK_ABOVE_SECONDS:
             ask(f"This batch takes {cost}", yes)
 

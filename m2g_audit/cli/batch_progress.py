@@ -96,7 +96,9 @@ def _pace(tally: Tally) -> str:
 
 
 def _found(tally: Tally) -> list[Text]:
-    counts = [(state, tally.verdicts[state], _STYLES[state]) for state in ORDER]
+    verdicts = {**tally.verdicts, "undecided": tally.verdicts["undecided"] - tally.screened_out}
+    counts = [(state, verdicts.get(state, 0), _STYLES[state]) for state in ORDER]
+    counts.append(("screened out", tally.screened_out, "green"))
     counts.append(("failed", tally.failed, "bold yellow"))
     return [Text(f"{count:,} {word}", style) for word, count, style in counts if count]
 
@@ -129,6 +131,11 @@ def show(summary: Summary, console: Console) -> None:
         if others:
             counts.add_row(word, f"{others:,}", *("" for _ in labels))
     console.print(counts)
+    if summary.screened_out:
+        console.print(
+            f"{summary.screened_out:,} of the undecided were screened out: clearly novel after "
+            "some of their seeds, which proves little."
+        )
     if summary.thresholds is not None and not summary.thresholds.calibrated:
         console.print(
             "The thresholds are uncalibrated: take the verdicts as hints.", style="yellow"

@@ -14,7 +14,7 @@ Format = Annotated[
 ]
 
 _MODEL, _REFERENCE, _SAMPLING = "Model", "Reference and thresholds", "Sampling"
-_MEASURES = "Measures"
+MEASURES = "Measures"
 OUTPUT = "Output"
 # Many choices as a type would leave no room for the options' names in 80 columns.
 _NAME = "<name>"
@@ -138,31 +138,31 @@ Spectrum = Annotated[
         help="The curvature spectrum. fast: estimated with a stated error; exact-alg2, "
         "exact-alg3: by the paper's Alg. 2 or 3 (8N and 4N network evaluations); "
         "exact-jacobian: of the Jacobian itself; or none.",
-        rich_help_panel=_MEASURES,
+        rich_help_panel=MEASURES,
     ),
 ]
 SpectrumTolerance = Annotated[
     float,
     typer.Option(
-        help="The relative error at which a fast spectrum stops.", rich_help_panel=_MEASURES
+        help="The relative error at which a fast spectrum stops.", rich_help_panel=MEASURES
     ),
 ]
 T0 = Annotated[
     int,
     typer.Option(
         help="Where curvature is taken: an early step of the noise schedule.",
-        rich_help_panel=_MEASURES,
+        rich_help_panel=MEASURES,
     ),
 ]
 SpectrumSamples = Annotated[
-    int, typer.Option(help="How many pictures get a spectrum.", rich_help_panel=_MEASURES)
+    int, typer.Option(help="How many pictures get a spectrum.", rich_help_panel=MEASURES)
 ]
 SpectrumScore = Annotated[
     Literal["conditional", "guided", "unconditional"],
     typer.Option(
         metavar=_NAME,
         help="Which of the model's scores: conditional, guided or unconditional.",
-        rich_help_panel=_MEASURES,
+        rich_help_panel=MEASURES,
     ),
 ]
 Calibration = Annotated[
@@ -170,7 +170,7 @@ Calibration = Annotated[
     typer.Option(
         help="A calibration.json whose read-out of spectra may tell memorized from spurious "
         "attractors. Refused where it does not fit the model.",
-        rich_help_panel=_MEASURES,
+        rich_help_panel=MEASURES,
     ),
 ]
 Basin = Annotated[
@@ -179,7 +179,7 @@ Basin = Annotated[
         "--basin",
         help="Measure from how much noise the model falls back into each attractor: its "
         "critical time, by bisection.",
-        rich_help_panel=_MEASURES,
+        rich_help_panel=MEASURES,
     ),
 ]
 BasinExact = Annotated[
@@ -187,7 +187,7 @@ BasinExact = Annotated[
     typer.Option(
         "--exact",
         help="With --basin: the paper's Alg. 1 as printed, several times as long.",
-        rich_help_panel=_MEASURES,
+        rich_help_panel=MEASURES,
     ),
 ]
 Yes = Annotated[
