@@ -97,7 +97,7 @@ def audit_all(
     trained = [caption.text for caption in trained_captions()]
     audited = []
     for caption in all_captions():
-        others = _other_fold(caption, trained)
+        others = other_fold(caption, trained)
         thresholds = fresh.thresholds(others)
         images = sample(pipeline, caption, BENCHMARK_SEED, SEEDS, folder / "samples")[0] / 255
         failed = is_failed(images)
@@ -146,7 +146,8 @@ def fresh_tiled(pipeline: TextToImage, n: int = 64) -> np.ndarray:
     return np.stack(rows)
 
 
-def _other_fold(caption: Caption, trained: Sequence[str]) -> list[int]:
+def other_fold(caption: Caption, trained: Sequence[str]) -> list[int]:
+    """Numbers of the trained captions that are not in the fold of this caption."""
     # Untrained captions gave no threshold, so that any fold is another for them.
     fold = trained.index(caption.text) % 2 if caption.text in trained else 0
     return [i for i in range(len(trained)) if i % 2 != fold]

@@ -18,7 +18,7 @@ LEAST_SEEDS = 8
 """With fewer seeds there is no earlier look."""
 
 _FEWEST = 4
-_WIDE, _NARROW = 1.5, 1.0
+_WIDE, _NARROW = 1.75, 1.0
 _SPENT_EARLY = 0.05
 
 
@@ -45,7 +45,7 @@ def looks(seeds: int, level: float = LEVEL) -> tuple[Look, ...]:
     early because nothing is claimed there.
 
     The margin is 1 at half of at least 16 seeds, as most of what repeats among all of them does
-    among half, and 1.5 where fewer are seen. What that saves and misses on pocket, with margins
+    among half, and 1.75 where fewer are seen. What that saves and misses on pocket, with margins
     chosen on other captions: benchmarks/results/screening.md.
     """
     early = [n for n in (seeds // 4, seeds // 2) if n >= _FEWEST]

@@ -33,9 +33,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_looks_are_at_a_quarter_a_half_and_all_seeds() -> None:
-    assert [(look.seeds, look.margin) for look in looks(16)] == [(4, 1.5), (8, 1.0), (16, None)]
-    assert [(look.seeds, look.margin) for look in looks(8)] == [(4, 1.5), (8, None)]
-    assert [(look.seeds, look.margin) for look in looks(64)] == [(16, 1.5), (32, 1.0), (64, None)]
+    assert [(look.seeds, look.margin) for look in looks(16)] == [(4, 1.75), (8, 1.0), (16, None)]
+    assert [(look.seeds, look.margin) for look in looks(8)] == [(4, 1.75), (8, None)]
+    assert [(look.seeds, look.margin) for look in looks(64)] == [(16, 1.75), (32, 1.0), (64, None)]
     assert looks(7) == (Look(7, None, 0.95),)
 
 
@@ -129,7 +129,7 @@ def test_novel_prompts_end_early_and_others_are_audited_in_full(tmp_path: Path) 
         assert record.evaluations["images"] == made[record.prompt] * 2 * 4
         if record.prompt.startswith("new"):
             assert record.screened_out
-            assert (record.screening.stopped_at, record.screening.margin) == (4, 1.5)
+            assert (record.screening.stopped_at, record.screening.margin) == (4, 1.75)
             assert (record.verdict.state, record.verdict.level) == ("undecided", 0.9975)
             assert "Screened out after 4 of 16 seeds" in record.verdict.summary
             assert record.curvature == []
