@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import asin, log, pi, sqrt
+from statistics import mean, stdev
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from m2g_audit.oracles import dense_am_energy
 from small_scale.circle.data import circle_points
-from small_scale.circle.minima import Exact, Learned, find_minima, shared_until
+from small_scale.circle.minima import (
+    Exact,
+    Learned,
+    expected_of_many,
+    find_minima,
+    shared_until,
+)
 from small_scale.circle.scores import empirical, exact_score
 
 
@@ -115,6 +122,15 @@ def test_draws_of_two_points_merge_as_often_as_they_must() -> None:
         two += minima == 2
     expected = 1 - 2 / pi * asin(1 / sqrt(2 * beta))
     assert two / draws == pytest.approx(expected, abs=3 * sqrt(expected * (1 - expected) / draws))
+
+
+@pytest.mark.parametrize("size", [100, 400])
+def test_many_points_have_as_many_minima_as_rices_formula_says(size: int) -> None:
+    beta, draws = 20.0, 30
+    counts = [sum(count(circle_points(0, draw)[:size], beta)[:3]) for draw in range(draws)]
+    error = stdev(counts) / sqrt(draws)
+    assert mean(counts) == pytest.approx(expected_of_many(beta), abs=3 * error)
+    assert error < 0.05 * expected_of_many(beta)
 
 
 @pytest.mark.parametrize("beta", [10 / 3, 20.0, 200.0])

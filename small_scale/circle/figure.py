@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from m2g_audit.oracles import circle_energy, circle_score
 from m2g_audit.records import StateWord
 from m2g_audit.report.colours import STATE_COLOURS
+from small_scale.circle.minima import expected_of_many
 from small_scale.circle.recipe import BETA_EXACT, EXTENT, T_PICTURE
+from small_scale.figures.style import FAINT, INK, plain
 
 if TYPE_CHECKING:
     from small_scale.circle.results import Landscape
 
-_CEILING = 1.6
-"""The energy at and above which a panel has one colour: the circle is what is to be seen."""
+# The square root of the energy, a distance, has the colours: valleys and slopes are both seen.
+_NORM = PowerNorm(0.5, vmin=0, vmax=4)
+_LINES = (0.05, 0.2, 0.45, 0.8, 1.25, 1.8, 2.45, 3.2)
+_TICKS = (0, 0.25, 1, 2.25, 4)
 
 _SAMPLES, _MANY = "#9fe8ff", 100
 _ONE: StateWord = "memorized"
@@ -35,21 +43,23 @@ def landscapes(panels: dict[int, Landscape], chance: float) -> bytes:
     A cluster more concentrated than `chance` has the colour of memorized samples where it holds one
     training point, of spurious ones where it holds several or none; others that of generalized.
     """
-    figure = Figure(figsize=(4.6 * (len(panels) + 1), 5.2), layout="constrained")
+    figure = Figure(figsize=(4.3 * (len(panels) + 1), 5.0), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(panels) + 1, sharey=True))
     for axis, (size, panel) in zip(axes, panels.items(), strict=False):
         _landscape(axis, panel.energy, panel.arrows)
-        axis.set_title(f"K = {size}, network, t = {T_PICTURE}")
-        axis.scatter(*panel.samples.T, s=4, color=_SAMPLES, alpha=0.7, linewidths=0)
+        _title(axis, f"K = {size:,}", f"network, t = {T_PICTURE}")
+        axis.scatter(*panel.samples.T, s=5, color=_SAMPLES, alpha=0.7, linewidths=0)
         # Many points would hide all else.
-        area = 26 if size < _MANY else 3
-        axis.scatter(*panel.points.T, s=area, color="white", edgecolors="black", linewidths=0.4)
+        area, edge = (26, 0.5) if size < _MANY else (1.5, 0)
+        axis.scatter(*panel.points.T, s=area, color="white", edgecolors="black", linewidths=edge)
         _crosses(axis, panel, chance)
-    axes[0].set_ylabel("x₂")
-    _exact(axes[-1])
-    image = axes[-1].collections[0]
-    figure.legend(handles=_handles(), loc="outside lower center", ncols=5, frameon=False)
-    figure.colorbar(image, ax=axes, label="energy above its least", shrink=0.8, pad=0.01)
+    axes[0].set_ylabel("x₂", color=INK)
+    image = _exact(axes[-1])
+    figure.legend(
+        handles=_handles(), loc="outside lower center", ncols=5, frameon=False, labelcolor=INK
+    )
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01, ticks=_TICKS, extend="max")
+    bar.set_label("energy above its least", color=INK)
     return _png(figure)
 
 
@@ -69,16 +79,28 @@ def _handles() -> list[Line2D]:
     return [*round_marks, *crosses]
 
 
-def _landscape(axis: Axes, energy: np.ndarray, arrows: np.ndarray) -> None:
+def _title(axis: Axes, name: str, about: str) -> None:
+    axis.set_title(name, loc="left", weight="bold", color=INK)
+    axis.set_title(about, loc="right", fontsize=9.5, color=FAINT)
+
+
+def _landscape(axis: Axes, energy: np.ndarray, arrows: np.ndarray) -> AxesImage:
     side = np.linspace(-EXTENT, EXTENT, len(energy))
-    levels = np.linspace(0, _CEILING, 33)
-    axis.contourf(side, side, energy, levels=levels, cmap="viridis", extend="max")
+    half = (side[1] - side[0]) / 2
+    ends = (-EXTENT - half, EXTENT + half)
+    image = axis.imshow(
+        energy, origin="lower", extent=(*ends, *ends), norm=_NORM, interpolation="bilinear"
+    )
+    axis.contour(side, side, energy, levels=_LINES, colors="white", linewidths=0.5, alpha=0.35)
     ticks = np.linspace(-EXTENT, EXTENT, len(arrows))
     long = np.linalg.norm(arrows, axis=2, keepdims=True)
     # Directions, with the long arrows of the corners cut.
     shown = arrows / np.maximum(long, np.quantile(long, 0.5))
-    axis.quiver(ticks, ticks, *np.moveaxis(shown, 2, 0), color="white", alpha=0.6, scale=30)
-    axis.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT), aspect="equal", xlabel="x₁")
+    axis.quiver(ticks, ticks, *np.moveaxis(shown, 2, 0), color="white", alpha=0.55, scale=30)
+    axis.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    axis.set_xlabel("x₁", color=INK)
+    axis.tick_params(colors=FAINT)
+    return image
 
 
 def _crosses(axis: Axes, panel: Landscape, chance: float) -> None:
@@ -102,61 +124,94 @@ def _crosses(axis: Axes, panel: Landscape, chance: float) -> None:
         )
 
 
-def _exact(axis: Axes) -> None:
+def _exact(axis: Axes) -> AxesImage:
     """The limit of many points at beta = 20 (Eq. 15 and 18)."""
     side, ticks = torch.linspace(-EXTENT, EXTENT, 121), torch.linspace(-EXTENT, EXTENT, 20)
     radius = torch.cartesian_prod(side, side).double().norm(dim=1).reshape(121, 121)
     heights = circle_energy(radius, BETA_EXACT)
     places = torch.cartesian_prod(ticks, ticks).double().flip(1)
     arrows = circle_score(places, BETA_EXACT).reshape(20, 20, 2)
-    _landscape(axis, (heights - heights.min()).numpy(), arrows.numpy())
+    image = _landscape(axis, (heights - heights.min()).numpy(), arrows.numpy())
     angles = np.linspace(0, 2 * np.pi, 200)
-    axis.plot(np.cos(angles), np.sin(angles), color="white", linewidth=1)
-    axis.set_title(f"K → ∞, exact, β = {BETA_EXACT:g}")
+    axis.plot(np.cos(angles), np.sin(angles), color="white", linewidth=1.6)
+    _title(axis, "K → ∞", f"exact, β = {BETA_EXACT:g}")
+    return image
 
 
 def curves(found: dict[str, Any]) -> bytes:
     """Return as PNG: exact minima and their shared part over beta, and each network beside it."""
     networks = found["networks"]
-    figure = Figure(figsize=(4.4 * max(3, len(networks)), 8), layout="constrained")
-    grid = figure.add_gridspec(2, 6)
-    wide = figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])
+    figure = Figure(figsize=(4.4 * max(3, len(networks)), 8.6), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1))
+    above, below = parts
+    counted, shared = above.subplots(1, 2)
     sizes = list(found["curves"])
-    for colour, size in zip(
-        colormaps["viridis"](np.linspace(0, 0.9, len(sizes))), sizes, strict=True
-    ):
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(sizes)))
+    for colour, size in zip(shades, sizes, strict=True):
         rows = found["curves"][size]
         beta = [row["beta"] for row in rows]
-        shared = [1 - row["one"] / row["minima"] for row in rows]
-        wide[0].plot(beta, [row["minima"] for row in rows], color=colour, label=f"K = {size}")
-        wide[1].plot(beta, shared, color=colour, label=f"K = {size}")
-    wide[0].set(yscale="log", ylabel="minima of the exact energy")
-    wide[1].set(ylabel="share that belongs to no single training point")
-    wide[0].legend(fontsize=8, ncols=2)
-    for i, (size, network) in enumerate(networks.items()):
-        axis = figure.add_subplot(grid[1, 2 * i : 2 * i + 2])
+        share = [1 - row["one"] / row["minima"] for row in rows]
+        label = f"{int(size):,}"
+        counted.plot(beta, [row["minima"] for row in rows], color=colour, lw=1.7, label=label)
+        shared.plot(beta, share, color=colour, lw=1.7)
+    many = np.geomspace(1, max(found["recipe"]["betas"]), 50)
+    counted.plot(
+        many, np.vectorize(expected_of_many)(many), color=INK, lw=1, ls=(0, (4, 3)),
+        label="many: √(3β)",
+    )  # fmt: skip
+    counted.set_yscale("log")
+    draws = found["recipe"]["draws"]
+    _over_beta(counted, "minima of the exact energy", f"mean of {draws} draws", found)
+    _over_beta(shared, "share that belongs to no single training point", "", found)
+    above.legend(loc="outside right center", title="K", reverse=True, **_LEGEND)
+    panels = np.atleast_1d(below.subplots(1, len(networks)))
+    for axis, (size, network) in zip(panels, networks.items(), strict=True):
         _beside(axis, network["minima"])
-        axis.set_title(f"K = {size}: network and exact energy, same points", fontsize=10)
-        if i == 0:
-            axis.legend(fontsize=8)
-    for axis in figure.axes:
-        axis.set(xscale="log", xlabel="β")
-        for mark in (1 / (2 * found["recipe"]["sigma"] ** 2 * T_PICTURE), BETA_EXACT):
-            axis.axvline(mark, color="grey", linewidth=0.8, linestyle=":")
+        _over_beta(axis, f"K = {int(size):,}", "network and exact energy, same points", found)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_ylim(bottom=-0.04 * axis.get_ylim()[1])
+    handles, labels = panels[0].get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside lower center", ncols=4, **_LEGEND)
     return _png(figure)
 
 
-def _beside(axis: Axes, rows: list[dict[str, Any]]) -> None:
+_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK}
+
+
+def _over_beta(axis: Axes, name: str, about: str, found: dict[str, Any]) -> None:
+    """A logarithmic axis of beta, on which the two of the paper's Fig. 2 are marked."""
+    _title(axis, name, about)
+    axis.set_xscale("log")
+    axis.set_xlabel("β", color=INK)
+    plain(axis)
+    pictured = 1 / (2 * found["recipe"]["sigma"] ** 2 * T_PICTURE)
+    for beta in (pictured, BETA_EXACT):
+        axis.axvline(beta, color=FAINT, linewidth=0.9, linestyle=":")
+        axis.text(
+            beta, 1, f" {beta:.2g}", ha="left", va="top", fontsize=8.5, color=FAINT,
+            transform=axis.get_xaxis_transform(),
+        )  # fmt: skip
+
+
+def _beside(axis: Axes, rows: Sequence[dict[str, Any]]) -> None:
     beta = [row["beta"] for row in rows]
-    for who, name, style in (("exact", "exact", "-"), ("learned", "network", "o")):
-        one = [row[who]["one"] for row in rows]
-        shared = [row[who]["several"] + row[who]["none"] for row in rows]
-        for values, state, held in ((one, _ONE, "one"), (shared, _SHARED, "several or none")):
-            label = f"{name}: minima that hold {held}"
-            axis.plot(beta, values, style, color=STATE_COLOURS[state], label=label)
+    for state, kinds, held, marker in (
+        (_ONE, ("one",), "one point", "o"),
+        (_SHARED, ("several", "none"), "several or none", "s"),
+    ):
+        colour = STATE_COLOURS[state]
+        exact, learned = (
+            [sum(row[who][kind] for kind in kinds) for row in rows] for who in ("exact", "learned")
+        )
+        axis.plot(beta, exact, color=colour, lw=1.7, label=f"exact: minima that hold {held}")
+        # Squares around circles: both are seen where they are equal.
+        axis.plot(
+            beta, learned, linestyle="", marker=marker, ms=5 if marker == "o" else 9, color=colour,
+            markerfacecolor=colour if marker == "o" else "none", label=f"network: {held}",
+        )  # fmt: skip
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

@@ -117,6 +117,17 @@ def find_minima(shift: MeanShift, points: Tensor, rounds: int = 100) -> Minima:
     return Minima(minima, index[: len(points)], int((~ended).sum()))
 
 
+def expected_of_many(beta: float) -> float:
+    """Return sqrt(3 beta), the mean number of minima of Eq. 5 for many points on the unit circle.
+
+    Their density, smoothed over an arc with variance h^2 = 1 / (2 beta), is a constant and a small
+    Gaussian field with correlation exp(-d^2 / (4 h^2)), so with spectral moments 1 / (2 h^2) and
+    3 / (4 h^4). By Rice's formula it has sqrt(3 / 2) / h maxima on the circle. The number of points
+    is not in it: more of them make the minima shallower, not fewer.
+    """
+    return sqrt(3 * beta)
+
+
 def shared_until(points: Tensor, group: Tensor) -> float:
     """Return the largest beta at which a group of the points [K, 2] has one minimum of Eq. 5.
 
