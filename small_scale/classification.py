@@ -27,7 +27,7 @@ IntArray = NDArray[np.int64]
 TOP = 4
 STATES = (State.MEMORIZED, State.SPURIOUS, State.GENERALIZED)
 
-RuleName = Literal["per-K", "fixed", "by-hand"]
+RuleName = Literal["per-K", "fixed"]
 RULES: tuple[RuleName, ...] = ("per-K", "fixed")
 """Thresholds from each K's own histograms, as the paper has them; and one pair for all K."""
 

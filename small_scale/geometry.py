@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,12 @@ from m2g_audit.energy import relative_energy
 from m2g_audit.fast_spectrum import FastSpectrum, fast_spectra
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import UnconditionalModel
-from m2g_audit.similarity import load_metric
 from m2g_audit.similarity.base import Metric
 from m2g_audit.states import State
 from small_scale.lab import GROUPS, Cell, Lab, chosen
 from small_scale.mixture import mixtures
 from small_scale.pictures import Pictures, as_input, in_colour, to_levels
+from small_scale.training import MODEL
 
 Arrays = dict[str, np.ndarray]
 OnProgress = Callable[[int, int], None]
@@ -38,18 +37,26 @@ class Measurements:
     """The four measurements of a cell; each gives arrays named "group/quantity".
 
     Groups are GROUPS: training points, and the samples of each state by the thresholds of the
-    cell's own K. "group/rows" are which samples of S', or pictures of S, were measured.
+    cell's own K. "group/rows" are which samples of S', or pictures of S, were measured. `metric`
+    loads a distance by its name.
     """
 
     def __init__(
-        self, lab: Lab, cell: Cell, pictures: Pictures, synthetic: Tensor, device: torch.device
+        self,
+        lab: Lab,
+        cell: Cell,
+        pictures: Pictures,
+        synthetic: Tensor,
+        device: torch.device,
+        metric: Callable[[str], Metric],
     ) -> None:
         self._lab, self._cell, self._pictures, self._synthetic = lab, cell, pictures, synthetic
+        self._metric = metric
         self._settings = lab.settings.geometry
         self._neighbours = lab.neighbours(cell)
         self._classified = lab.classified["per-K"][cell]
         self._device = device
-        self._folder: Path = lab.model(cell) / "model"
+        self._folder = lab.model(cell) / MODEL
 
     def basin(self, on_progress: OnProgress) -> Arrays:
         """Critical times and log-volumes (Alg. 1, Eq. 34), of each trial.
@@ -60,7 +67,9 @@ class Measurements:
         delta_d = settings.delta_d
         if delta_d is None:
             delta_d = self._lab.classified["fixed"][self._cell].delta_m.value
-        distance = picture_distance(load_metric(settings.basin_metric or self._lab.settings.metric))
+        distance = picture_distance(
+            self._metric(settings.basin_metric or self._lab.settings.metric)
+        )
 
         def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
             x0 = as_input(images)

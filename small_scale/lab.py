@@ -1,10 +1,11 @@
 """The folder of a sweep: whose it is, its cells, and what each stage leaves behind.
 
-settings.json                      the sweep (identity)
+settings.json, data.json           the sweep (identity), and the pictures that it began with
 models/K000064-seed0/model/        the trained network, a DDPM pipeline of diffusers; log.jsonl
 synthetic/K000064-seed0/*.npz      S', images uint8 [n, c, h, w]
 neighbours/K000064-seed0.npz       distances (small_scale.classification.Neighbours)
 geometry/K000064-seed0/*.npz       basin, spectra, energy, mixture (small_scale.geometry)
+sheets/K000064-seed0.npz           the pictures that figures show (small_scale.sheets)
 tables/*.csv, figures/*.png, calibration.json
 """
 
@@ -21,11 +22,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from m2g_audit.errors import OutputError
+from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.runs import check_writable, write_atomically
 from m2g_audit.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.classification import (
+    STATES,
     Classified,
     Neighbours,
     RuleName,
@@ -83,7 +85,14 @@ class Lab:
 
     @classmethod
     def create(cls, folder: Path, settings: Settings) -> Lab:
-        """The sweep of these settings at `folder`, new or gone on with.
+        """The sweep of these settings at `folder`, new or gone on with; raises as `at`."""
+        lab = cls.at(folder, settings)
+        lab.begin()
+        return lab
+
+    @classmethod
+    def at(cls, folder: Path, settings: Settings) -> Lab:
+        """The sweep of these settings that `folder` has or can take; nothing is written yet.
 
         Raises OutputError where the folder can't be written, holds another sweep, whose differences
         are named, or other files.
@@ -104,14 +113,24 @@ class Lab:
                 f"{folder} has files in it but is no sweep's folder: nothing is written there. "
                 "Choose an empty or a new folder with --out DIR."
             )
-        content = json.dumps(asdict(settings), indent=1)
-        write_atomically(path, f"{content}\n".encode())
         return cls(folder, settings)
+
+    def begin(self) -> None:
+        """Writes whose sweep the folder is, unless it is there."""
+        path = self.folder / SETTINGS_FILE
+        if not path.exists():
+            content = json.dumps(asdict(self.settings), indent=1)
+            write_atomically(path, f"{content}\n".encode())
 
     @classmethod
     def open(cls, folder: Path) -> Lab:
-        """The sweep at `folder`; OutputError where there is none that can be read."""
+        """The sweep at `folder`; UsageError where there is none, OutputError for a damaged one."""
         path = folder / SETTINGS_FILE
+        if not path.is_file():
+            raise UsageError(
+                f"{folder} is no sweep's folder: there is no {SETTINGS_FILE} in it. Give one that "
+                "`m2g-audit calibrate` made."
+            )
         try:
             stored = json.loads(path.read_bytes())
             parts: dict[str, Any] = {
@@ -155,7 +174,7 @@ class Lab:
     def refined_cells(self) -> list[Cell]:
         """More K between A and B, the ends of the transition that the sparse cells show (B.1).
 
-        None before all of those are measured.
+        Empty before all of those are measured.
         """
         count, measured = self.settings.refine, set(self.measured)
         if not count or not measured.issuperset(self.sparse_cells):
@@ -239,7 +258,7 @@ class Lab:
     def around_peak(self) -> list[Cell]:
         """The cells of the other seeds: at the peak of the spurious share and beside it.
 
-        None before all cells of the first seed are measured.
+        Empty before all cells of the first seed are measured.
         """
         peak = self.peak()
         if peak is None or not set(self.measured).issuperset(self.first_cells):
@@ -249,6 +268,18 @@ class Lab:
         near = sizes[max(0, at - 1) : at + 2]
         return [Cell(K, seed) for seed in self.settings.seeds[1:] for K in near]
 
+    def check_measured(self) -> None:
+        """Raises UsageError while the states of a cell are unknown, with the way to get them."""
+        # Thresholds set by hand change states, but not which cells a sweep has.
+        own = Lab(self.folder, self.settings)
+        missing = {*own.first_cells, *own.around_peak()} - set(own.measured)
+        if missing:
+            sizes = ", ".join(f"{K:,}" for K in sorted({cell.K for cell in missing}))
+            raise UsageError(
+                f"The sweep in {self.folder} is not finished: the states at K = {sizes} are not "
+                f"known yet. Go on with it by `m2g-audit calibrate {self.folder}`."
+            )
+
     # -- geometry
 
     def geometry_file(self, cell: Cell, what: str) -> Path:
@@ -256,9 +287,14 @@ class Lab:
         return self.folder / "geometry" / str(cell) / f"{what}.npz"
 
     def geometry(self, cell: Cell, what: str) -> dict[str, np.ndarray] | None:
-        """The arrays of one measurement of a cell, named "group/quantity"; None before it."""
+        """The arrays of one measurement of a cell, named "group/quantity"; None before it.
+
+        Each sample is in the group of the state that it has now, whichever it was measured in.
+        """
         path = self.geometry_file(cell, what)
-        return load_arrays(path) if path.exists() else None
+        if not path.exists():
+            return None
+        return by_state(load_arrays(path), self.classified["per-K"][cell])
 
     def save_geometry(self, cell: Cell, what: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps the arrays of one measurement."""
@@ -298,6 +334,28 @@ def chosen(classified: Classified, neighbours: Neighbours, state: State, most: i
     distance = neighbours.training if state is State.MEMORIZED else neighbours.samples
     ordered = rows[np.argsort(distance[rows, 0], kind="stable")]
     return ordered[np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)]
+
+
+def by_state(arrays: Mapping[str, np.ndarray], classified: Classified) -> dict[str, np.ndarray]:
+    """Arrays "group/quantity" with every measured sample in the group of its state.
+
+    The same arrays under the thresholds that they were measured with. Where others were set by
+    hand, the samples are sorted anew; a state that has too few of the set for `chosen` is left out.
+    """
+    found, measured = dict(arrays), [name for name in GROUPS[1:] if f"{name}/rows" in arrays]
+    names = [name for name in arrays if name.partition("/")[0] in measured]
+    for name in names:
+        del found[name]
+    for quantity in dict.fromkeys(name.partition("/")[2] for name in names):
+        rows, values = (
+            np.concatenate([arrays[f"{group}/{each}"] for group in measured])
+            for each in ("rows", quantity)
+        )
+        for state in STATES:
+            its_own = np.isin(rows, classified.of(state))
+            if classified.enough(state) and its_own.any():
+                found[f"{state.value}/{quantity}"] = values[its_own]
+    return found
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

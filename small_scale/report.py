@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from m2g_audit.runs import write_atomically
@@ -16,9 +16,9 @@ from small_scale.figures.over_sizes import (
     log_volume_figure,
 )
 from small_scale.figures.spectra import all_spectra_figure, spectra_figure
-from small_scale.figures.transition import transition_figure
+from small_scale.figures.transition import compared_figure, transition_figure
 from small_scale.lab import Lab
-from small_scale.tables import all_tables, to_csv
+from small_scale.tables import Row, all_tables, compared, to_csv
 
 FIGURES: dict[str, Callable[[Lab], bytes | None]] = {
     "transition": transition_figure,
@@ -35,19 +35,39 @@ FIGURES: dict[str, Callable[[Lab], bytes | None]] = {
     "mixture": mixture_figure,
 }
 """Every figure by the name of its file; None where there is nothing to draw yet."""
+BESIDE = "beside"
+"""The name of the table and of the figure that compare several sweeps."""
 
 
 def write_report(lab: Lab) -> list[Path]:
     """The tables and figures that a sweep has numbers for so far, each written whole."""
-    written: dict[Path, bytes] = {
+    drawn = {name: draw(lab) for name, draw in FIGURES.items()}
+    figures = {name: content for name, content in drawn.items() if content is not None}
+    return _write(lab, all_tables(lab), figures)
+
+
+def write_beside(lab: Lab, others: Sequence[Lab]) -> list[Path]:
+    """The table and the figure, in `lab`, of its transition beside those of other sweeps.
+
+    UsageError where one of them is not finished.
+    """
+    labs = [lab, *others]
+    for each in labs:
+        each.check_measured()
+    return _write(lab, {BESIDE: compared(labs)}, {BESIDE: compared_figure(labs)})
+
+
+def _write(
+    lab: Lab, tables: Mapping[str, Sequence[Row]], figures: Mapping[str, bytes]
+) -> list[Path]:
+    written = {
         lab.folder / "tables" / f"{name}.csv": to_csv(rows).encode()
-        for name, rows in all_tables(lab).items()
+        for name, rows in tables.items()
         if rows
     }
-    for name, draw in FIGURES.items():
-        content = draw(lab)
-        if content is not None:
-            written[lab.folder / "figures" / f"{name}.png"] = content
+    written |= {
+        lab.folder / "figures" / f"{name}.png": content for name, content in figures.items()
+    }
     for path, content in written.items():
         write_atomically(path, content)
     return list(written)

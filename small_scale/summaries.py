@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +50,33 @@ def name_of(lab: Lab) -> str:
     """What to call the data of a sweep: its name, or the last part of its path."""
     data = lab.settings.data
     return _NAMES.get(data) or data.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def names_apart(labs: Sequence[Lab]) -> list[str]:
+    """What sets each sweep apart from the others, else its folder."""
+    told = [_told(lab) for lab in labs]
+    apart = [key for key in told[0] if len({each[key] for each in told}) > 1]
+    for names in (
+        [", ".join(each[key] for key in apart) for each in told],
+        [lab.folder.name for lab in labs],
+    ):
+        if len(set(names)) == len(labs):
+            return names
+    return [str(lab.folder) for lab in labs]
+
+
+def _told(lab: Lab) -> dict[str, str]:
+    settings, synthesis = lab.settings, lab.settings.synthesis
+    return {
+        "data": name_of(lab),
+        "side": f"{settings.side} px",
+        "width": f"width {settings.network.width}",
+        "training": f"{settings.training.iterations:,} training steps",
+        "multiple": f"|S'| = {synthesis.multiple} K",
+        "sampler": f"{synthesis.sampler.upper()} with {synthesis.steps:,} steps",
+        "metric": settings.metric,
+        "thresholds": "own thresholds" if lab.given == (None, None) else "thresholds by hand",
+    }
 
 
 def first_seed(lab: Lab) -> list[Cell]:

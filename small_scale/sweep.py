@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -81,7 +82,10 @@ def _cells(lab: Lab) -> list[Cell]:
 
 
 class Sweep:
-    """A sweep at work on its folder; pictures are read when the first piece needs them."""
+    """A sweep at work on its folder; pictures are read when the first piece needs them.
+
+    `weights`: files of learned distances by name, where they are not those at hand.
+    """
 
     def __init__(
         self,
@@ -89,9 +93,12 @@ class Sweep:
         tell: Teller,
         *,
         accelerator: Accelerator | None = None,
+        weights: Mapping[str, Path] | None = None,
     ) -> None:
         self.lab, self._tell = lab, tell
         self._accelerator = accelerator
+        self._weights = weights or {}
+        self._metrics: dict[str, Metric] = {}
 
     def run(self, stages: Sequence[Stage] = STAGES) -> None:
         """Does what is not done yet of the stages, for every K, then for more seeds at the peak.
@@ -108,6 +115,19 @@ class Sweep:
         if "report" in wanted and (self._accelerator is None or self._accelerator.is_main_process):
             write_report(self._fresh_lab())
             write_calibration(self._fresh_lab())
+
+    def cost(self, stages: Sequence[Stage]) -> tuple[int, int]:
+        """What is left of the stages, and all of it, in forward passes of one picture.
+
+        The cells around the transition and its peak count as middle ones before they are known.
+        """
+        lab = Lab(self.lab.folder, self.lab.settings)
+        known = self._part(_cells(lab), stages)
+        total = sum(work.cost for work in known)
+        unknown = 0
+        if not set(lab.measured).issuperset(lab.first_cells):
+            unknown = max(0, _expected_cost(lab.settings, stages) - total)
+        return sum(work.cost for work in known if not self.done(work)) + unknown, total + unknown
 
     def plan(self, cells: Sequence[Cell]) -> list[Work]:
         """The work of some cells in its order: all models first, geometry after them."""
@@ -157,14 +177,8 @@ class Sweep:
                 time.sleep(_PATIENCE)
 
     def _tell_overall(self, wanted: Sequence[Stage]) -> None:
-        lab = Lab(self.lab.folder, self.lab.settings)
-        known = self._part(_cells(lab), wanted)
-        cost = sum(work.cost for work in known)
-        unknown = 0
-        if not set(lab.measured).issuperset(lab.first_cells):
-            unknown = max(0, expected_cost(lab.settings, wanted) - cost)
-        left = sum(work.cost for work in known if not self.done(work))
-        self._tell.overall(cost - left, cost + unknown)
+        left, total = self.cost(wanted)
+        self._tell.overall(total - left, total)
 
     def _check_possible(self, pending: Sequence[Work]) -> None:
         """Raises UsageError for a stage whose predecessor is neither done nor asked for."""
@@ -240,12 +254,15 @@ class Sweep:
         )
         if work.stage == "neighbours":
             report(0, 1)
-            found = find_neighbours(self._metric, synthetic, self._pictures, cell.K)
+            metric = self._metric(settings.metric)
+            found = find_neighbours(metric, synthetic, self._pictures, cell.K)
             found.save(lab.neighbours_file(cell))
             report(1, 1)
         elif work.stage in _GEOMETRY:
             lab = self._fresh_lab()
-            measured = Measurements(lab, cell, self._pictures, synthetic, self._device)
+            measured = Measurements(
+                lab, cell, self._pictures, synthetic, self._device, self._metric
+            )
             lab.save_geometry(cell, work.stage, getattr(measured, work.stage)(report))
         elif work.stage == "sheet":
             report(0, 1)
@@ -267,9 +284,11 @@ class Sweep:
         self.lab.keep_data(Data(settings.data, source.train, scale, pictures.sha256))
         return pictures
 
-    @cached_property
-    def _metric(self) -> Metric:
-        return load_metric(self.lab.settings.metric, device=self._device)
+    def _metric(self, name: str) -> Metric:
+        if name not in self._metrics:
+            weights = self._weights.get(name)
+            self._metrics[name] = load_metric(name, weights=weights, device=self._device)
+        return self._metrics[name]
 
     @property
     def _device(self) -> torch.device:
@@ -298,19 +317,15 @@ def cost_of(settings: Settings, stage: Stage, K: int) -> int:
     return 1
 
 
-def expected_cost(settings: Settings, stages: Sequence[Stage]) -> int:
-    """What a sweep costs in all, in forward passes of one picture.
-
-    The cells around the transition and its peak are not known before: they count as middle ones.
-    """
+def _expected_cost(settings: Settings, stages: Sequence[Stage]) -> int:
     sizes = settings.sizes
     more = settings.refine + 3 * (len(settings.seeds) - 1)
     cells = [*sizes, *(sizes[len(sizes) // 2] for _ in range(more))]
     return sum(cost_of(settings, stage, K) for K in cells for stage in stages)
 
 
-def estimate_seconds(settings: Settings, device: torch.device) -> float:
-    """The predicted seconds of a sweep, from a few timed forward passes: good to a factor of 2."""
+def seconds_per_pass(settings: Settings, device: torch.device) -> float:
+    """The seconds of one picture's forward pass; with `Sweep.cost` good to a factor of 2."""
     network = make_network(settings.network, settings.side, settings.channels).to(device).eval()
     shape = (64, settings.channels, settings.side, settings.side)
     x = as_input(torch.zeros(shape, dtype=torch.uint8)).to(device)
@@ -324,8 +339,7 @@ def estimate_seconds(settings: Settings, device: torch.device) -> float:
         return time.perf_counter() - start
 
     timed()
-    each = min(timed() for _ in range(3)) / len(x)
-    return each * expected_cost(settings, STAGES)
+    return min(timed() for _ in range(3)) / len(x)
 
 
 def parse_stages(asked: Sequence[str]) -> tuple[Stage, ...]:

@@ -16,6 +16,7 @@ from small_scale.summaries import (
     Spread,
     groups_of,
     name_of,
+    names_apart,
     possible_peaks,
     values,
 )
@@ -76,6 +77,15 @@ def transition(lab: Lab) -> list[Row]:
                 }
             )
     return rows
+
+
+def compared(labs: Sequence[Lab]) -> list[Row]:
+    """Fig. 7 to 9: the rows of `transition` of several sweeps, named by what sets each apart."""
+    return [
+        {"sweep": name, **row}
+        for name, lab in zip(names_apart(labs), labs, strict=True)
+        for row in transition(lab)
+    ]
 
 
 def thresholds(lab: Lab) -> list[Row]:

@@ -26,12 +26,13 @@ def calibrate(
         ),
     ],
     preset: Annotated[
-        Literal["smoke", "desk", "lab", "paper"],
+        Literal["smoke", "desk", "lab", "paper"] | None,
         typer.Option(
             help="smoke: a minute, means nothing; desk: two CPU cores, an hour; lab: one GPU, half "
-            "an hour; paper: Table 3 to the letter, weeks of GPUs."
+            "an hour; paper: Table 3 to the letter, weeks of GPUs.",
+            show_default="desk",
         ),
-    ] = "desk",
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The sweep's folder.  [default: runs/DATA-PRESET]", show_default=False),
@@ -54,6 +55,14 @@ def calibrate(
         str | None,
         typer.Option(help="Distance of the states: l2, lpips-alex, ...", show_default=False),
     ] = None,
+    metric_weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The distance's weights file; a second one is of Alg. 1's distance where that is "
+            "another (paper: lpips-vgg).",
+            show_default=False,
+        ),
+    ] = None,
     synthetic: Annotated[
         int | None,
         typer.Option(help="|S'| over K; the paper has 4, and 8 in Fig. 9.", show_default=False),
@@ -63,10 +72,24 @@ def calibrate(
         typer.Option(help="ddpm: 1000 ancestral steps; ddim: 50.", show_default=False),
     ] = None,
     delta_m: Annotated[
-        float | None, typer.Option(help="Set delta_m by hand, for all K.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Set delta_m by hand, for all K. States, tables and figures follow; samples whose "
+            "basin, curvature or energy is known are sorted anew, no others are measured.",
+            show_default=False,
+        ),
     ] = None,
     delta_s: Annotated[
-        float | None, typer.Option(help="Set delta_s by hand, for all K.", show_default=False)
+        float | None,
+        typer.Option(help="Set delta_s by hand, for all K, likewise.", show_default=False),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Compare with the finished sweep in this folder, may be repeated (Fig. 7 to 9): "
+            "figures/beside.png and tables/beside.csv.",
+            show_default=False,
+        ),
     ] = None,
     stage: Annotated[
         list[str] | None,
@@ -95,7 +118,9 @@ def calibrate(
     from rich.console import Console
 
     from m2g_audit.cli.progress import progress_on
+    from m2g_audit.errors import UsageError
     from small_scale.lab import SETTINGS_FILE, Lab
+    from small_scale.report import write_beside
     from small_scale.settings import PUBLISHED
     from small_scale.sweep import STAGES, Sweep, parse_stages
 
@@ -103,7 +128,15 @@ def calibrate(
     if data not in PUBLISHED and (Path(data) / SETTINGS_FILE).is_file():
         folder = Path(data)
         settings = Lab.open(folder).settings
+        own = (preset, out, sizes, size, width, metric, synthetic, sampler)
+        if any(value is not None for value in own):
+            raise UsageError(
+                f"{data} is a sweep with settings of its own: leave out --preset, --out, --sizes, "
+                "--size, --width, --metric, --synthetic and --sampler to go on with it, or give "
+                f"its data ({settings.data}) and another --out."
+            )
     else:
+        preset = preset or "desk"
         folder = out or Path("runs") / f"{Path(data).name}-{preset}"
         settings = _settings(
             data,
@@ -115,18 +148,28 @@ def calibrate(
             multiple=synthetic,
             sampler=sampler,
         )
-    _check_metrics(settings)
+    weights = _weights(settings, metric_weights or [])
+    others = _others(beside or [], folder)
+    lab = replace(Lab.at(folder, settings), given=(delta_m, delta_s))
     accelerator = _accelerator(settings, folder, tracker, cpu)
-    lab = replace(Lab.create(folder, settings), given=(delta_m, delta_s))
     # Of several processes (accelerate launch) one speaks.
     console = Console(stderr=True, soft_wrap=True, quiet=not accelerator.is_main_process)
-    if any(name != "report" for name in stages):
-        _tell_cost(lab, accelerator.device, console, yes)
-    with progress_on(console, keep=False) as progress:
-        Sweep(lab, progress, accelerator=accelerator).run(stages)
+    progress = progress_on(console, keep=False)
+    sweep = Sweep(lab, progress, accelerator=accelerator, weights=weights)
+    left, _ = sweep.cost(stages)
+    if left:
+        _check_metrics(settings, weights)
+        _tell_cost(lab, left, accelerator.device, console, yes)
+    lab.begin()
+    if tracker is not None:
+        accelerator.init_trackers("m2g-audit")
+    with progress:
+        sweep.run(stages)
     accelerator.end_training()
     if accelerator.is_main_process:
-        _summarise(replace(lab))
+        if others:
+            write_beside(replace(lab), others)
+        _summarise(replace(lab), others)
 
 
 def _settings(
@@ -161,12 +204,44 @@ def _settings(
     )
 
 
-def _check_metrics(settings: Settings) -> None:
+def _weights(settings: Settings, files: list[Path]) -> dict[str, Path]:
+    """The weights files given for the sweep's distances, that of the states first."""
+    from m2g_audit.errors import UsageError
+    from m2g_audit.similarity import LEARNED
+
+    learned = [name for name in _metrics(settings) if name in LEARNED]
+    if len(files) > len(learned):
+        raise UsageError(
+            f"--metric-weights is given {len(files)} times, and the distances of this sweep that "
+            f"have weights are: {', '.join(learned) or 'none'}. Leave out what is too much."
+        )
+    return dict(zip(learned, files, strict=False))
+
+
+def _check_metrics(settings: Settings, weights: dict[str, Path]) -> None:
     """Raises ModelError now, not after weeks of training, where a distance lacks its weights."""
     from m2g_audit.similarity import load_metric
 
-    for name in {settings.metric, settings.geometry.basin_metric or settings.metric}:
-        load_metric(name)
+    for name in _metrics(settings):
+        load_metric(name, weights=weights.get(name))
+
+
+def _metrics(settings: Settings) -> list[str]:
+    """The distances of states and of Alg. 1, once where they are one."""
+    return list(dict.fromkeys((settings.metric, settings.geometry.basin_metric or settings.metric)))
+
+
+def _others(folders: list[Path], own: Path) -> list[Lab]:
+    """The finished sweeps in these folders; an error now, not after hours, where one is none."""
+    from m2g_audit.errors import UsageError
+    from small_scale.lab import Lab
+
+    others = [Lab.open(folder) for folder in folders]
+    for each in others:
+        if each.folder.resolve() == own.resolve():
+            raise UsageError(f"--beside {each.folder} is this sweep itself: give another one's.")
+        each.check_measured()
+    return others
 
 
 def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: bool) -> Accelerator:
@@ -181,10 +256,12 @@ def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: boo
             log_with=tracker,
             project_dir=folder,
         )
-        if tracker is not None:
-            accelerator.init_trackers("m2g-audit")
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{error} Leave out --tracker, or install it.") from error
+    except ValueError as error:
+        if tracker is None:
+            raise
+        raise UsageError(f"{error} Give another --tracker, or none.") from error
+    if tracker is not None and not accelerator.log_with:
+        raise UsageError(f"{tracker} is not installed: pip install {tracker}, or no --tracker.")
     preset = settings.preset
     if preset in ("lab", "paper") and accelerator.device.type == "cpu" and not cpu:
         raise UsageError(
@@ -194,33 +271,35 @@ def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: boo
     return accelerator
 
 
-def _tell_cost(lab: Lab, device: torch.device, console: Console, yes: bool) -> None:
-    """Says what the sweep is and takes, and asks where that is long."""
+def _tell_cost(lab: Lab, left: int, device: torch.device, console: Console, yes: bool) -> None:
+    """Says what the sweep is and what `left` forward passes take, and asks where that is long."""
     from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask
     from m2g_audit.words import duration
-    from small_scale.sweep import estimate_seconds
+    from small_scale.sweep import seconds_per_pass
 
     settings = lab.settings
-    seconds = estimate_seconds(settings, device)
+    seconds = left * seconds_per_pass(settings, device)
     sizes = settings.sizes
     console.print(
         f"{settings.data}: {len(sizes)} sizes from K = {sizes[0]:,} to {sizes[-1]:,}, pictures of "
         f"{settings.side} x {settings.side}, {settings.training.iterations:,} steps each, on "
-        f"{device.type}: about {duration(seconds)} in all, less what is done. {lab.folder}",
+        f"{device.type}. What is left takes about {duration(seconds)}. {lab.folder}",
         highlight=False,
     )
     if seconds > ASK_ABOVE_SECONDS:
-        ask(f"This sweep takes about {duration(seconds)}", yes)
+        ask(f"What is left of this sweep takes about {duration(seconds)}", yes)
 
 
-def _summarise(lab: Lab) -> None:
+def _summarise(lab: Lab, others: list[Lab]) -> None:
     """Prints what became of the samples at each K, and where the sweep lies."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from small_scale.classification import STATES
+    from small_scale.report import BESIDE
     from small_scale.sizes import transition
+    from small_scale.summaries import possible_peaks
 
     classified = lab.classified["per-K"]
     console = Console(soft_wrap=True, highlight=False)
@@ -244,7 +323,9 @@ def _summarise(lab: Lab) -> None:
             )
         console.print(table)
     peak = lab.peak()
-    if peak is not None:
+    if peak is not None and not possible_peaks(lab):
+        console.print("No sample is spurious.")
+    elif peak is not None:
         share = classified[peak].shares[STATES[1]]
         first = {
             cell.K: each.shares[STATES[0]]
@@ -255,6 +336,13 @@ def _summarise(lab: Lab) -> None:
         console.print(
             f"The spurious share is largest at K = {peak.K:,}: {share.estimate:.1%} ("
             f"{share.low:.1%} to {share.high:.1%}). Memorization drops after K = {A:,} and is down "
-            f"at K = {B:,}; --sizes {A}-{B} looks closer."
+            f"at K = {B:,}; a sweep with --sizes {A}-{B} looks closer."
         )
+    if lab.given != (None, None):
+        console.print(
+            "Thresholds by hand: basins, curvature and energies are those of the samples measured "
+            "before, sorted anew; how many there are of each state says tables/geometry.csv."
+        )
+    if others:
+        console.print(str(lab.folder / "figures" / f"{BESIDE}.png"))
     console.print(str(lab.folder))

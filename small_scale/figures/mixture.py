@@ -8,6 +8,7 @@ import numpy as np
 
 from small_scale.figures.style import (
     COLOURS,
+    FEW,
     INK,
     about,
     band,
@@ -68,8 +69,9 @@ def _medians(axes: Axes, lab: Lab, cells: list[Cell]) -> None:
             low, middle, high = np.array(
                 [np.quantile(each, (0.25, 0.5, 0.75)) for each in there.values()]
             ).T
-            band(axes, list(there), middle, low, high, group)
+            band(axes, list(there), middle, low, high, group, list(map(len, there.values())))
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("the same: median, middle half", color=INK)
-    axes.set_title("over $K$", loc="left", fontsize=10, color=INK)
+    title = f"over $K$; a small point: fewer than {FEW} samples"
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
     size_axis(axes, [cell.K for cell in cells])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from small_scale.figures.style import (
-    COLOURS,
     FAINT,
+    FEW,
     INK,
     Page,
     about,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GAP = r"energy gap $\tilde{u} - \tilde{u}_{\mathrm{training}}$"
-_FEW, _SMALL, _LARGE = 5, 6, 20
 
 
 def log_volume_figure(lab: Lab) -> bytes | None:
@@ -87,12 +86,11 @@ def _curves(axes: Axes, lab: Lab, quantity: Quantity, column: int | None = None)
         if found:
             x = [cell.K for cell in found]
             mean, sd = (np.array([getattr(s, n) for s in found.values()]) for n in ("mean", "sd"))
-            band(axes, x, mean, mean - sd, mean + sd, group, marker=None)
-            marks = [_SMALL if spread.n < _FEW else _LARGE for spread in found.values()]
-            axes.scatter(x, mean, s=marks, color=COLOURS[group], zorder=3)
+            counts = [spread.n for spread in found.values()]
+            band(axes, x, mean, mean - sd, mean + sd, group, counts)
         more = over_sizes(lab, quantity, group, other_seeds(lab), column)
-        means = [spread.mean for spread in more.values()]
-        points(axes, [cell.K for cell in more], means, group)
+        means, counts = [s.mean for s in more.values()], [s.n for s in more.values()]
+        points(axes, [cell.K for cell in more], means, group, counts)
     plain(axes)
 
 
@@ -101,7 +99,7 @@ def _legend(axes: Axes, lab: Lab) -> None:
 
     handles, _ = axes.get_legend_handles_labels()
     mark: dict[str, Any] = {"lw": 0, "marker": "o", "color": FAINT}
-    handles.append(Line2D([], [], ms=2.5, label=f"fewer than {_FEW} samples", **mark))
+    handles.append(Line2D([], [], ms=2.5, label=f"fewer than {FEW} samples", **mark))
     if other_seeds(lab):
         label = "other training seeds"
         handles.append(Line2D([], [], ms=5, markerfacecolor="white", label=label, **mark))

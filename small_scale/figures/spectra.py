@@ -11,6 +11,7 @@ from m2g_audit.curvature import Kind, point_mass_curve
 from small_scale.figures.style import (
     COLOURS,
     FAINT,
+    FEW,
     INK,
     Page,
     about,
@@ -104,7 +105,8 @@ def _states(axes: Axes, lab: Lab, cell: Cell) -> None:
         ranks = np.arange(1, spectra.shape[1] + 1)
         mean, sd = spectra.mean(axis=0), spectra.std(axis=0)
         axes.fill_between(ranks, mean - sd, mean + sd, color=COLOURS[group], alpha=0.15, lw=0)
-        axes.plot(ranks, mean, label=f"{label(group)} ({len(spectra)})", **_line(group))
+        line = _line(group, len(spectra))
+        axes.plot(ranks, mean, label=f"{label(group)} ({len(spectra)})", **line)
     _finish(axes, lab, arrays["training/values"].shape[1])
     axes.set_ylim(0, _top(lab, cell))
 
@@ -142,9 +144,9 @@ def _end(mean: FloatArray, lab: Lab) -> float:
     return 1.12 * max(one, float(mean[len(mean) // _CUT]))
 
 
-def _line(group: str) -> dict[str, Any]:
+def _line(group: str, count: int = FEW) -> dict[str, Any]:
     style = (0, (4, 2)) if group == "training" else "-"
-    return {"color": COLOURS[group], "lw": 1.8, "ls": style}
+    return {"color": COLOURS[group], "lw": 0.8 if count < FEW else 1.8, "ls": style}
 
 
 def _legend(axes: Axes) -> None:
@@ -157,6 +159,7 @@ def _groups_legend(page: Page) -> None:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], label=label(group), **_line(group)) for group in GROUPS]
+    lines.append(Line2D([], [], color=FAINT, lw=0.8, label=f"thin: fewer than {FEW} samples"))
     lines.append(Line2D([], [], label=_ONE, **_POINT_MASS))
     page.body.legend(
         handles=lines, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK

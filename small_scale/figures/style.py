@@ -30,9 +30,12 @@ COLOURS: dict[str, str] = {
     FRESH: "#8a8f98",
 }
 LABELS = {"training": "training points", FRESH: "pictures never trained on"}
+FEW = 5
+"""Means of fewer samples are drawn smaller."""
 _HEADING = 0.62
 _TICKS = 9
 _NEAR = 0.05
+_SMALL, _LARGE = 5, 20
 
 
 @dataclass(frozen=True)
@@ -122,19 +125,32 @@ def band(
     low: FloatArray,
     high: FloatArray,
     group: str,
-    *,
-    marker: str | None = "o",
+    counts: Sequence[int] | None = None,
 ) -> None:
-    """A line in a group's colour with the region between `low` and `high` shaded."""
+    """A line in a group's colour with the region between `low` and `high` shaded.
+
+    `counts`: the samples behind each point; those of fewer than FEW are small.
+    """
     colour = COLOURS[group]
     axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
-    axes.plot(x, middle, color=colour, lw=1.9, marker=marker, ms=4, label=label(group))
+    axes.plot(x, middle, color=colour, lw=1.9, label=label(group))
+    axes.scatter(x, middle, s=_areas(counts or [FEW] * len(x)), color=colour, lw=0, zorder=3)
 
 
-def points(axes: Axes, x: Sequence[float], y: Sequence[float], group: str) -> None:
-    """Hollow points in a group's colour: other training seeds."""
-    colour = COLOURS[group]
-    axes.scatter(x, y, s=26, facecolor="white", edgecolor=colour, lw=1.1, zorder=3)
+def points(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    group: str,
+    counts: Sequence[int] | None = None,
+) -> None:
+    """Hollow points in a group's colour: other training seeds; `counts` as in `band`."""
+    areas = _areas(counts or [FEW] * len(x))
+    axes.scatter(x, y, s=areas, facecolor="white", edgecolor=COLOURS[group], lw=1.1, zorder=4)
+
+
+def _areas(counts: Sequence[int]) -> list[int]:
+    return [_SMALL if count < FEW else _LARGE for count in counts]
 
 
 def label(group: str) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2g_audit.errors import UsageError
-from m2g_audit.runs import write_atomically
 from m2g_audit.states import State
 from small_scale.classification import STATES, RuleName
 from small_scale.figures.style import (
@@ -26,7 +23,13 @@ from small_scale.figures.style import (
     size_axis,
 )
 from small_scale.lab import Lab
-from small_scale.summaries import first_seed, name_of, other_seeds, possible_peaks
+from small_scale.summaries import (
+    first_seed,
+    name_of,
+    names_apart,
+    other_seeds,
+    possible_peaks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,37 +78,30 @@ def shares_below(axes: Axes, lab: Lab) -> None:
     size_axis(axes, [cell.K for cell in cells])
 
 
-def compare_transitions(labs: Sequence[Lab], path: Path) -> None:
-    """Writes the transitions of several sweeps in one figure, such as Fig. 7 to 9, as PNG.
+def compared_figure(labs: Sequence[Lab]) -> bytes:
+    """The transitions of several sweeps in one figure, such as Fig. 7 to 9, as PNG.
 
-    One panel a state and one shade a sweep, which is named by what sets it apart. UsageError for a
-    sweep without a state.
+    One panel a state and one shade a sweep, which is named by what sets it apart; of the first seed
+    each, by the thresholds of each K. All must have states.
     """
-    for lab in labs:
-        if not first_seed(lab):
-            raise UsageError(
-                f"{lab.folder} has no states yet: go on with it by `m2g-audit calibrate "
-                f"{lab.folder}`."
-            )
     names = [drawable(name) for name in names_apart(labs)]
     common = drawable(" and ".join(dict.fromkeys(name_of(lab) for lab in labs)))
-    page = new_page(7.2, 7.4, "Transitions compared", common)
+    page = new_page(9.2, 7.4, "Transitions beside each other", common)
     panels = page.body.subplots(len(STATES), 1, sharex=True)
     for axes, state in zip(panels, STATES, strict=True):
         shades = _shades(COLOURS[state], len(labs))
         for lab, name, colour in zip(labs, names, shades, strict=True):
             x, middle, low, high = _curve(lab, state, "per-K")
             axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0)
-            axes.plot(x, middle, color=colour, lw=1.9, marker="o", ms=3.5, label=name)
+            shown = f"{name}\n{_peak(lab)}" if state is State.SPURIOUS else name
+            axes.plot(x, middle, color=colour, lw=1.9, marker="o", ms=3.5, label=shown)
         plain(axes)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(state.value, color=COLOURS[state], weight="bold")
-        legend = axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        _named_beside(axes)
     sizes = sorted({cell.K for lab in labs for cell in first_seed(lab)})
     size_axis(panels[-1], sizes)
-    write_atomically(path, page.png())
+    return page.png()
 
 
 # -- parts
@@ -189,22 +185,24 @@ def _legend(axes: Axes, lab: Lab) -> None:
     )
 
 
-def names_apart(labs: Sequence[Lab]) -> list[str]:
-    """What sets each sweep apart from the others, else its folder."""
-    told = [
-        {
-            "data": name_of(lab),
-            "side": f"{lab.settings.side} px",
-            "width": f"width {lab.settings.network.width}",
-            "multiple": f"{lab.settings.synthesis.multiple} × K samples",
-            "metric": lab.settings.metric,
-            "training": f"{lab.settings.training.iterations:,} steps",
-        }
-        for lab in labs
-    ]
-    apart = [key for key in told[0] if len({each[key] for each in told}) > 1]
-    names = [", ".join(each[key] for key in apart) for each in told]
-    return names if len(set(names)) == len(labs) else [lab.folder.name for lab in labs]
+def _peak(lab: Lab) -> str:
+    peak = lab.peak()
+    if peak is None or not possible_peaks(lab):
+        return "no spurious samples"
+    share = lab.classified["per-K"][peak].shares[State.SPURIOUS].estimate
+    return f"peak at K = {peak.K:,}: {_percent(share)}"
+
+
+def _named_beside(axes: Axes) -> None:
+    legend = axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.03),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _shades(colour: str, count: int) -> list[tuple[float, float, float]]:

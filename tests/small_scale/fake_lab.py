@@ -16,11 +16,13 @@ from small_scale.settings import Settings, settings_for
 from small_scale.sheets import save_sheet
 
 SIZES = (2, 16, 64, 256)
-CELLS = (*(Cell(K, 0) for K in SIZES), Cell(64, 1))
+CELLS = (*(Cell(K, 0) for K in SIZES), *(Cell(K, 1) for K in SIZES[1:]))
 # Of each K: the shares of copies of S, and of others that repeat each other.
 COPIES = {2: 1.0, 16: 0.85, 64: 0.4, 256: 0.0}
 REPEATS = {2: 0.0, 16: 0.05, 64: 0.25, 256: 0.02}
 N, FRESH, SIDE = 400, 300, 8
+MEASURED = {"basin": 6, "spectra": 5, "energy": 7, "mixture": 30}
+"""At most so many of each group."""
 STEEPNESS = {"training": 0.9, "memorized": 0.9, "spurious": 0.6, "generalized": 0.3}
 """Of each group's spectra; basins and critical times are in the same order."""
 
@@ -64,7 +66,7 @@ def fake_pictures(n: int, seed: int) -> torch.Tensor:
 
 
 def fake_lab(folder: Path) -> Lab:
-    """A finished sweep: every cell of the first seed, and one more at the peak."""
+    """A finished sweep: every cell of the first seed, and another seed around the peak."""
     lab = measured_lab(folder)
     pictures = Pictures(fake_pictures(2 * SIZES[-1], 0), fake_pictures(FRESH, 1), "")
     for cell in CELLS:
@@ -96,21 +98,29 @@ def fake_geometry(lab: Lab, cell: Cell) -> dict[str, dict[str, np.ndarray]]:
     }
     for group in states:
         steep = STEEPNESS[group]
-        times = rng.integers(0, round(900 * steep), (6, 4))
+        own = np.arange(cell.K) if group == "training" else classified.of(State(group))
+        rows = {what: own[:most] for what, most in MEASURED.items()}
+        n = {what: len(each) for what, each in rows.items()}
         made["basin"] |= {
-            f"{group}/times": times,
-            f"{group}/log_volumes": rng.normal(100 * steep, 5, (6, 4)),
+            f"{group}/times": rng.integers(0, round(900 * steep), (n["basin"], 4)),
+            f"{group}/log_volumes": rng.normal(100 * steep, 5, (n["basin"], 4)),
         }
-        spectra = np.sort(steep * rng.beta(8, 2, (5, 64)))[:, ::-1]
+        spectra = np.sort(steep * rng.beta(8, 2, (n["spectra"], 64)))[:, ::-1]
         made["spectra"] |= {
             f"{group}/values": spectra,
             f"{group}/intrinsic_dimension": 64 * (1 - spectra.mean(axis=1)),
         }
-        made["energy"][f"{group}/energies"] = rng.normal((1 - steep) * 1e-3, 1e-4, (7, references))
+        made["energy"][f"{group}/energies"] = rng.normal(
+            (1 - steep) * 1e-3, 1e-4, (n["energy"], references)
+        )
+        for what, each in rows.items():
+            if (what, group) != ("mixture", "training"):
+                made[what][f"{group}/rows"] = each
     for group in (*states[1:], "fresh"):
-        nearest = rng.uniform(0.05, 0.3, 30)
+        n_mixed = len(made["mixture"].get(f"{group}/rows", np.arange(30)))
+        nearest = rng.uniform(0.05, 0.3, n_mixed)
         made["mixture"] |= {
             f"{group}/nearest": nearest,
-            f"{group}/distance": nearest * rng.uniform(0.6, 1, 30),
+            f"{group}/distance": nearest * rng.uniform(0.6, 1, n_mixed),
         }
     return made

@@ -11,16 +11,15 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from m2g_audit.errors import UsageError
 from m2g_audit.states import State
 from small_scale.figures import contact, over_sizes, spectra, transition
 from small_scale.figures.mixture import mixture_figure
-from small_scale.figures.style import COLOURS, Page, apart, drawable, new_page
+from small_scale.figures.style import COLOURS, FEW, Page, apart, band, drawable, new_page
 from small_scale.lab import Cell, Lab
 from small_scale.report import FIGURES, write_report
 from small_scale.settings import PUBLISHED
 from small_scale.sizes import dense_sizes
-from small_scale.summaries import Spread, name_of, values
+from small_scale.summaries import Spread, name_of, names_apart, values
 from tests.small_scale.fake_lab import SIZES, fake_settings, measured_lab
 
 PEAK = Cell(64, 0)
@@ -137,21 +136,32 @@ def test_labels_of_the_papers_sizes_have_room() -> None:
     assert min(np.diff(np.log(shown))) > np.log(sizes[-1] / sizes[0]) / 20
 
 
-def test_sweeps_are_compared_by_what_sets_them_apart(
-    finished: Lab, tmp_path: Path, pages: list[Page]
-) -> None:
+def test_sweeps_are_compared_by_what_sets_them_apart(finished: Lab, pages: list[Page]) -> None:
     network = replace(finished.settings.network, width=64)
     wide = replace(finished, settings=replace(finished.settings, network=network))
-    assert transition.names_apart([finished, wide]) == ["width 8", "width 64"]
-    path = tmp_path / "compared.png"
-    transition.compare_transitions([finished, wide], path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    spurious = pages[0].body.axes[1]
-    assert [line.get_label() for line in spurious.get_lines()] == ["width 8", "width 64"]
-    with pytest.raises(UsageError, match="no states yet"):
-        transition.compare_transitions([measured_lab(tmp_path / "none", ())], path)
+    assert names_apart([finished, wide]) == ["width 8", "width 64"]
+    by_hand = replace(finished, given=(0.05, None))
+    assert names_apart([finished, by_hand]) == ["own thresholds", "thresholds by hand"]
+    transition.compared_figure([finished, wide])
+    memorized, spurious, _ = pages[0].body.axes
+    assert [line.get_label() for line in memorized.get_lines()] == ["width 8", "width 64"]
+    share = finished.classified["per-K"][PEAK].shares[State.SPURIOUS].estimate
+    for line, name in zip(spurious.get_lines(), ("width 8", "width 64"), strict=True):
+        assert line.get_label() == f"{name}\npeak at K = 64: {share:.0%}"
 
 
 def test_equal_sweeps_are_named_by_their_folders(finished: Lab) -> None:
     other = replace(finished, folder=finished.folder.parent / "another")
-    assert transition.names_apart([finished, other]) == [finished.folder.name, "another"]
+    assert names_apart([finished, other]) == [finished.folder.name, "another"]
+    same = replace(finished, folder=finished.folder / finished.folder.name)
+    assert names_apart([finished, same]) == [str(finished.folder), str(same.folder)]
+
+
+def test_means_of_few_samples_are_small(finished: Lab, pages: list[Page]) -> None:
+    top = new_page(4, 3, "", "").body.subplots()
+    band(top, [2, 16, 64], *np.zeros((3, 3)), "spurious", [FEW - 1, FEW, 30])
+    few, enough, many = top.collections[-1].get_sizes()
+    assert few < enough == many
+    spectra.all_spectra_figure(finished)
+    widths = {line.get_linewidth() for line in pages[0].body.axes[0].get_lines()}
+    assert min(widths) < 1 < max(widths)

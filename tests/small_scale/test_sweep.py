@@ -133,6 +133,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, pictures: Path) -
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="no sweep's folder"):
         Lab.create(tmp_path, settings(pictures))
+    with pytest.raises(UsageError, match=r"no settings\.json in it"):
+        Lab.open(tmp_path)
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(OutputError, match="not the settings of a sweep"):
         Lab.open(tmp_path)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from m2g_audit.states import State
+from small_scale.arrays import load_arrays
 from small_scale.lab import Cell, Lab
 from small_scale.mixture import relative
 from small_scale.summaries import possible_peaks
 from small_scale.tables import (
     Row,
     all_tables,
+    compared,
     geometry,
     threshold_ranges,
     thresholds,
@@ -24,6 +28,10 @@ from small_scale.tables import (
 from tests.small_scale.fake_lab import CELLS, COPIES, REPEATS, SIZES, N, measured_lab
 
 STATES = ("memorized", "spurious", "generalized")
+
+
+def row_is(row: Row, cell: Cell) -> bool:
+    return (row["K"], row["seed"]) == (cell.K, cell.seed) and "basin_n" in row
 
 
 def row_of(rows: list[Row], **asked: str | int) -> Row:
@@ -100,6 +108,38 @@ def test_geometry_is_of_the_stored_arrays(finished: Lab) -> None:
     assert row["energy_gap_2_sd"] == pytest.approx(gaps[:, 1].std())
     found = relative(mixture["spurious/distance"], mixture["spurious/nearest"])
     assert row["mixture_q50"] == np.median(found)
+
+
+def test_samples_are_sorted_anew_by_thresholds_set_by_hand(finished: Lab) -> None:
+    cell = Cell(64, 0)
+    stored = load_arrays(finished.geometry_file(cell, "basin"))
+    assert all(np.array_equal(v, stored[k]) for k, v in finished.geometry(cell, "basin").items())  # type: ignore[union-attr]
+    # Nothing is as near as this to S: what was memorized repeats others, or is new.
+    by_hand = replace(finished, given=(1e-6, None))
+    found = by_hand.geometry(cell, "basin") or {}
+    classified = by_hand.classified["per-K"][cell]
+    assert "memorized/rows" not in found
+    rows = np.concatenate([found[f"{state}/rows"] for state in ("spurious", "generalized")])
+    assert sorted(rows) == sorted(np.concatenate([stored[f"{state}/rows"] for state in STATES]))
+    for state in ("spurious", "generalized"):
+        for row, volumes in zip(found[f"{state}/rows"], found[f"{state}/log_volumes"], strict=True):
+            assert classified.states[row].value == state
+            before = next(name for name in STATES if row in stored[f"{name}/rows"])
+            at = list(stored[f"{before}/rows"]).index(row)
+            np.testing.assert_array_equal(volumes, stored[f"{before}/log_volumes"][at])
+    counts = {row["group"]: row["basin_n"] for row in geometry(by_hand) if row_is(row, cell)}
+    assert counts["spurious"] == len(found["spurious/rows"])
+
+
+def test_compared_sweeps_have_all_rows_of_each(finished: Lab) -> None:
+    by_hand = replace(finished, given=(0.05, None))
+    rows = compared([finished, by_hand])
+    assert len(rows) == 2 * len(transition(finished))
+    row = row_of(rows, sweep="thresholds by hand", K=64, seed=0, rule="per-K")
+    assert (
+        row["memorized"]
+        == by_hand.classified["per-K"][Cell(64, 0)].shares[State.MEMORIZED].estimate
+    )
 
 
 def test_training_points_have_no_gap(finished: Lab) -> None:
