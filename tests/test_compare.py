@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from m2g_audit.cli import main
-from m2g_audit.compare import Comparison, compare, fisher_exact, newcombe
+from m2g_audit.compare import (
+    Comparison,
+    PValues,
+    Side,
+    compare,
+    difference,
+    fisher_exact,
+    p_values,
+    wilson,
+)
 from m2g_audit.errors import UsageError
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import IDENTITY, Made, gives, make_run
@@ -22,69 +31,96 @@ from tests.report.made_run import IDENTITY, Made, gives, make_run
 COUNT = st.integers(0, 12)
 
 
+def side(duplicated: int, paired: int = 0, memorized: int | None = None, seeds: int = 16) -> Side:
+    """Return what a run says of a prompt with so many duplicated seeds, some of them in pairs."""
+    return Side(
+        verdict="undecided",
+        severity=1,
+        seeds=seeds,
+        states={},
+        memorized=memorized,
+        compared=seeds,
+        duplicated=duplicated,
+        paired=paired,
+    )
+
+
 # -- the tests
 
 
 @given(COUNT, COUNT, COUNT, COUNT)
-def test_two_categories_are_scipys_fisher(a: int, b: int, c: int, d: int) -> None:
-    expected = stats.fisher_exact([[a, b], [c, d]]).pvalue if a + b and c + d else 1.0
-    assert fisher_exact((a, b), (c, d)) == pytest.approx(expected, rel=1e-9)
+def test_fishers_test_from_its_definition(a: int, b: int, c: int, d: int) -> None:
+    n, m, k = a + b, c + d, a + c
+    chances = [math.comb(n, i) * math.comb(m, k - i) for i in range(max(0, k - m), min(n, k) + 1)]
+    here = math.comb(n, a) * math.comb(m, k - a)
+    expected = sum(one for one in chances if one <= here) / math.comb(n + m, k)
+    assert fisher_exact(a, n, c, m) == pytest.approx(expected if n and m else 1.0)
 
 
-def test_three_categories_by_hand() -> None:
-    # First rows of sum 2 with columns (1, 1, 2): weights 1, 2, 2, 1 of C(4, 2) = 6.
-    assert fisher_exact((1, 1, 0), (0, 0, 2)) == pytest.approx(2 / 6)
-    assert fisher_exact((1, 0, 1), (0, 1, 1)) == pytest.approx(1.0)
+def test_seeds_that_repeat_in_pairs_count_half() -> None:
+    assert p_values(side(0), side(6, paired=6)) == PValues(fisher_exact(0, 8, 3, 8), None)
+    assert p_values(side(0), side(6)) == PValues(fisher_exact(0, 16, 6, 16), None)
+    assert fisher_exact(0, 16, 6, 16) < 0.05 < fisher_exact(0, 8, 3, 8)
 
 
-@given(st.tuples(COUNT, COUNT, COUNT), st.tuples(COUNT, COUNT, COUNT), st.permutations(range(3)))
-def test_neither_runs_nor_categories_have_an_order(
-    a: tuple[int, ...], b: tuple[int, ...], order: list[int]
-) -> None:
-    p = fisher_exact(a, b)
-    assert 0 < p <= 1
-    assert fisher_exact(b, a) == pytest.approx(p)
-    turned = [tuple(row[i] for i in order) for row in (a, b)]
-    assert fisher_exact(*turned) == pytest.approx(p)
-    assert fisher_exact((*a, 0), (*b, 0)) == pytest.approx(p)
+def test_the_variance_that_the_design_effect_rests_on() -> None:
+    for m in (0.1, 1.0, 3.0):
+        x = np.arange(60)
+        p = stats.poisson.pmf(x, m)
+        repeated = x * (x >= 2)
+        mean, square = p @ repeated, p @ repeated**2
+        assert square - mean**2 == pytest.approx(mean + 2 * 2 * p[2] - m**2 * math.exp(-2 * m))
+
+
+@pytest.mark.parametrize("world", [(4, 0.5), (8, 0.5), (16, 0.5), (60, 0.0)])
+def test_how_rarely_it_errs_where_nothing_changed(world: tuple[int, float]) -> None:
+    """Equally likely pictures, and a share of new ones: duplicates taken for independent seeds
+    err more often than in 5%, by their true variance they don't."""
+    pictures, novel = world
+    n, rng = 16, np.random.default_rng(0)
+    p = [(1 - novel) / pictures] * pictures + [novel]
+    seen = rng.multinomial(n, p, size=2000)[:, :-1]
+    sides = [side(int((x * (x > 1)).sum()), paired=2 * int((x == 2).sum())) for x in seen]
+    pairs = list(zip(sides[::2], sides[1::2], strict=True))
+    plain = [fisher_exact(a.duplicated, n, b.duplicated, n) <= 0.05 for a, b in pairs]
+    assert np.mean(plain) > 0.05
+    assert np.mean([p_values(a, b).duplicated <= 0.05 for a, b in pairs]) < 0.05
+
+
+def test_memorized_seeds_are_asked_where_both_runs_know_them() -> None:
+    known = p_values(side(0, memorized=1), side(0, memorized=11))
+    assert known.memorized == fisher_exact(1, 16, 11, 16)
+    assert known.both == 2 * known.memorized
+    assert p_values(side(0, memorized=1), side(0)) == PValues(1.0, None)
 
 
 def test_newcombes_own_example() -> None:
     # Newcombe 1998, Table II: 56/70 - 48/80, method 10.
-    low, high = newcombe(48, 80, 56, 70)
+    low, high = difference(side(48, seeds=80), side(56, seeds=70))
     assert (low, high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-    assert newcombe(0, 0, 3, 4) == (-1.0, 1.0)
+    assert difference(side(0, seeds=0), side(3, seeds=4)) == (-1.0, 1.0)
+
+
+def test_wilsons_interval_is_scipys() -> None:
+    for count, n in ((0, 16), (3, 16), (16, 16), (48, 80)):
+        expected = stats.binomtest(count, n).proportion_ci(0.95, "wilson")
+        assert wilson(count / n, n) == pytest.approx(tuple(expected))
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
 def test_the_interval_holds_the_change_and_turns_with_it(
     n: int, m: int, data: st.DataObject
 ) -> None:
-    a, b = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
-    low, high = newcombe(a, n, b, m)
-    assert low - 1e-12 <= b / m - a / n <= high + 1e-12
-    turned = newcombe(b, m, a, n)
+    a, b = (side(data.draw(st.integers(0, size)), seeds=size) for size in (n, m))
+    low, high = difference(a, b)
+    assert low - 1e-12 <= b.share - a.share <= high + 1e-12
+    turned = difference(b, a)
     assert (-turned[1], -turned[0]) == pytest.approx((low, high))
 
 
-def test_how_often_pairs_make_fisher_err() -> None:
-    """Duplicates come in pairs, so seeds are not independent draws: at 5%, up to 10% err."""
-    rng = np.random.default_rng(0)
-    n, draws = 16, 1000
-
-    def duplicated(pictures: int, novel: float) -> list[int]:
-        p = [(1 - novel) / pictures] * pictures + [novel]
-        seen = rng.multinomial(n, p, size=draws)[:, :-1]
-        return (seen * (seen > 1)).sum(axis=1).tolist()
-
-    rates = {}
-    for world in ((1, 0.5), (4, 0.0), (16, 0.0), (60, 0.0), (8, 0.5)):
-        pairs = zip(duplicated(*world), duplicated(*world), strict=True)
-        errs = [fisher_exact((a, n - a), (b, n - b)) <= 0.05 for a, b in pairs]
-        rates[world] = np.mean(errs)
-    assert max(rates[1, 0.5], rates[4, 0.0], rates[16, 0.0]) <= 0.05
-    assert 0.05 < rates[8, 0.5] <= 0.12
-    assert rates[60, 0.0] <= 0.12
+def test_pairs_make_the_interval_wider() -> None:
+    few, many = (difference(side(0), side(6, paired=paired)) for paired in (0, 6))
+    assert many[0] < few[0] < few[1] < many[1]
 
 
 # -- runs
@@ -153,19 +189,39 @@ def test_the_size_of_a_change(found: Comparison) -> None:
     assert worse.after.states == {"memorized": 11, "generalized": 1}
 
 
-def test_states_are_tested_where_duplicates_are_as_before(found: Comparison) -> None:
+def test_memorized_seeds_are_tested_where_duplicates_are_as_before(found: Comparison) -> None:
     named = next(one for one in found.changes if one.prompt == "named now")
     assert (named.change, named.p_duplicated) == (0.0, 1.0)
-    assert named.p_states == pytest.approx(2 / math.comb(24, 12))
+    assert (named.before.memorized, named.after.memorized) == (0, 12)
+    assert named.p_memorized == pytest.approx(2 / math.comb(24, 12))
+    assert named.p == pytest.approx(2 * named.p_memorized)
     assert named.significant
 
 
 def test_q_is_benjamini_and_hochbergs(found: Comparison) -> None:
-    p = sorted(one.p_duplicated for one in found.changes)
-    q = sorted(one.q_duplicated for one in found.changes)
+    p = sorted(one.p for one in found.changes)
+    q = sorted(one.q for one in found.changes)
     m = len(p)
     by_hand = [min(min(1.0, p[j] * m / (j + 1)) for j in range(i, m)) for i in range(m)]
     assert q == pytest.approx(by_hand)
+
+
+def test_prompts_that_ended_early_are_compared_by_their_first_seeds(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = map(StoredRun.read, folders)
+    records = {run.path: list(run.records()) for run in (before, after)}
+    # In the order of made_run.gives: the first four seeds of "as before" are one picture.
+    records[before.path] = [
+        one.model_copy(update={"seeds": one.seeds[:4]}) for one in records[before.path]
+    ]
+    monkeypatch.setattr(StoredRun, "records", lambda self: iter(records[self.path]))
+    by = {one.prompt: one for one in compare(before, after).changes}
+    same, worse = by["as before"], by["got worse"]
+    assert (same.before.duplicated, same.after.duplicated, same.after.compared) == (4, 4, 4)
+    assert (worse.before.duplicated, worse.after.duplicated) == (0, 4)
+    assert (worse.before.seeds, worse.after.seeds, worse.after.memorized) == (4, 12, 11)
+    assert worse.p_memorized == fisher_exact(0, 4, 11, 12)
 
 
 def test_a_run_against_itself_changes_nothing(folders: tuple[Path, Path]) -> None:
@@ -205,7 +261,8 @@ def test_the_command_prints_a_table(
     monkeypatch.setenv("COLUMNS", "160")
     assert run(monkeypatch, *map(str, folders)) == 0
     shown = capsys.readouterr().out
-    for part in ("Of 5 prompts in both runs, 2 got worse and 1 better", "got worse", "+92%"):
+    whole = "Of 5 prompts in both runs, 2 got worse and 1 better"
+    for part in (whole, "got worse", "+92%", "0 → 11 of 12"):
         assert part in shown
     assert "1 prompt is only in the run before, such as “only before”." in shown
 

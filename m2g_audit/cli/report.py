@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from m2g_audit.cli.options import OUTPUT
+
+_FEW = 100  # prompts whose figures are drawn sooner than another process has started
 
 
 def report(
@@ -41,9 +44,18 @@ def report(
     from m2g_audit.report.html.page import write_report
     from m2g_audit.stored_runs import StoredRun
 
-    with Console(stderr=True).status("making the report"):
-        earlier = None if against is None else StoredRun.read(against)
-        page = write_report(StoredRun.read(run), out, redact=redact, against=earlier)
+    with Console(stderr=True).status("making the report") as status:
+        stored = StoredRun.read(run)
+        page = write_report(
+            stored,
+            out,
+            redact=redact,
+            against=None if against is None else StoredRun.read(against),
+            processes=(os.cpu_count() or 1) if stored.prompts > _FEW else 1,
+            on_progress=lambda done: status.update(
+                f"making the report: {done:,} of {stored.prompts:,} prompts"
+            ),
+        )
     console = Console()
     console.print(str(page.path), soft_wrap=True, highlight=False, markup=False)
     if page.details is not None:

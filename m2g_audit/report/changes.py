@@ -61,12 +61,31 @@ def left_out(comparison: Comparison) -> list[str]:
     ]
 
 
+def duplicated(one: Change) -> str:
+    """Return how many seeds are duplicated before and now."""
+    a, b = one.before, one.after
+    return _counts(a.duplicated, a.compared, b.duplicated, b.compared)
+
+
+def memorized(one: Change) -> str:
+    """Return how many seeds are memorized before and now, a dash where one run can't tell."""
+    a, b = one.before, one.after
+    if a.memorized is None or b.memorized is None:
+        return "–"
+    return _counts(a.memorized, a.seeds, b.memorized, b.seeds)
+
+
+def _counts(before: int, n: int, after: int, m: int) -> str:
+    return f"{before} → {after} of {m}" if n == m else f"{before} of {n} → {after} of {m}"
+
+
 def _table(title: str, changes: Sequence[Change]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("prompt", overflow="fold")
     table.add_column("verdict")
     table.add_column("duplicated seeds", justify="right")
-    table.add_column("change of the share", justify="right")
+    table.add_column("memorized seeds", justify="right")
+    table.add_column("change of the duplicated share", justify="right")
     table.add_column("q", justify="right")
     for one in changes:
         table.add_row(
@@ -76,8 +95,9 @@ def _table(title: str, changes: Sequence[Change]) -> Table:
                 " → ",
                 (one.after.verdict, VERDICT_COLOURS[one.after.verdict]),
             ),
-            f"{one.before.duplicated} → {one.after.duplicated} of {one.after.seeds}",
+            duplicated(one),
+            memorized(one),
             f"{one.change:+.0%} ({one.low:+.0%} to {one.high:+.0%})",
-            f"{min(one.q_duplicated, one.q_states):.2g}",
+            f"{one.q:.2g}",
         )
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import html
 import inspect
@@ -19,16 +20,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from m2g_audit.calibration import Calibration, SpectrumQuantiles, StateFacts
 from m2g_audit.cli.prompt import prompt as prompt_verb
 from m2g_audit.gate import badness
+from m2g_audit.records import AuditRecord, CalibrationRecord, ScreeningRecord
 from m2g_audit.report.html import page as pages
 from m2g_audit.report.html.page import write_report
 from m2g_audit.report.html.pictures import THUMBNAIL, thumbnail
+from m2g_audit.report.html.plots import bands_of
 from m2g_audit.report.html.prompt import command
 from m2g_audit.runs import write_atomically
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import RELEASE, Made, gives, make_run
-from tests.samples import sample_record
+from tests.samples import interval, sample_record
+from tests.test_calibration import calibration
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -142,24 +147,25 @@ def test_many_prompts_lie_beside_the_page(
     assert fragment in whole
     monkeypatch.undo()
     written(small, tmp_path / "r.html")
-    assert not list(made.details.glob("*.js"))
+    assert not made.details.exists()
 
 
 def test_blurred_pictures_show_nothing(tmp_path: Path) -> None:
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::8] = 255
-    stripes[:, 32:] //= 2
-    Image.fromarray(stripes).save(tmp_path / "a.png")
+    levels = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    levels[:, :16] = 200
+    Image.fromarray(levels).save(tmp_path / "a.png")
 
-    def sharpness(redact: bool) -> float:
+    def shown(redact: bool) -> Image.Image:
         uri = thumbnail(tmp_path / "a.png", THUMBNAIL, redact=redact)
         assert uri is not None
-        content = base64.b64decode(uri.split(",")[1])
-        levels = np.asarray(Image.open(io.BytesIO(content)).convert("L"), float)
-        return float(np.abs(np.diff(levels, axis=1)).max())
+        return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
 
-    assert sharpness(False) > 100
-    assert sharpness(True) < 8
+    assert shown(False).size == (80, 40)
+    blurred = shown(True)
+    assert blurred.size == (5, 2)
+    colours = np.asarray(blurred.convert("RGB"), float)
+    assert abs(colours[:, 0] - 200).max() < 25  # the mean of its cell, as WebP keeps it
+    assert abs(colours[:, 2:] - 127.5).max() < 25
 
 
 def test_no_picture_of_a_redacted_page_is_as_it_was(small: StoredRun, tmp_path: Path) -> None:
@@ -187,8 +193,13 @@ def test_missing_files_leave_gaps(small: StoredRun, tmp_path: Path) -> None:
     assert "Which pictures are alike" not in page
 
 
-def test_the_command_is_the_verbs_own(tmp_path: Path) -> None:
-    settings = sample_record().settings
+def asking(prompt: str, **asked: Any) -> AuditRecord:
+    record = sample_record()
+    settings = record.settings.model_copy(update={"asked": asked})
+    return record.model_copy(update={"prompt": prompt, "settings": settings})
+
+
+def test_the_command_is_the_verbs_own() -> None:
     asked = {
         "model": "./a b",
         "seeds": 12,
@@ -197,20 +208,29 @@ def test_the_command_is_the_verbs_own(tmp_path: Path) -> None:
         "controls": False,
         "reference_complete": False,
         "guidance": None,
+        "screen": True,
     }
-    words = shlex.split(command("it's $(rm) -x", settings.model_copy(update={"asked": asked})))
+    words = shlex.split(command(asking("it's $(rm) -x", **asked)))
     assert words[:4] == ["m2g-audit", "prompt", "--model", "./a b"]
     assert words[-2:] == ["--", "it's $(rm) -x"]
     assert {"--exact", "--basin", "--no-controls"} < {*words}
-    assert not {"--reference-complete", "--guidance"} & {*words}
+    assert not {"--reference-complete", "--guidance", "--screen"} & {*words}
     options = inspect.signature(prompt_verb).parameters
     names = [w[2:].replace("-", "_") for w in words[2:-2] if w.startswith("--")]
     assert {*names} - {"exact", "no_controls"} <= options.keys()
 
 
+def test_a_prompt_that_was_screened_out_is_made_again_with_its_seeds() -> None:
+    screening = ScreeningRecord(looks=[4, 8, 16], stopped_at=4, margin=1.0)
+    record = asking("a", seeds=16, screen=True)
+    early = record.model_copy(update={"screening": screening})
+    assert command(record) == "m2g-audit prompt --seeds 16 -- a"
+    assert command(early) == "m2g-audit prompt --seeds 4 -- a"
+
+
 def test_what_can_not_be_seen_is_an_escape_in_the_command() -> None:
-    shown = command("a\u202eb\n'c\\", sample_record().settings)
-    assert shown.endswith("-- $'a\\U0000202eb\\U0000000a\\'c\\\\'")
+    shown = command(asking("a\u202eb\n'c\\"))
+    assert shown == "m2g-audit prompt -- $'a\\U0000202eb\\U0000000a\\'c\\\\'"
 
 
 def test_one_prompt_is_a_run_too(tmp_path: Path) -> None:
@@ -220,6 +240,112 @@ def test_one_prompt_is_a_run_too(tmp_path: Path) -> None:
     assert [row["prompt"] for row in rows_of(page)] == [record.prompt]
     assert "critical" not in page
     assert "from up to step 411" in page
+
+
+def calibrated(run: StoredRun, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the run's records say that the calibration in `file` was used."""
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    said = CalibrationRecord(
+        sha256=sha256,
+        source="the calibration of a test",
+        readout="median",
+        threshold=0.5,
+        auroc=interval(0.8, 0.7, 0.9),
+        tells=True,
+        readings=[],
+        word=None,
+    )
+    found = []
+    for record in run.records():
+        asked = {**record.settings.asked, "calibration": str(file)}
+        settings = record.settings.model_copy(update={"asked": asked})
+        found.append(record.model_copy(update={"settings": settings, "calibration": said}))
+    monkeypatch.setattr(StoredRun, "records", lambda self: iter(found))
+
+
+def spectrum_in(page: str) -> str:
+    [figure] = re.findall(
+        r'<img class="figure spectrum" src="data:image/svg\+xml;base64,(.*?)"', page
+    )
+    return base64.b64decode(figure).decode()
+
+
+def with_spectra(spectra: dict[str, list[np.ndarray]]) -> Calibration:
+    """Return a calibration of two models, each with half of these spectra of each state."""
+    trained = []
+    for half, model in enumerate(calibration().trained):
+        distance = model.distances[0]
+        states = [
+            StateFacts(state=state, count=9, spectrum=SpectrumQuantiles.of(curves[half::2]))
+            for state, curves in spectra.items()
+        ]
+        distances = [distance.model_copy(update={"states": states})]
+        trained.append(model.model_copy(update={"distances": distances}))
+    return calibration(trained=trained)
+
+
+def test_bands_are_those_of_all_samples_together() -> None:
+    curves = list(np.random.default_rng(0).random((10, 40)))
+    bands = bands_of(with_spectra({"memorized": curves, "spurious": curves[:6]}))
+    assert bands.keys() == {"memorized", "spurious"}
+    whole = SpectrumQuantiles.of(curves)
+    assert bands["memorized"].mean == pytest.approx(whole.mean)
+    assert bands["memorized"].sd == pytest.approx(whole.sd)
+    assert bands["memorized"].at.tolist() == whole.at
+
+
+def test_the_spectrum_lies_over_the_bands_of_its_calibration(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calibration.json"
+    curves = list(np.random.default_rng(0).random((10, 40)))
+    with_spectra({"memorized": curves, "generalized": curves}).save(file)
+    calibrated(small, file, monkeypatch)
+    page = written(small, tmp_path / "r.html")
+    figure = spectrum_in(page)
+    assert "calibration, memorized" in figure
+    assert "calibration, generalized" in figure
+    assert "calibration, spurious" not in figure
+    assert "a single picture" not in figure
+    assert "The bands are mean and standard deviation" in page
+    assert "No calibration was given" not in page
+
+
+def test_no_bands_are_drawn_that_the_record_does_not_rest_on(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = written(small, tmp_path / "r.html")
+    assert "No calibration was given" in page
+    assert "a single picture" in spectrum_in(page)
+    file = tmp_path / "calibration.json"
+    calibration().save(file)
+    calibrated(small, file, monkeypatch)
+    calibration(date=datetime.date(2020, 1, 1)).save(file)
+    for change in (lambda: None, file.unlink):
+        change()
+        page = written(small, tmp_path / "r.html")
+        assert "A calibration was used, but its file is not found any more" in page
+        assert "The bands are" not in page
+        assert "calibration, memorized" not in spectrum_in(page)
+
+
+def test_more_processes_make_the_same_page(run: StoredRun, tmp_path: Path) -> None:
+    told: list[int] = []
+    alone = written(run, tmp_path / "a.html")
+    together = written(run, tmp_path / "b.html", processes=2, on_progress=told.append)
+    assert together == alone
+    assert told == list(range(1, len(PROMPTS) + 1))
+
+
+def test_files_of_others_beside_the_page_are_left_alone(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "r-files"
+    folder.mkdir()
+    for name in ("jquery.js", "0123456789abcdef.js"):
+        (folder / name).write_text("")
+    written(small, tmp_path / "r.html")
+    assert [path.name for path in folder.iterdir()] == ["jquery.js"]
 
 
 def test_what_changed_is_a_section(small: StoredRun, tmp_path: Path) -> None:

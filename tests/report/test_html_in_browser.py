@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from m2g_audit import Auditor
 from m2g_audit.gate import badness
 from m2g_audit.report.html import page as pages
 from m2g_audit.report.html.page import write_report
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import RELEASE, Made, gives, make_run
 
+CAPTIONS = [
+    {"caption": "a print of the old harbour", "label": "K = 1"},
+    {"caption": "a sketch of the snowy forest", "label": "K = 2"},
+    {"caption": "a postcard of the quiet village", "label": "K = 12"},
+    {"caption": "a postcard of the golden desert", "label": "never trained"},
+    {"caption": "a photograph of the quiet harbour", "label": "K = 24"},
+    {"caption": "a poster of the quiet forest", "label": "K = 4,000"},
+]
 SCREENSHOT = Path(__file__).parents[2] / "examples" / "report.png"
 HOSTILE = (
     "<script>window.hacked=1</script>",
     "</script></template></style></title><img src=x onerror=window.hacked=1>",
     "\"><svg onload=window.hacked=1> {{ 7 * 7 }} ' \u202e\u2028 javascript:window.hacked=1",
     "=cmd|' /C calc'!A0",
+    'a castle; =1+1, -2, "=3',
     '@SUM(A1) "quoted", and\nmore',
     "مرحبا بالعالم",
     "x" * 5000,
@@ -78,7 +91,16 @@ def show(browser: Any, page: Path, fragment: str = "") -> Any:
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(f"{page.as_uri()}{fragment}")
+    # A busy machine has been seen to answer before the page's script ran.
+    wait_for(lambda: any(texts(browser, "#count")), f"{page} is not shown")
     return browser
+
+
+def wait_for(holds: Callable[[], Any], otherwise: str) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
 
 
 def texts(browser: Any, selector: str) -> list[str]:
@@ -93,13 +115,11 @@ def listed(browser: Any) -> list[str]:
 
 def heading(browser: Any, other_than: str = "") -> str:
     """The prompt that is opened, once it is; following a link takes a moment."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        found = texts(browser, "#detail h2")
-        if found and found != [other_than]:
-            return found[0]
-        time.sleep(0.05)
-    raise AssertionError(f"no prompt is opened at {browser.current_url}")
+    wait_for(
+        lambda: texts(browser, "#detail h2") not in ([], [other_than]),
+        f"no prompt is opened at {browser.current_url}",
+    )
+    return texts(browser, "#detail h2")[0]
 
 
 def click(browser: Any, selector: str) -> None:
@@ -127,7 +147,6 @@ def check_pictures(browser: Any, least: int) -> None:
     shown = browser.execute_async_script(
         """const done = arguments[0];
         const all = [...document.images].filter((i) => i.checkVisibility());
-        for (const i of all) i.loading = "eager";
         Promise.all(all.map((i) => i.decode().then(() => i.naturalWidth, () => 0))).then(done);"""
     )
     assert len(shown) >= least
@@ -168,7 +187,9 @@ def test_it_filters(opened: Any, page: Path) -> None:
     click(opened, '[data-word="spurious"]')
     assert len(listed(opened)) == 2
     opened.find_element("id", "search").send_keys("\ue003" * 5)  # backspace
-    opened.find_element("css selector", "#label option:nth-child(2)").click()
+    labels = texts(opened, "#label option")
+    assert labels == ["every label", "=1+1", "K = 1", "K = 2", "K = 12", "K = 16", "K = 32", "pool"]
+    opened.find_element("css selector", "#label option:nth-child(3)").click()
     assert listed(opened) == [RELEASE[0].prompt]
     check_quiet(opened, page)
 
@@ -207,15 +228,16 @@ def test_no_prompt_does_anything(browser: Any, run: StoredRun, page: Path) -> No
 
 def test_what_a_spreadsheet_would_run_is_text(opened: Any, page: Path) -> None:
     click(opened, "#csv")
-    deadline = time.monotonic() + 20
-    while not (found := list(opened.downloads.glob("*.csv"))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    [file] = found
+    wait_for(lambda: list(opened.downloads.glob("*.csv")), "no file was saved")
+    [file] = opened.downloads.glob("*.csv")
     rows = list(csv.DictReader(file.read_text("utf-8-sig").splitlines()))
     assert len(rows) == len(RELEASE) + len(HOSTILE)
     cells = [cell for row in rows for cell in row.values()]
     assert not [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@", "|"))]
     assert "'=cmd|' /C calc'!A0" in cells
+    # Cells of a spreadsheet that takes other signs for separators.
+    parts = [part for cell in cells for part in re.split(r"""[;,|"\t]""", cell)]
+    assert not [part for part in parts if part.lstrip().startswith(("=", "+", "@", "-"))]
     check_quiet(opened, page)
 
 
@@ -230,10 +252,22 @@ def test_it_fits_a_phone(browser: Any, page: Path, run: StoredRun) -> None:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_it_prints(opened: Any, page: Path) -> None:
-    printed = opened.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
-    assert len(printed["data"]) > 20_000
-    check_quiet(opened, page)
+def test_it_prints(browser: Any, page: Path, run: StoredRun) -> None:
+    """The list with every prompt, and one prompt with all its pictures, none cut off."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    size = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)  # A4 within its margins
+    try:
+        for fragment in ("", f"#{next(run.records()).listed.id}"):
+            show(browser, page, fragment)
+            printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+            assert len(printed["data"]) > 20_000
+            check_pictures(browser, len(RELEASE) - 1)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 720
+            check_quiet(browser, page)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_many_prompts_lie_beside_the_page(
@@ -251,11 +285,21 @@ def test_many_prompts_lie_beside_the_page(
 
 
 def test_the_screenshot(browser: Any, tmp_path: Path) -> None:
-    """What a person sees first; kept in examples/ where it is not there yet."""
-    run = StoredRun.read(make_run(tmp_path / "release-3"))
-    show(browser, write_report(run).path)
-    check_pictures(browser, len(RELEASE) - 1)
-    picture = browser.get_screenshot_as_png()
-    assert len(picture) > 20_000
-    if not SCREENSHOT.exists():
-        SCREENSHOT.write_bytes(picture)
+    """A person's first sight of a report: a small batch of pocket, really audited.
+
+    M2G_WRITE_EXAMPLES=1 keeps the picture as examples/report.png:
+
+        M2G_WRITE_EXAMPLES=1 python -m pytest tests/report -k screenshot
+    """
+    auditor = Auditor(CAPTIONS, model="pocket", seeds=16, out=tmp_path / "release-3")
+    assert auditor.run().done == len(CAPTIONS)
+    page = write_report(StoredRun.read(tmp_path / "release-3"))
+    browser.set_window_size(1280, 1160)
+    show(browser, page.path)
+    check_pictures(browser, len(CAPTIONS))
+    check_quiet(browser, page.path)
+    to = SCREENSHOT if os.environ.get("M2G_WRITE_EXAMPLES") == "1" else tmp_path / "report.png"
+    to.write_bytes(browser.get_screenshot_as_png())
+    with Image.open(to) as picture:
+        assert picture.size[0] == 1280
+        assert len(picture.convert("RGB").getcolors(2**24) or []) > 1000

@@ -10,30 +10,36 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from m2g_audit.batch_directory import BatchRecord
-from m2g_audit.calibration import Calibration, load
+from m2g_audit.calibration import load
 from m2g_audit.compare import Change, Comparison, compare
 from m2g_audit.errors import AuditError
 from m2g_audit.intervals import LEVEL, share_intervals
 from m2g_audit.printable import printable
-from m2g_audit.report.changes import left_out, sentence
+from m2g_audit.report.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
+from m2g_audit.report.html.plots import Bands, bands_of
 from m2g_audit.report.html.prompt import detail, row
 from m2g_audit.runs import cannot_write, write_atomically
 from m2g_audit.stored_runs import StoredRun
+from m2g_audit.words import duration
 
 INLINE_BYTES = 24_000_000
 REPORT_FILE = "report.html"
 REDACTED_FILE = "report-redacted.html"
 ORDER = ("memorized", "attractor", "mixed", "spurious", "undecided", "generalized")
+_AHEAD = 8  # prompts that wait for each process
 
 
 @dataclass(frozen=True)
@@ -51,27 +57,25 @@ def write_report(
     *,
     redact: bool = False,
     against: StoredRun | None = None,
+    processes: int = 1,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Page:
     """Write the HTML report of a run, `report.html` in its folder if no `out` is given.
 
-    redact: blur all pictures; against: an earlier run, what changed since then is a section.
-    UsageError where the two can't be compared, OutputError where a run can't be read, or the page
-    not be written.
+    redact: blur all pictures; against: an earlier run, what changed since then is a section;
+    processes: that draw figures; on_progress: told how many prompts are done. UsageError where the
+    two can't be compared, OutputError where a run can't be read, or the page not be written.
     """
     comparison = None if against is None else compare(against, run)
     path = out or run.path / (REDACTED_FILE if redact else REPORT_FILE)
     details = _Details(path.with_name(f"{path.stem}-files"))
     facts = _Facts(run)
     rows = []
-    for record in run.records():
+    for record, made in _drawn(_Maker(run.path, redact), run.records(), processes):
         facts.add(record)
-        folder = run.path / record.folder
-        calibration = _calibration(record)
-        rows.append(row(record, folder, redact=redact))
-        fragment = _template("prompt.html.j2").render(
-            detail(record, folder, calibration, redact=redact)
-        )
-        details.add(record.listed.id, fragment)
+        rows.append(made.row)
+        details.add(record.listed.id, made.fragment)
+        on_progress(len(rows))
     # Equally bad ones stay in the order of the list.
     rows.sort(key=lambda one: (one["verdict"] != "failed", one["badness"]), reverse=True)
     for rank, one in enumerate(rows):
@@ -79,7 +83,49 @@ def write_report(
         one["rank"] = rank
     page = _page(run, facts, rows, details, redact, comparison)
     write_atomically(path, page.encode())
+    details.clear_away({one["id"] for one in rows} if details.outside else set())
     return Page(path, details.folder if details.outside else None, len(rows))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the page holds of one prompt: its row in the table, and the HTML of its details."""
+
+    row: dict[str, Any]
+    fragment: str
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one prompt's part of the page; a value, so that another process can have it."""
+
+    folder: Path
+    redact: bool
+
+    def __call__(self, record: BatchRecord) -> _Made:
+        folder = self.folder / record.folder
+        values = detail(record, folder, _bands(record), redact=self.redact)
+        fragment = _template("prompt.html.j2").render(values)
+        return _Made(row(record, folder, redact=self.redact), fragment)
+
+
+def _drawn(
+    make: _Maker, records: Iterable[BatchRecord], processes: int
+) -> Iterator[tuple[BatchRecord, _Made]]:
+    """Yield records in their order with what is made of them, a few ahead of what is taken."""
+    if processes < 2:
+        yield from ((record, make(record)) for record in records)
+        return
+    waiting: deque[tuple[BatchRecord, Future[_Made]]] = deque()
+    # Not forked: the caller may have threads.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for record in records:
+            waiting.append((record, pool.submit(make, record)))
+            if len(waiting) > _AHEAD * processes:
+                first, made = waiting.popleft()
+                yield first, made.result()
+        for record, made in waiting:
+            yield record, made.result()
 
 
 class _Details:
@@ -90,9 +136,6 @@ class _Details:
         self.inline: dict[str, str] = {}
         self.outside = False
         self._size = 0
-        with suppress(OSError):  # of an earlier report of another size
-            for old in folder.glob("*.js"):
-                old.unlink()
 
     def add(self, prompt: str, fragment: str) -> None:
         """Keep the HTML of a prompt."""
@@ -113,6 +156,15 @@ class _Details:
         except OSError as error:
             raise cannot_write(path, error) from error
 
+    def clear_away(self, kept: set[str]) -> None:
+        """Remove the details of an earlier report that belong to none of these prompts."""
+        with suppress(OSError):
+            for old in self.folder.glob("*.js"):
+                if re.fullmatch("[0-9a-f]{16}", old.stem) and old.stem not in kept:
+                    old.unlink()
+            if not kept:
+                self.folder.rmdir()
+
 
 class _Facts:
     """What the head and the foot of the page say, gathered record by record."""
@@ -123,18 +175,22 @@ class _Facts:
         self.states: Counter[str] = Counter()
         self.labels: dict[str, None] = {}
         self.failed = 0
+        self.screened_out = 0
         self.seconds = 0.0
+        self.evaluations = 0
         self.last: BatchRecord | None = None
 
     def add(self, record: BatchRecord) -> None:
         """Take in one record."""
         self.seconds += sum(record.timings.seconds.values())
+        self.evaluations += sum(record.evaluations.values())
         if record.listed.label is not None:
             self.labels[record.listed.label] = None
         if record.error is not None:
             self.failed += 1
             return
         self.last = record
+        self.screened_out += record.screened_out
         self.verdicts[record.verdict.state] += 1
         self.states.update(seed.state for seed in record.seeds)
 
@@ -150,20 +206,20 @@ class _Facts:
         return [(word, counts[word], intervals[word]) for word in ORDER]
 
 
-def _calibration(record: BatchRecord) -> Calibration | None:
-    """The calibration that a record rests on, if its file is still there as it was."""
+def _bands(record: BatchRecord) -> Bands:
+    """The bands of the calibration that a record rests on, if its file is still there as it was."""
     asked = record.settings.asked.get("calibration")
-    if record.calibration is None or not isinstance(asked, str):
-        return None
+    if record.calibration is None or not record.curvature or not isinstance(asked, str):
+        return {}
     return _unchanged(Path(asked), record.calibration.sha256)
 
 
 @cache
-def _unchanged(path: Path, sha256: str) -> Calibration | None:
+def _unchanged(path: Path, sha256: str) -> Bands:
     with suppress(OSError, AuditError):
         if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return load(path)
-    return None
+            return bands_of(load(path))
+    return {}
 
 
 def _page(
@@ -245,6 +301,13 @@ def _settings(facts: _Facts) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             values = part.model_dump(mode="json", exclude={"asked"})
             yield title, [(k.replace("_", " "), _value(v)) for k, v in values.items()]
     yield "Versions", list(last.versions.items())
+    yield (
+        "Work",
+        [
+            ("all stages of all prompts", duration(facts.seconds)),
+            ("network evaluations", f"{facts.evaluations:,}"),
+        ],
+    )
 
 
 def _value(value: Any) -> str:
@@ -252,6 +315,8 @@ def _value(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return " × ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -271,6 +336,8 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["printable"] = printable
+    environment.filters["duplicated"] = duplicated
+    environment.filters["memorized"] = memorized
     environment.filters["signed"] = lambda share: f"{share:+.0%}"
     environment.filters["percent"] = lambda share: f"{share:.0%}"
     return environment

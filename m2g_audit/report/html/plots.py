@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _INK, _FAINT, _LINE = "#22262b", "#737a83", "#e6e8eb"
 _POINTS = 200
-_NUMBERED = 32
+_LARGE, _NUMBERED = 16, 32
 _STYLES = ("-", "--", ":", "-.")
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -44,6 +45,43 @@ _UNITS = {
 }
 
 
+_State = Literal["memorized", "spurious", "generalized"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Spectra of a calibration's samples in one state: mean and sd [q] of their quantiles `at`."""
+
+    at: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+
+
+Bands = Mapping[_State, Band]
+
+
+def bands_of(calibration: Calibration) -> Bands:
+    """Return the band of each state whose spectra a calibration has, over all its models.
+
+    Models are weighted by their samples; the variance is that within models and between them.
+    """
+    parts = defaultdict(list)
+    for model in calibration.trained:
+        for facts in model.distances[0].states:
+            if facts.spectrum is not None:
+                parts[facts.state].append(facts.spectrum)
+    found: dict[_State, Band] = {}
+    for state, some in parts.items():
+        alike = [part for part in some if part.at == some[0].at]
+        weight = np.array([part.samples for part in alike], dtype=float)
+        means = np.array([part.mean for part in alike])
+        mean = np.average(means, axis=0, weights=weight)
+        square = np.array([part.sd for part in alike]) ** 2 + (means - mean) ** 2
+        sd = np.sqrt(np.average(square, axis=0, weights=weight))
+        found[state] = Band(np.array(some[0].at), mean, sd)
+    return found
+
+
 def matrix_figure(record: AuditRecord, folder: Path) -> bytes | None:
     """Return the distances between a prompt's generations as SVG; None where there are none.
 
@@ -59,13 +97,10 @@ def matrix_figure(record: AuditRecord, folder: Path) -> bytes | None:
     return _drawn((3.9, 3.3), lambda figure: _draw_matrix(figure, record, arranged, groups))
 
 
-def spectrum_figure(
-    record: AuditRecord, folder: Path, calibration: Calibration | None
-) -> bytes | None:
+def spectrum_figure(record: AuditRecord, folder: Path, bands: Bands) -> bytes | None:
     """Return the spectra of a prompt as SVG, over a calibration's bands or a point mass's curve.
 
-    None where no spectrum was measured, or none can be read. Bands: mean and standard deviation of
-    the calibration's samples of each state.
+    None where no spectrum was measured, or none can be read.
     """
     from m2g_audit.errors import OutputError
     from m2g_audit.report.spectrum import singular_values
@@ -78,7 +113,7 @@ def spectrum_figure(
             continue
     if not curves:
         return None
-    return _drawn((4.9, 3.3), lambda figure: _draw_spectra(figure, curves, calibration))
+    return _drawn((4.9, 3.3), lambda figure: _draw_spectra(figure, curves, bands))
 
 
 def _drawn(size: tuple[float, float], draw: Any) -> bytes:
@@ -122,41 +157,44 @@ def _draw_matrix(
     limit = None if record.thresholds is None else record.thresholds.delta_s
     finite = arranged[np.isfinite(arranged)]
     top = 2 * limit if limit else float(finite.max(initial=1.0))
-    # Places are given: to have them computed takes most of the time of a page.
-    axes = figure.add_axes((0.09, 0.13, 0.7, 0.83))
-    shown = np.where(np.isfinite(arranged), arranged, np.nan)
-    image = axes.imshow(shown, cmap=colours.with_extremes(bad="#ffffff"), vmin=0, vmax=top)
-    ends = np.cumsum([len(group) for group in groups])[:-1] - 0.5
-    for end in ends:
-        axes.axhline(end, color="white", lw=1.6)
-        axes.axvline(end, color="white", lw=1.6)
     order = [i for group in groups for i in group]
-    axes.tick_params(length=0, labelsize=8 if len(order) <= 16 else 6)
-    ticks = range(len(order)) if len(order) <= _NUMBERED else []
-    axes.set_xticks(ticks, [str(order[i]) for i in ticks])
-    axes.set_yticks(ticks, [str(order[i]) for i in ticks])
-    axes.set_xlabel("seed")
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, cax=figure.add_axes((0.82, 0.22, 0.03, 0.65)), extend="max")
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.set_label(f"distance ({record.settings.metric})")
-    if limit:
-        bar.set_ticks([0, limit, top], labels=["0", f"δs {limit:.3g}", f"{top:.3g}"])
+    n = len(order)
+    # Places are given, and there are no ticks: to have them computed takes most of a page's time.
+    axes = figure.add_axes((0.09, 0.03, 0.7, 0.86))
+    axes.set_axis_off()
+    shown = np.where(np.isfinite(arranged), arranged, np.nan)
+    axes.imshow(shown, cmap=colours.with_extremes(bad="#ffffff"), vmin=0, vmax=top)
+    ends = np.cumsum([len(group) for group in groups])[:-1] - 0.5
+    axes.vlines(ends, -0.5, n - 0.5, color="white", lw=1.6)
+    axes.hlines(ends, -0.5, n - 0.5, color="white", lw=1.6)
+    size = 8 if n <= _LARGE else 6
+    for place, seed in enumerate(order if n <= _NUMBERED else []):
+        left, above = (-0.5 - 0.012 * n, place), (place, -0.5 - 0.012 * n)
+        axes.text(*left, str(seed), size=size, color=_FAINT, ha="right", va="center")
+        axes.text(*above, str(seed), size=size, color=_FAINT, ha="center", va="bottom")
+    axes.text(-0.5 - 0.012 * n, -0.5 - 0.012 * n, "seed", size=8, color=_FAINT, ha="right")
+    bar = figure.add_axes((0.815, 0.2, 0.03, 0.52))
+    bar.set_axis_off()
+    gradient = np.linspace(0, top, 64)[:, None]
+    bar.imshow(gradient, cmap=colours, extent=(0, 1, 0, top), aspect="auto", origin="lower")
+    marks = {0.0: "0", top: f"{top:.3g}"} | ({limit: f"δs {limit:.3g}"} if limit else {})
+    for value, label in marks.items():
+        bar.text(1.4, value, label, size=8, color=_FAINT, va="center")
+    bar.text(0, 1.08 * top, record.settings.metric, size=8, color=_FAINT)
 
 
 # -- spectra
 
 _Curves = Sequence[tuple[CurvatureRecord, NDArray[np.float64]]]
-_State = Literal["memorized", "spurious", "generalized"]
 
 
-def _draw_spectra(figure: Figure, curves: _Curves, calibration: Calibration | None) -> None:
+def _draw_spectra(figure: Figure, curves: _Curves, bands: Bands) -> None:
     axes = figure.add_axes((0.1, 0.13, 0.88, 0.84))
     first, values = curves[0]
     tops = [1.0]
-    if calibration is not None and first.kind == calibration.spectrum:
-        tops += _draw_bands(axes, calibration)
-    else:
+    for state, band in bands.items():
+        tops.append(_draw_band(axes, state, band))
+    if not bands:
         share, one = _thinned(_point_mass(first.kind, len(values)))
         axes.plot(share, one, color="#9aa1a9", lw=1, ls=(0, (4, 3)), label="a single picture")
     drawn: dict[str, int] = {}
@@ -185,44 +223,14 @@ def _point_mass(kind: Literal["jacobian", "paper"], N: int) -> NDArray[np.float6
     return point_mass_curve(kind, N)
 
 
-def _draw_bands(axes: Axes, calibration: Calibration) -> list[float]:
-    """Draw, for each state, mean and standard deviation over the calibration's samples."""
-    tops = []
-    for state, (at, mean, sd) in bands(calibration).items():
-        colour = STATE_COLOURS[state]
-        axes.fill_between(
-            1 - at,
-            mean - sd,
-            mean + sd,
-            color=colour,
-            alpha=0.16,
-            lw=0,
-            label=f"calibration, {state}",
-        )
-        tops.append(float((mean + sd).max()))
-    return tops
-
-
-def bands(calibration: Calibration) -> dict[_State, tuple[NDArray, NDArray, NDArray]]:
-    """Return, by state, quantiles' places, and mean and sd over all samples of all models.
-
-    Models are weighted by their samples; the variance is that within models and between them.
-    """
-    parts = defaultdict(list)
-    for model in calibration.trained:
-        for facts in model.distances[0].states:
-            if facts.spectrum is not None:
-                parts[facts.state].append(facts.spectrum)
-    found: dict[_State, tuple[NDArray, NDArray, NDArray]] = {}
-    for state, some in parts.items():
-        alike = [part for part in some if part.at == some[0].at]
-        weight = np.array([part.samples for part in alike], dtype=float)
-        means = np.array([part.mean for part in alike])
-        mean = np.average(means, axis=0, weights=weight)
-        square = np.array([part.sd for part in alike]) ** 2 + (means - mean) ** 2
-        sd = np.sqrt(np.average(square, axis=0, weights=weight))
-        found[state] = (np.array(some[0].at), mean, sd)
-    return found
+def _draw_band(axes: Axes, state: _State, band: Band) -> float:
+    """Draw mean and standard deviation of a state; return the largest value drawn."""
+    colour = STATE_COLOURS[state]
+    low, high = np.maximum(band.mean - band.sd, 0), band.mean + band.sd
+    label = f"calibration, {state}"
+    axes.fill_between(1 - band.at, low, high, color=colour, alpha=0.16, lw=0, label=label)
+    axes.plot(1 - band.at, band.mean, color=colour, alpha=0.4, lw=0.8)
+    return float(high.max())
 
 
 def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

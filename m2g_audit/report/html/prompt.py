@@ -11,13 +11,12 @@ from typing import Any
 from pydantic import JsonValue
 
 from m2g_audit.batch_directory import BatchRecord
-from m2g_audit.calibration import Calibration
-from m2g_audit.gate import badness, severity
+from m2g_audit.gate import badness
 from m2g_audit.printable import printable
-from m2g_audit.records import AuditRecord, NearestReference, SeedRecord, Settings, StateWord
-from m2g_audit.report.groups import grouped
+from m2g_audit.records import AuditRecord, NearestReference, SeedRecord, StateWord
+from m2g_audit.report.groups import Group, grouped
 from m2g_audit.report.html.pictures import ICON, THUMBNAIL, data_uri, thumbnail
-from m2g_audit.report.html.plots import matrix_figure, spectrum_figure
+from m2g_audit.report.html.plots import Bands, matrix_figure, spectrum_figure
 
 _SHARES: tuple[StateWord, ...] = ("memorized", "spurious", "attractor", "generalized")
 _SHOWN_PROMPT = 400
@@ -57,8 +56,8 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
         "index": record.listed.index,
         "prompt": printable(record.prompt, _SHOWN_PROMPT),
         "verdict": "failed" if failed else record.verdict.state,
-        "severity": -1 if failed else int(severity(record)),
         "badness": list(badness(record)),
+        "early": record.screening and record.screening.stopped_at,
         "share": [1 - new.estimate, 1 - new.high, 1 - new.low] if new and measured else None,
         "mass": max((a.mass.estimate for a in record.attractors), default=None),
         "reference": min(nearest, default=None),
@@ -82,15 +81,13 @@ def _icon(record: AuditRecord, folder: Path, redact: bool) -> str | None:
     return thumbnail(folder / record.seeds[shown].image, ICON, redact=redact)
 
 
-def detail(
-    record: BatchRecord, folder: Path, calibration: Calibration | None, *, redact: bool
-) -> dict[str, Any]:
+def detail(record: BatchRecord, folder: Path, bands: Bands, *, redact: bool) -> dict[str, Any]:
     """Return what the template of one prompt needs; `folder` holds the prompt's files."""
     matrix, spectrum = (
         None if figure is None else data_uri(figure, "image/svg+xml")
         for figure in (
             matrix_figure(record, folder),
-            spectrum_figure(record, folder, calibration),
+            spectrum_figure(record, folder, bands),
         )
     )
     shares = record.verdict.fractions
@@ -102,9 +99,9 @@ def detail(
         "groups": picture_groups(record, folder, redact=redact),
         "matrix": matrix,
         "spectrum": spectrum,
-        "banded": calibration is not None,
+        "banded": bool(bands),
         "listed": {key: _text(value) for key, value in record.listed.extra.items()},
-        "command": command(record.prompt, record.settings),
+        "command": command(record),
     }
 
 
@@ -127,15 +124,16 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
             seen[path] = thumbnail(path, THUMBNAIL, redact=redact) if name else None
         return seen[path]
 
-    def generation(seed: SeedRecord) -> Picture:
+    def generation(seed: SeedRecord, of: Group) -> Picture:
+        other = "" if seed.state == of.state else f", {seed.state}"
         about = f"torch.Generator seed {seed.generator_seed}"
         if seed.nearest_sample is not None:
             near = seed.nearest_sample
             about += f"; nearest: seed {near.index} at {near.distance:.3g}"
-        return Picture(load(seed.image), f"seed {seed.index}", about, seed.state)
+        return Picture(load(seed.image), f"seed {seed.index}{other}", about, seed.state)
 
     def reference(nearest: NearestReference, of: str) -> Picture:
-        title = f"reference{of}, at {nearest.distance:.3g}"
+        title = f"nearest reference{of}, at {nearest.distance:.3g}"
         return Picture(load(nearest.image), title, printable(nearest.name, 120))
 
     groups = []
@@ -148,7 +146,7 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
                 if seed.nearest_reference is not None
             ]
         about = _basin(record, group.seeds[0])
-        pictures = [generation(seed) for seed in group.seeds]
+        pictures = [generation(seed, group) for seed in group.seeds]
         groups.append(PictureGroup(group.title, group.state, about, pictures, matches))
     return groups
 
@@ -167,10 +165,16 @@ def _basin(record: AuditRecord, member: SeedRecord) -> str:
     )
 
 
-def command(prompt: str, settings: Settings) -> str:
-    """Return the shell command that audits a prompt with the settings of a record."""
-    words = ["m2g-audit", "prompt", *_options(settings.asked), "--"]
-    return f"{shlex.join(words)} {_quoted(prompt)}"
+def command(record: AuditRecord) -> str:
+    """Return the shell command that audits a record's prompt again.
+
+    For a prompt that was screened out, with the seeds that it got.
+    """
+    asked = {**record.settings.asked, "screen": None}
+    if record.screening is not None and record.screening.stopped_at is not None:
+        asked["seeds"] = record.screening.stopped_at
+    words = ["m2g-audit", "prompt", *_options(asked), "--"]
+    return f"{shlex.join(words)} {_quoted(record.prompt)}"
 
 
 def _quoted(prompt: str) -> str:

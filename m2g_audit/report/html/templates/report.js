@@ -9,7 +9,8 @@
   const byId = new Map(rows.map((row) => [row.id, row]));
   const files = document.body.dataset.files;
   const labelled = get("label") !== null;
-  const state = { query: "", words: new Set(), label: "", key: "rank", down: false, shown: PAGE };
+  const referenced = rows.some((row) => row.reference !== null);
+  const state = { query: "", words: new Set(), label: null, key: "rank", down: false, shown: PAGE };
   let found = rows;
   let scrolled = 0;
   let open = null;
@@ -34,6 +35,8 @@
     label: (row) => row.label,
   };
 
+  const inOrder = (a, b) => a.localeCompare(b, "en", { numeric: true });
+
   // What a first click on a heading shows first is the worst.
   const FIRST_DOWN = new Set(["share", "mass"]);
 
@@ -42,7 +45,7 @@
     if (x === y) return a.rank - b.rank;
     if (x === null) return 1;
     if (y === null) return -1;
-    const sign = typeof x === "string" ? x.localeCompare(y) : x - y;
+    const sign = typeof x === "string" ? inOrder(x, y) : x - y;
     return state.down ? -sign : sign;
   };
 
@@ -51,7 +54,7 @@
     found = rows.filter(
       (row) =>
         (!state.words.size || state.words.has(row.verdict)) &&
-        (!state.label || row.label === state.label) &&
+        (state.label === null || row.label === state.label) &&
         (!query || row.prompt.toLowerCase().includes(query)),
     );
     found.sort(order);
@@ -83,6 +86,7 @@
     }
     const word = make("td", "word");
     word.append(make("span", `chip ${row.verdict}`, row.verdict));
+    if (row.early !== null) word.append(" ", make("span", "faint", `${row.early} seeds`));
     const prompt = make("td", "prompt");
     const link = make("a", "", row.prompt);
     link.href = `#${row.id}`;
@@ -96,7 +100,8 @@
     }
     const mass = make("td", "number mass", row.mass === null ? "–" : percent(row.mass));
     const reference = make("td", "number reference", row.reference === null ? "–" : String(Number(row.reference.toPrecision(3))));
-    line.append(icon, word, prompt, share, mass, reference);
+    line.append(icon, word, prompt, share, mass);
+    if (referenced) line.append(reference);
     if (labelled) line.append(make("td", "label", row.label === null ? "" : row.label));
     return line;
   };
@@ -164,12 +169,15 @@
     const id = location.hash.slice(1);
     const row = byId.get(id);
     if (open === null) scrolled = window.scrollY;
+    const left = open;
     open = row ? id : null;
     get("list").hidden = get("head").hidden = Boolean(row);
     get("one").hidden = !row;
     if (!row) {
       get("detail").replaceChildren();
       window.scrollTo(0, scrolled);
+      const link = left && document.querySelector(`#rows a[href="#${left}"]`);
+      if (link) link.focus({ preventScroll: true });
       return;
     }
     const place = found.indexOf(row);
@@ -182,10 +190,12 @@
 
   // -- CSV
 
-  // A spreadsheet runs cells that begin so, also after white space.
+  // A spreadsheet runs cells that begin so, also after white space; one that takes other signs for
+  // separators sees a cell begin within the text.
+  const RUN = /(^|[;,|\t\r\n"'])(?=\s*[=+\-@＝＋－＠|%])/g;
   const cell = (content) => {
     const text = content === null || content === undefined ? "" : String(content);
-    const safe = typeof content === "string" && /^\s*[=+\-@＝＋－＠|%]|^[\t\r\n]/.test(text) ? `'${text}` : text;
+    const safe = typeof content === "string" ? text.replace(RUN, "$1'") : text;
     return `"${safe.replaceAll('"', '""')}"`;
   };
 
@@ -220,11 +230,15 @@
     update();
   });
   get("filters").addEventListener("submit", (event) => event.preventDefault());
-  if (labelled)
+  if (labelled) {
+    const labels = [...new Set(rows.map((row) => row.label))].filter((label) => label !== null);
+    for (const label of labels.sort(inOrder)) get("label").append(make("option", "", label));
     get("label").addEventListener("change", (event) => {
-      state.label = event.target.value;
+      const chosen = event.target.selectedIndex;
+      state.label = chosen ? labels[chosen - 1] : null;
       update();
     });
+  }
   for (const button of document.querySelectorAll("[data-sort]"))
     button.addEventListener("click", () => {
       const key = button.dataset.sort;
@@ -239,7 +253,7 @@
   get("csv").addEventListener("click", save);
   window.addEventListener("hashchange", follow);
   document.addEventListener("keydown", (event) => {
-    if (open === null || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (open === null || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const id = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" }[event.key];
     if (id && !get(id).hidden) get(id).click();
   });
@@ -247,6 +261,7 @@
     state.shown = Math.max(state.shown, 1000);
     draw();
   });
+  document.querySelector("th.reference").hidden = !referenced;
   update();
   if (document.body.dataset.prompts === "1" && rows.length) location.replace(`#${rows[0].id}`);
   follow();
