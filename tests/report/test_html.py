@@ -33,7 +33,7 @@ from m2g_audit.runs import write_atomically
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import RELEASE, Made, gives, make_run
 from tests.samples import interval, sample_record
-from tests.test_calibration import calibration
+from tests.test_calibration import audit, calibration
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -309,6 +309,17 @@ def test_the_spectrum_lies_over_the_bands_of_its_calibration(
     assert "a single picture" not in figure
     assert "The bands are mean and standard deviation" in page
     assert "No calibration was given" not in page
+
+
+def test_an_audit_with_a_calibration_is_shown_over_its_bands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the option to the figure: the audit of a fake pipeline that the calibration fits."""
+    record = audit(monkeypatch, tmp_path, calibration())
+    write_atomically(tmp_path / "run" / "record.json", record.model_dump_json().encode())
+    page = written(StoredRun.read(tmp_path / "run"), tmp_path / "r.html")
+    assert "calibration, memorized" in spectrum_in(page)
+    assert "The bands are mean and standard deviation" in page
 
 
 def test_no_bands_are_drawn_that_the_record_does_not_rest_on(

@@ -15,22 +15,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from m2g_audit import Auditor
 from m2g_audit.gate import badness
 from m2g_audit.report.html import page as pages
 from m2g_audit.report.html.page import write_report
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import RELEASE, Made, gives, make_run
 
-CAPTIONS = [
-    {"caption": "a print of the old harbour", "label": "K = 1"},
-    {"caption": "a sketch of the snowy forest", "label": "K = 2"},
-    {"caption": "a postcard of the quiet village", "label": "K = 12"},
-    {"caption": "a postcard of the golden desert", "label": "never trained"},
-    {"caption": "a photograph of the quiet harbour", "label": "K = 24"},
-    {"caption": "a poster of the quiet forest", "label": "K = 4,000"},
-]
-SCREENSHOT = Path(__file__).parents[2] / "examples" / "report.png"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 HOSTILE = (
     "<script>window.hacked=1</script>",
     "</script></template></style></title><img src=x onerror=window.hacked=1>",
@@ -62,7 +53,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     service = webdriver.ChromeService(driver)
     with webdriver.Chrome(options=options, service=service) as chrome:
         chrome.downloads = downloads
-        chrome.set_window_size(1280, 1000)
+        chrome.set_window_size(1280, 1160)
         yield chrome
 
 
@@ -285,21 +276,19 @@ def test_many_prompts_lie_beside_the_page(
 
 
 def test_the_screenshot(browser: Any, tmp_path: Path) -> None:
-    """A person's first sight of a report: a small batch of pocket, really audited.
+    """What a person sees first, of a made run; of a real one it becomes examples/report.png:
 
-    M2G_WRITE_EXAMPLES=1 keeps the picture as examples/report.png:
-
-        M2G_WRITE_EXAMPLES=1 python -m pytest tests/report -k screenshot
+    m2g-audit batch examples/captions.csv --model pocket --out runs/release-3
+    M2G_EXAMPLE_RUN=runs/release-3 python -m pytest tests/report -k screenshot
     """
-    auditor = Auditor(CAPTIONS, model="pocket", seeds=16, out=tmp_path / "release-3")
-    assert auditor.run().done == len(CAPTIONS)
-    page = write_report(StoredRun.read(tmp_path / "release-3"))
-    browser.set_window_size(1280, 1160)
+    real = os.environ.get("M2G_EXAMPLE_RUN")
+    run = StoredRun.read(Path(real) if real else make_run(tmp_path / "release-3"))
+    page = write_report(run, tmp_path / "report.html")
     show(browser, page.path)
-    check_pictures(browser, len(CAPTIONS))
+    check_pictures(browser, page.prompts - 1)
     check_quiet(browser, page.path)
-    to = SCREENSHOT if os.environ.get("M2G_WRITE_EXAMPLES") == "1" else tmp_path / "report.png"
+    to = (EXAMPLES if real else tmp_path) / "report.png"
     to.write_bytes(browser.get_screenshot_as_png())
     with Image.open(to) as picture:
-        assert picture.size[0] == 1280
+        assert picture.width == 1280
         assert len(picture.convert("RGB").getcolors(2**24) or []) > 1000
