@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from m2g_audit.records import (
     AttractorRecord,
     AuditRecord,
+    IntervalRecord,
     NearestReference,
     SeedRecord,
     StateWord,
@@ -55,6 +56,11 @@ def grouped(record: AuditRecord) -> list[Group]:
             count = f"{title}  ·  {len(members)} of {n}"
             groups.append(Group(count, None, members, references=has_reference))
     return groups
+
+
+def is_measured(share: IntervalRecord) -> bool:
+    """Return whether a share was measured: others are [0, 1] or [0, 0] by definition."""
+    return (share.low, share.high) not in ((0.0, 1.0), (0.0, 0.0))
 
 
 def _attractor_title(number: int, attractor: AttractorRecord, n: int) -> str:

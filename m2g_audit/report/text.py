@@ -10,12 +10,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, FastRecord, IntervalRecord
 from m2g_audit.report import Report
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
+from m2g_audit.report.groups import is_measured
 from m2g_audit.runs import RECORD_FILE
 
 _BAR = 24
+_SHOWN_PROMPT = 240
 
 
 def show(report: Report, run_dir: Path, console: Console) -> None:
@@ -30,7 +33,7 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
     """Return the verdict, shares with intervals, evidence and tables of a record."""
     colour = VERDICT_COLOURS[record.verdict.state]
     parts: list[RenderableType] = [
-        Text(record.verdict.summary, style="bold"),
+        Text(printable(record.verdict.summary), style="bold"),
         _heading("How sure"),
         _shares(record),
         _heading("What it rests on"),
@@ -45,7 +48,7 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
     if record.thresholds is not None and not record.thresholds.calibrated:
         title.append(" uncalibrated ", style="yellow")
     subtitle = Text(f"{record.model.id}, {len(record.seeds)} seeds", style="dim")
-    shown = Text(f"“{_shortened(record.prompt)}”", style="italic")
+    shown = Text(f"“{printable(record.prompt, _SHOWN_PROMPT)}”", style="italic")
     return Panel(
         Group(shown, Text(""), *parts),
         title=title,
@@ -65,7 +68,7 @@ def _bullet(text: str, mark: str = "•", style: str = "") -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column()
     grid.add_column()
-    grid.add_row(Text(mark, style=style or "dim"), Text(text, style=style))
+    grid.add_row(Text(mark, style=style or "dim"), Text(printable(text), style=style))
     return grid
 
 
@@ -73,7 +76,7 @@ def _shares(record: AuditRecord) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for share in record.verdict.fractions.items():
         name, interval = share
-        if _is_stated(interval):
+        if is_measured(interval):
             colour = STATE_COLOURS[name]  # type: ignore[index]
             table.add_row(
                 Text(name, style=colour),
@@ -90,11 +93,6 @@ def _shares(record: AuditRecord) -> RenderableType:
         style="dim",
     )
     return Group(table, limit)
-
-
-def _is_stated(interval: IntervalRecord) -> bool:
-    """Whether a share was measured: others are [0, 1] or [0, 0] by definition."""
-    return (interval.low, interval.high) not in ((0.0, 1.0), (0.0, 0.0))
 
 
 def _bar(interval: IntervalRecord, colour: str) -> Text:
@@ -189,8 +187,3 @@ def _ranges(indices: list[int]) -> str:
         parts += [f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run)
         start = i
     return ", ".join(parts)
-
-
-def _shortened(prompt: str, limit: int = 240) -> str:
-    flat = " ".join(prompt.split())
-    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

@@ -93,6 +93,15 @@ def test_the_panel_shows_brackets_of_a_prompt_as_they_are(run: RunDirectory) -> 
     assert "[bold]x[/red] [link=y]" in shown(record, run)
 
 
+def test_nothing_that_others_wrote_steers_the_terminal(run: RunDirectory) -> None:
+    sample = sample_record()
+    verdict = sample.verdict.model_copy(update={"evidence": ["\x1b]0;owned\x07 a file's name"]})
+    changed = sample.model_copy(update={"prompt": "a\x1b[2Jb\u202e", "verdict": verdict})
+    text = shown(changed, run)
+    assert "a�[2Jb�" in text
+    assert not {"\x1b", "\x07", "\u202e"} & {*text}
+
+
 def test_a_run_without_curvature_has_no_spectrum(run: RunDirectory) -> None:
     record = sample_record().model_copy(update={"curvature": [], "attractors": []})
     run.save_record(record)

@@ -173,7 +173,7 @@ class _Facts:
         self.run = run
         self.verdicts: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
-        self.labels: dict[str, None] = {}
+        self.labelled = False
         self.failed = 0
         self.screened_out = 0
         self.seconds = 0.0
@@ -184,8 +184,7 @@ class _Facts:
         """Take in one record."""
         self.seconds += sum(record.timings.seconds.values())
         self.evaluations += sum(record.evaluations.values())
-        if record.listed.label is not None:
-            self.labels[record.listed.label] = None
+        self.labelled |= record.listed.label is not None
         if record.error is not None:
             self.failed += 1
             return

@@ -14,7 +14,7 @@ from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.gate import badness
 from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, NearestReference, SeedRecord, StateWord
-from m2g_audit.report.groups import Group, grouped
+from m2g_audit.report.groups import Group, grouped, is_measured
 from m2g_audit.report.html.pictures import ICON, THUMBNAIL, data_uri, thumbnail
 from m2g_audit.report.html.plots import Bands, matrix_figure, spectrum_figure
 
@@ -53,7 +53,6 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
     nearest = [s.nearest_reference.distance for s in record.seeds if s.nearest_reference]
     found = {
         "id": record.listed.id,
-        "index": record.listed.index,
         "prompt": printable(record.prompt, _SHOWN_PROMPT),
         "verdict": "failed" if failed else record.verdict.state,
         "badness": list(badness(record)),
@@ -95,7 +94,9 @@ def detail(record: BatchRecord, folder: Path, bands: Bands, *, redact: bool) -> 
         "record": record,
         "failed": record.error is not None,
         "uncalibrated": record.thresholds is not None and not record.thresholds.calibrated,
-        "shares": {name: shares[name] for name in _SHARES if _is_stated(shares.get(name))},
+        "shares": {
+            name: shares[name] for name in _SHARES if name in shares and is_measured(shares[name])
+        },
         "groups": picture_groups(record, folder, redact=redact),
         "matrix": matrix,
         "spectrum": spectrum,
@@ -103,11 +104,6 @@ def detail(record: BatchRecord, folder: Path, bands: Bands, *, redact: bool) -> 
         "listed": {key: _text(value) for key, value in record.listed.extra.items()},
         "command": command(record),
     }
-
-
-def _is_stated(interval: Any) -> bool:
-    """Whether a share was measured: others are [0, 1] or [0, 0] by definition."""
-    return interval is not None and (interval.low, interval.high) not in ((0, 1), (0, 0))
 
 
 def _text(value: JsonValue) -> str:
