@@ -72,6 +72,6 @@ def _medians(axes: Axes, lab: Lab, cells: list[Cell]) -> None:
             band(axes, list(there), middle, low, high, group, list(map(len, there.values())))
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("the same: median, middle half", color=INK)
-    title = f"over $K$; a small point: fewer than {FEW} samples"
+    title = f"over $K$; a cross: fewer than {FEW} samples"
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     size_axis(axes, [cell.K for cell in cells])

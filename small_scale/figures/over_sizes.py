@@ -99,7 +99,8 @@ def _legend(axes: Axes, lab: Lab) -> None:
 
     handles, _ = axes.get_legend_handles_labels()
     mark: dict[str, Any] = {"lw": 0, "marker": "o", "color": FAINT}
-    handles.append(Line2D([], [], ms=2.5, label=f"fewer than {FEW} samples", **mark))
+    few = f"fewer than {FEW} samples"
+    handles.append(Line2D([], [], lw=0, marker="x", ms=6, color=FAINT, label=few))
     if other_seeds(lab):
         label = "other training seeds"
         handles.append(Line2D([], [], ms=5, markerfacecolor="white", label=label, **mark))

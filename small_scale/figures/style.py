@@ -31,11 +31,10 @@ COLOURS: dict[str, str] = {
 }
 LABELS = {"training": "training points", FRESH: "pictures never trained on"}
 FEW = 5
-"""Means of fewer samples are drawn smaller."""
+"""Means of fewer samples are drawn as crosses or thin lines."""
 _HEADING = 0.62
 _TICKS = 9
 _NEAR = 0.05
-_SMALL, _LARGE = 5, 20
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,12 @@ def band(
 ) -> None:
     """A line in a group's colour with the region between `low` and `high` shaded.
 
-    `counts`: the samples behind each point; those of fewer than FEW are small.
+    `counts`: the samples behind each point; those of fewer than FEW are crosses.
     """
     colour = COLOURS[group]
     axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
     axes.plot(x, middle, color=colour, lw=1.9, label=label(group))
-    axes.scatter(x, middle, s=_areas(counts or [FEW] * len(x)), color=colour, lw=0, zorder=3)
+    _marks(axes, x, middle, colour, counts, s=20, color=colour, lw=0, zorder=3)
 
 
 def points(
@@ -145,12 +144,22 @@ def points(
     counts: Sequence[int] | None = None,
 ) -> None:
     """Hollow points in a group's colour: other training seeds; `counts` as in `band`."""
-    areas = _areas(counts or [FEW] * len(x))
-    axes.scatter(x, y, s=areas, facecolor="white", edgecolor=COLOURS[group], lw=1.1, zorder=4)
+    colour = COLOURS[group]
+    _marks(axes, x, y, colour, counts, s=26, facecolor="white", edgecolor=colour, lw=1.1, zorder=4)
 
 
-def _areas(counts: Sequence[int]) -> list[int]:
-    return [_SMALL if count < FEW else _LARGE for count in counts]
+def _marks(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float] | FloatArray,
+    colour: str,
+    counts: Sequence[int] | None,
+    **style: Any,
+) -> None:
+    few = np.array([count < FEW for count in counts or [FEW] * len(x)], bool)
+    at = np.array([x, y], float)
+    axes.scatter(at[0, ~few], at[1, ~few], **style)
+    axes.scatter(at[0, few], at[1, few], marker="x", s=34, color=colour, lw=1.6, zorder=4)
 
 
 def label(group: str) -> str:

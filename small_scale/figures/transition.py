@@ -96,7 +96,10 @@ def compared_figure(labs: Sequence[Lab]) -> bytes:
             shown = f"{name}\n{_peak(lab)}" if state is State.SPURIOUS else name
             axes.plot(x, middle, color=colour, lw=1.9, marker="o", ms=3.5, label=shown)
         plain(axes)
-        axes.set_ylim(bottom=0)
+        if state in _MAIN:
+            axes.set_ylim(-0.03, 1.03)
+        else:
+            axes.set_ylim(bottom=0)
         axes.set_ylabel(state.value, color=COLOURS[state], weight="bold")
         _named_beside(axes)
     sizes = sorted({cell.K for lab in labs for cell in first_seed(lab)})
@@ -210,7 +213,7 @@ def _shades(colour: str, count: int) -> list[tuple[float, float, float]]:
     from matplotlib.colors import to_rgb
 
     base = np.array(to_rgb(colour))
-    mixed = np.linspace(0.55, -0.45, count) if count > 1 else np.zeros(1)
+    mixed = np.linspace(0.45, -0.5, count) if count > 1 else np.zeros(1)
     return [
         tuple(base + (1 - base) * share if share > 0 else base * (1 + share))  # type: ignore[misc]
         for share in mixed
