@@ -359,6 +359,17 @@ def test_files_of_others_beside_the_page_are_left_alone(
     assert [path.name for path in folder.iterdir()] == ["jquery.js"]
 
 
+def test_quoted_words_turn_the_direction_of_nothing_else(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [record] = small.records()
+    said = record.verdict.model_copy(update={"summary": "Not “مرحبا”, “<b>\u202e”."})
+    changed = record.model_copy(update={"verdict": said})
+    monkeypatch.setattr(StoredRun, "records", lambda self: iter([changed]))
+    page = written(small, tmp_path / "r.html")
+    assert "Not “<bdi>مرحبا</bdi>”, “<bdi>&lt;b&gt;�</bdi>”." in page
+
+
 def test_what_changed_is_a_section(small: StoredRun, tmp_path: Path) -> None:
     earlier = make_run(tmp_path / "earlier", [Made(RELEASE[3].prompt, gives(f=16))])
     page = written(small, tmp_path / "r.html", against=StoredRun.read(earlier))

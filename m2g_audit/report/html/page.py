@@ -323,6 +323,13 @@ def _template(name: str) -> Any:
     return _environment().get_template(name)
 
 
+def _sentence(text: str) -> Any:
+    """A sentence of ours as HTML, in which what is quoted turns the direction of nothing else."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("“([^”]*)”", r"“<bdi>\1</bdi>”", str(escape(printable(text)))))
+
+
 @cache
 def _environment() -> Any:
     import jinja2
@@ -335,6 +342,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["printable"] = printable
+    environment.filters["sentence"] = _sentence
     environment.filters["duplicated"] = duplicated
     environment.filters["memorized"] = memorized
     environment.filters["signed"] = lambda share: f"{share:+.0%}"
