@@ -24,7 +24,7 @@ from small_scale.figures.style import (
 from small_scale.figures.transition import shares_below
 from small_scale.lab import Cell, Lab
 from small_scale.sheets import load_sheet
-from small_scale.summaries import first_seed
+from small_scale.summaries import first_seed, possible_peaks
 from small_scale.thresholds import Rule
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def histograms_figure(lab: Lab) -> bytes | None:
     if not first_seed(lab):
         return None
     cell = near_peak(lab, first_seed(lab))[0]
-    page = new_page(11.6, 6.6, f"Distances at the peak, K = {cell.K:,}", about(lab))
+    where = "at the peak, " if possible_peaks(lab) else "at "
+    page = new_page(11.6, 6.6, f"Distances {where}K = {cell.K:,}", about(lab))
     parts: Any = page.body.subfigures(1, 2, width_ratios=(2.5, 1))
     left, right = parts
     top, bottom = left.subplots(2, 1, height_ratios=(1.9, 1))
@@ -131,7 +132,7 @@ def _handles() -> list[Artist]:
         made += [
             Patch(color=colour, alpha=_ALPHA, lw=0, label=f"samples to {of}"),
             Patch(edgecolor=colour, facecolor="none", label=fresh),
-            Line2D([], [], color=colour, lw=1.8, label=f"{name} (dashed: 1% of fresh)"),
+            Line2D([], [], color=colour, lw=1.8, label=f"{name} (dashed: 1% of fresh; dotted: by hand)"),
         ]
     return made
 
