@@ -129,10 +129,11 @@ def _handles() -> list[Artist]:
         (_GREY, "S'", "fresh pictures among themselves", r"$\delta_s$"),
         (_OLIVE, "S", "fresh pictures to S", r"$\delta_m$"),
     ):
+        rules = "(dashed: 1% of fresh; dotted: by hand)"
         made += [
             Patch(color=colour, alpha=_ALPHA, lw=0, label=f"samples to {of}"),
             Patch(edgecolor=colour, facecolor="none", label=fresh),
-            Line2D([], [], color=colour, lw=1.8, label=f"{name} (dashed: 1% of fresh; dotted: by hand)"),
+            Line2D([], [], color=colour, lw=1.8, label=f"{name} {rules}"),
         ]
     return made
 
