@@ -1,7 +1,8 @@
 """Many prompts through one model: pictures of several prompts made at once, one record each.
 
-One thread, the caller's, asks the model and nothing else; another writes pictures, compares them
-and writes records, so that the model does not wait for the disk or the metric. A prompt goes
+One thread, the caller's, asks the model and nothing else; another writes pictures and compares
+them, a third writes records, so that neither the model nor a record waits for the disk or the
+metric. A prompt goes
 
     claimed -> its pictures, in batches shared with others -> judged -> its spectra -> its record
 
@@ -189,6 +190,7 @@ class Batch:
     """The audit of the prompts of a list; iterate over `run` for records as they are finished."""
 
     _desk: ThreadPoolExecutor
+    _clerk: ThreadPoolExecutor
 
     def __init__(
         self, setup: Setup, directory: BatchDirectory, entries: Sequence[Entry] | None = None
@@ -248,7 +250,10 @@ class Batch:
         if self._waiting and self._found is None:
             self.gather()
         self.tally.began = time.monotonic()
-        with ThreadPoolExecutor(1, "m2g-desk") as self._desk:
+        with (
+            ThreadPoolExecutor(1, "m2g-desk") as self._desk,
+            ThreadPoolExecutor(1, "m2g-clerk") as self._clerk,
+        ):
             try:
                 while self._waiting or self._in_work or self._others:
                     yield from self._hand_over()
@@ -315,7 +320,7 @@ class Batch:
             work.run = RunDirectory.open(path, job.identity)
             finished = _finished(work.run)
             if finished is not None:  # by a process that died before it wrote the line
-                work.filed = self._desk.submit(self._file, work, finished)
+                work.filed = self._clerk.submit(self._file, work, finished)
                 return work
             work.pictures = Pictures(job, work.run)
         except Exception as error:
@@ -411,7 +416,7 @@ class Batch:
             self._fail(work, error)
             return
         work.let_go_of_pictures()
-        work.filed = self._desk.submit(self._file, work, record)
+        work.filed = self._clerk.submit(self._file, work, record)
 
     def _go_to_next_look(self, work: _InWork) -> None:
         work.looks.popleft()
@@ -426,9 +431,9 @@ class Batch:
             raise known from error  # not this prompt's fault: all share the disk and the options
         work.let_go_of_pictures()
         record = error_record(work.job, work.started, known)
-        work.filed = self._desk.submit(self._file, work, record)
+        work.filed = self._clerk.submit(self._file, work, record)
 
-    # -- the desk's thread
+    # -- the desk's thread, and the clerk's
 
     def _judge(self, work: _InWork) -> Judged:
         for kept in work.kept:

@@ -74,13 +74,14 @@ def severity(record: AuditRecord) -> Severity:
 def badness(record: AuditRecord) -> tuple[float, ...]:
     """Return what prompts are sorted by, the worst having the largest.
 
-    Severity; then the share of samples that are not new, by its lower bound and its estimate; then
-    the mass of the largest attractor.
+    Severity; then the share of samples that are not new; then the mass of the largest attractor;
+    then the lower bound of that share. (By the bound first, a single memorized picture, whose share
+    has one interval more to allow for, would come after a prompt with many attractors.)
     """
     new = record.verdict.fractions.get("generalized")
-    bounds = (0.0, 0.0) if new is None else (1 - new.high, 1 - new.estimate)
+    share, bound = (0.0, 0.0) if new is None else (1 - new.estimate, 1 - new.high)
     largest = max((attractor.mass.estimate for attractor in record.attractors), default=0.0)
-    return (float(severity(record)), *bounds, largest)
+    return (float(severity(record)), share, largest, bound)
 
 
 def is_finding(record: AuditRecord, fail_on: FailOn | None) -> bool:

@@ -124,7 +124,8 @@ def _undecided(f: Findings) -> str:
         unknown = f.wording.unknown_words
         words = ", ".join(f"“{word}”" for word in unknown[:_DESCRIBED_WORDS])
         if len(unknown) > _DESCRIBED_WORDS:
-            words += f" and {len(unknown) - _DESCRIBED_WORDS} more words"
+            more = len(unknown) - _DESCRIBED_WORDS
+            words += f" and {more} more word{'s' if more > 1 else ''}"
         return (
             f"The model was never taught {words}, so its pictures say nothing about this prompt. "
             "`m2g-audit pocket prompts` lists captions that it knows."
