@@ -35,7 +35,7 @@ def calibrate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The sweep's folder.  [default: runs/DATA-PRESET]", show_default=False),
+        typer.Option(help="The sweep's folder.", show_default="runs/DATA-PRESET"),
     ] = None,
     sizes: Annotated[
         str | None,
