@@ -277,9 +277,12 @@ class Fitting:
         """Where its word comes from, in a sentence without a full stop."""
         sizes = sorted(entry.K for entry in self.calibration.trained)
         auroc, transfer = self.transfer.auroc, self.transfer
+        models = f"{len(sizes)} models, K from {sizes[0]:,} to {sizes[-1]:,}"
+        if len(sizes) == 1:
+            models = f"one model of {sizes[0]:,} pictures"
         return (
             f"the calibration of {self.calibration.date} on {self.calibration.data.name} "
-            f"({len(sizes)} models, K from {sizes[0]:,} to {sizes[-1]:,}), tried on "
+            f"({models}), tried on "
             f"{transfer.name}: there the {transfer.readout} of the spectrum told "
             f"{transfer.memorized} memorized from {transfer.spurious} spurious samples with AUROC "
             f"{auroc.estimate:.2f} ({auroc.low:.2f} to {auroc.high:.2f})"

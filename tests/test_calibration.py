@@ -408,3 +408,12 @@ def test_the_content_of_a_calibration_makes_another_run(
     assert identities[0] != identities[1]
     assert "calibration" not in without
     assert {**without, "calibration": identities[0]["calibration"]} == identities[0]
+
+
+def test_the_calibration_of_pocket_fits_pocket() -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket_calibration.json"
+    setup = requests.set_up(Request("", model="pocket", reference="none", calibration=path))
+    assert setup.calibration is not None
+    assert setup.calibration.transfer.tells
+    assert setup.calibration.transfer.sha256 == setup.pipeline.identity.sha256
+    assert "(one model of 31,454 pictures)" in setup.calibration.source
