@@ -1,7 +1,7 @@
 """Is a batch that was killed again and again the batch that nobody disturbed?
 
 200 prompts (all captions of pocket, and new ones of its words) are audited twice by
-`m2g-audit batch`: once to the end, and once in a process that is killed (SIGKILL) ten times, at
+`m2g-audit batch` without a reference: once to the end, and once in a process that is killed (SIGKILL) ten times, at
 moments drawn over the time that the first took, and then left to end. Compared are all records but
 their timings, and all pictures.
 
@@ -55,7 +55,8 @@ def measure(room: Path, prompts: int, seeds: int, kills: int, spectrum: str) -> 
         text for words in product(MEDIA, MOODS, PLACES) if (text := compose(*words)) not in texts
     ]
     (room / "prompts.txt").write_text("\n".join(texts[:prompts]) + "\n")
-    options = ("--model", POCKET, "--seeds", str(seeds), "--spectrum", spectrum, "--yes")
+    fixed = ("--model", POCKET, "--reference", "none", "--yes")
+    options = (*fixed, "--seeds", str(seeds), "--spectrum", spectrum)
 
     def command(out: Path) -> list[str]:
         return program("batch", str(room / "prompts.txt"), *options, "--out", str(out))
