@@ -1,9 +1,9 @@
 """Is a batch that was killed again and again the batch that nobody disturbed?
 
 200 prompts (all captions of pocket, and new ones of its words) are audited twice by
-`m2g-audit batch` without a reference: once to the end, and once in a process that is killed (SIGKILL) ten times, at
-moments drawn over the time that the first took, and then left to end. Compared are all records but
-their timings, and all pictures.
+`m2g-audit batch`, without a reference: once to the end, and once in a process that is killed
+(SIGKILL) ten times, at moments drawn over the time that the first took, and then left to end.
+Compared are all records but their timings, and all pictures.
 
     python benchmarks/batch_killed.py              # some ten minutes on two cores
 """
