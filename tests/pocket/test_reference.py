@@ -11,6 +11,7 @@ from m2g_audit.errors import ModelError
 from m2g_audit.pocket import reference
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.reference import (
+    BLOCKS,
     BOUNDED_METRICS,
     INDEX_FILE,
     TrainingPictures,
@@ -85,7 +86,7 @@ def test_pictures_and_names_are_in_one_order(pictures: TrainingPictures) -> None
 
 
 def test_an_index_of_another_world_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / INDEX_FILE, np.zeros((3, 48), np.uint8))
+    np.save(tmp_path / INDEX_FILE, np.zeros((3, 3 * BLOCKS**2), np.uint8))
     with pytest.raises(ModelError, match="other weights"):
         load_index(tmp_path)
     with pytest.raises(ModelError, match="Install the package again"):
