@@ -22,6 +22,8 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+import torch
+
 from m2g_audit.audit import (
     Judged,
     Yardstick,
@@ -250,10 +252,7 @@ class Batch:
         if self._waiting and self._found is None:
             self.gather()
         self.tally.began = time.monotonic()
-        with (
-            ThreadPoolExecutor(1, "m2g-desk") as self._desk,
-            ThreadPoolExecutor(1, "m2g-clerk") as self._clerk,
-        ):
+        with _helper("m2g-desk") as self._desk, _helper("m2g-clerk") as self._clerk:
             try:
                 while self._waiting or self._in_work or self._others:
                     yield from self._hand_over()
@@ -490,6 +489,15 @@ class Batch:
             if work.filed is None or isinstance(work.filed.exception(), Exception):
                 work.claim.release(settled=False)
         self._in_work.clear()
+
+
+def _helper(name: str) -> ThreadPoolExecutor:
+    """Return a thread beside the model's.
+
+    Its tensors use one core: once two threads of a process have OpenMP workers, all of them wait
+    for theirs some four times as long (libgomp no longer spins), the model's too.
+    """
+    return ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def to_batch_record(
