@@ -175,11 +175,10 @@ class _InWork:
         assert step is not None
         return step
 
-    def ask_for_pictures(self) -> bool:
-        """Ask for what the next look still needs; return whether that is anything."""
+    def ask_for_pictures(self) -> None:
+        """Ask for what the next look still needs."""
         assert self.pictures is not None
         self.missing.extend(self.pictures.missing(self.looks[0].seeds))
-        return bool(self.missing)
 
     def let_go_of_pictures(self) -> None:
         """Free memory: what follows needs the record only."""
@@ -327,8 +326,8 @@ class Batch:
             return work
         work.looks.extend(self._looks)
         job.seconds["images"] = 0.0
-        if not work.ask_for_pictures():
-            work.judged = self._desk.submit(self._judge, work)
+        work.ask_for_pictures()
+        self._judge_if_complete(work)
         return work
 
     def _wait_for_others(self) -> None:
@@ -377,8 +376,11 @@ class Batch:
                     work.pictures.add, [index for _, index in places], images[rows], latents[rows]
                 )
             )
-            if not work.missing:
-                work.judged = self._desk.submit(self._judge, work)
+            self._judge_if_complete(work)
+
+    def _judge_if_complete(self, work: _InWork) -> None:
+        if not work.missing:
+            work.judged = self._desk.submit(self._judge, work)
 
     def _next_pairs(self) -> list[tuple[_InWork, int]]:
         """Return the pictures to make at once, taken off their prompts' lists, oldest first."""
@@ -420,8 +422,8 @@ class Batch:
     def _go_to_next_look(self, work: _InWork) -> None:
         work.looks.popleft()
         work.judged = None
-        if not work.ask_for_pictures():
-            work.judged = self._desk.submit(self._judge, work)
+        work.ask_for_pictures()
+        self._judge_if_complete(work)
 
     def _fail(self, work: _InWork, error: BaseException) -> None:
         known = as_audit_error(error)

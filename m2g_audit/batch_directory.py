@@ -40,6 +40,7 @@ from m2g_audit.runs import (
     cannot_write,
     check_writable,
     differences,
+    draft_of,
     is_draft,
     read_json,
     slug,
@@ -229,7 +230,7 @@ class RecordLog:
                 at += len(line)
 
     def _rewrite(self, lines: Iterator[bytes]) -> None:
-        draft = self.path.with_name(f".{RECORDS_FILE}.{os.getpid()}.tmp")
+        draft = draft_of(self.path)
         with draft.open("wb") as file:
             file.writelines(lines)
             file.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import islice
@@ -16,7 +15,7 @@ from m2g_audit.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory
 from m2g_audit.gate import badness, severity
 from m2g_audit.prompt_list import Entry
 from m2g_audit.records import IntervalRecord, ModelRecord, Settings, ThresholdRecord
-from m2g_audit.runs import cannot_write, write_atomically
+from m2g_audit.runs import cannot_write, draft_of, write_atomically
 
 SUMMARY_VERSION = "1.0"
 SHARES = ("memorized", "spurious", "attractor", "generalized")
@@ -183,7 +182,7 @@ def write_results(directory: BatchDirectory) -> None:
     extras = _extra_types(directory.entries)
     schema = pyarrow.schema([*_columns(), *((name, kind) for name, (_, kind) in extras.items())])
     path = directory.path / RESULTS_FILE
-    draft = path.with_name(f".{RESULTS_FILE}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     records = directory.records()
     try:
         with parquet.ParquetWriter(draft, schema, compression="zstd") as writer:

@@ -45,7 +45,7 @@ def default_folder(prompt: str, identity: Mapping[str, Any], parent: Path = Path
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content`: `path` then holds all of it, or what it held before; raises OutputError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -61,8 +61,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def draft_of(path: Path) -> Path:
+    """Return where this process writes what is to replace `path` once it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def is_draft(path: Path) -> bool:
-    """Return whether a file is what a process left that died in `write_atomically`."""
+    """Return whether a file is such a draft, as a process that died while writing leaves one."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
