@@ -17,7 +17,6 @@ from m2g_audit.batch_results import Summary, finish, summarise
 from m2g_audit.gate import FailOn, Outcome, outcome
 from m2g_audit.printable import printable
 from m2g_audit.prompt_list import PromptList, from_python, read_prompts
-from m2g_audit.runs import default_folder
 
 if TYPE_CHECKING:
     from m2g_audit.request import Setup
@@ -80,9 +79,9 @@ class Auditor(JupyterMixin):
     @cached_property
     def directory(self) -> BatchDirectory:
         """Return the batch's folder; UsageError where it holds another batch."""
-        identity = {**self.setup.identity, "prompts": self.prompts.sha256}
-        folder = self.request.out or default_folder(self._name, identity)
-        directory = BatchDirectory.open(folder, self.setup.identity, self.prompts)
+        from m2g_audit.batch import open_directory
+
+        directory = open_directory(self.setup, self.prompts, self._name)
         directory.log.repair()
         return directory
 

@@ -38,10 +38,10 @@ from m2g_audit.errors import NumericsError, OutputError, UsageError, as_audit_er
 from m2g_audit.gate import badness
 from m2g_audit.generations import Pictures, blank
 from m2g_audit.intervals import LEVEL
-from m2g_audit.prompt_list import Entry, Listed
+from m2g_audit.prompt_list import Entry, Listed, PromptList
 from m2g_audit.records import AuditRecord, ScreeningRecord, Wording
 from m2g_audit.request import Job, Progress, Setup, silent
-from m2g_audit.runs import RunDirectory
+from m2g_audit.runs import RunDirectory, default_folder
 from m2g_audit.screening import Look, is_clearly_novel, looks
 
 _POLL_SECONDS = 0.5
@@ -491,6 +491,16 @@ class Batch:
             if work.filed is None or isinstance(work.filed.exception(), Exception):
                 work.claim.release(settled=False)
         self._in_work.clear()
+
+
+def open_directory(setup: Setup, prompts: PromptList, name: str) -> BatchDirectory:
+    """Return the batch's folder, which is named after `name` where the request names none.
+
+    UsageError where it holds another batch, OutputError where it can't be written.
+    """
+    identity = {**setup.identity, "prompts": prompts.sha256}
+    folder = setup.request.out or default_folder(name, identity)
+    return BatchDirectory.open(folder, setup.identity, prompts)
 
 
 def _helper(name: str) -> ThreadPoolExecutor:

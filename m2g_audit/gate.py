@@ -27,6 +27,17 @@ CLEAN, FINDINGS, WRONG_USAGE, INCOMPLETE = 0, 1, 2, 3
 _SHOWN_PROMPT = 200
 
 
+WORST_FIRST = (
+    "memorized",
+    "attractor",
+    "mixed",
+    "spurious",
+    "undecided",
+    "generalized",
+)
+"""Verdicts in the order in which they are counted for people."""
+
+
 class Severity(IntEnum):
     """How bad a prompt may be."""
 

@@ -234,11 +234,10 @@ class _Run:
     def start(self, request: Request, name: str, yes: bool) -> None:
         """Audit what has no verdict yet; raises what stops a run."""
         from m2g_audit import request as requests
-        from m2g_audit.batch import Batch
-        from m2g_audit.batch_directory import BatchDirectory
+        from m2g_audit.batch import Batch, open_directory
         from m2g_audit.cli.batch_progress import watching
         from m2g_audit.cli.progress import progress_on
-        from m2g_audit.runs import check_writable, default_folder
+        from m2g_audit.runs import check_writable
 
         request.check_options()
         check_writable(request.out or Path("runs"))
@@ -247,9 +246,7 @@ class _Run:
         ask_for_download(request, yes, self._console)
         with progress_on(self._console) as progress:
             setup = requests.set_up(request, progress)
-        identity = {**setup.identity, "prompts": self._listed.sha256}
-        folder = request.out or default_folder(name, identity)
-        self._directory = directory = BatchDirectory.open(folder, setup.identity, self._listed)
+        self._directory = directory = open_directory(setup, self._listed, name)
         self._notices += directory.log.repair()
         for notice in self._notices:
             self._print(f"Note: {notice}")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m2g_audit.cli.progress import INTERVAL, is_watched
+from m2g_audit.gate import WORST_FIRST
 from m2g_audit.printable import printable
 from m2g_audit.words import duration
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from m2g_audit.batch import Tally
     from m2g_audit.batch_results import Summary
 
-ORDER = ("memorized", "attractor", "mixed", "spurious", "undecided", "generalized")
 _STYLES = {
     "memorized": "bold red",
     "attractor": "red",
@@ -97,7 +97,7 @@ def _pace(tally: Tally) -> str:
 
 def _found(tally: Tally) -> list[Text]:
     verdicts = {**tally.verdicts, "undecided": tally.verdicts["undecided"] - tally.screened_out}
-    counts = [(state, verdicts.get(state, 0), _STYLES[state]) for state in ORDER]
+    counts = [(state, verdicts.get(state, 0), _STYLES[state]) for state in WORST_FIRST]
     counts.append(("screened out", tally.screened_out, "green"))
     counts.append(("failed", tally.failed, "bold yellow"))
     return [Text(f"{count:,} {word}", style) for word, count, style in counts if count]
@@ -122,7 +122,7 @@ def show(summary: Summary, console: Console) -> None:
     labels = list(summary.labels)
     for label in labels:
         counts.add_column(Text(printable(label, 20)), justify="right")
-    for state in ORDER:
+    for state in WORST_FIRST:
         if state in summary.verdicts:
             of_labels = [str(summary.labels[label].get(state, 0)) for label in labels]
             count = f"{summary.verdicts[state]:,}"

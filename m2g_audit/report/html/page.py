@@ -25,6 +25,7 @@ from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.calibration import load
 from m2g_audit.compare import Change, Comparison, compare
 from m2g_audit.errors import AuditError
+from m2g_audit.gate import WORST_FIRST
 from m2g_audit.intervals import LEVEL, share_intervals
 from m2g_audit.printable import printable
 from m2g_audit.report.changes import duplicated, left_out, memorized, sentence
@@ -38,7 +39,6 @@ from m2g_audit.words import duration
 INLINE_BYTES = 24_000_000
 REPORT_FILE = "report.html"
 REDACTED_FILE = "report-redacted.html"
-ORDER = ("memorized", "attractor", "mixed", "spurious", "undecided", "generalized")
 _AHEAD = 8  # prompts that wait for each process
 
 
@@ -200,9 +200,9 @@ class _Facts:
 
     def shares(self) -> list[tuple[str, int, Any]]:
         """Each verdict with its count and the simultaneous interval of its share of prompts."""
-        counts = {word: self.verdicts[word] for word in ORDER}
+        counts = {word: self.verdicts[word] for word in WORST_FIRST}
         intervals = share_intervals(counts)
-        return [(word, counts[word], intervals[word]) for word in ORDER]
+        return [(word, counts[word], intervals[word]) for word in WORST_FIRST]
 
 
 def _bands(record: BatchRecord) -> Bands:
