@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from m2g_audit.errors import OutputError, UsageError
-from m2g_audit.runs import check_writable, write_atomically
+from m2g_audit.runs import check_writable, is_draft, write_atomically
 from m2g_audit.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.classification import (
@@ -108,7 +108,7 @@ class Lab:
                     f"{folder}`."
                 )
             return cls(folder, settings)
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not all(is_draft(file) for file in folder.iterdir()):
             raise OutputError(
                 f"{folder} has files in it but is no sweep's folder: nothing is written there. "
                 "Choose an empty or a new folder with --out DIR."

@@ -10,6 +10,7 @@ from PIL import Image
 
 from m2g_audit import calibration
 from m2g_audit.errors import OutputError, UsageError
+from m2g_audit.runs import draft_of
 from small_scale.lab import Cell, Lab
 from small_scale.settings import Settings, settings_for
 from small_scale.sweep import STAGES, Sweep
@@ -138,6 +139,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, pictures: Path) -
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(OutputError, match="not the settings of a sweep"):
         Lab.open(tmp_path)
+
+
+def test_a_sweep_killed_while_it_wrote_its_first_file_goes_on(
+    tmp_path: Path, pictures: Path
+) -> None:
+    draft_of(tmp_path / "settings.json").write_text('{"data"')
+    lab = Lab.create(tmp_path, settings(pictures))
+    assert Lab.open(tmp_path).settings == lab.settings
 
 
 def test_thresholds_by_hand_change_states_alone(finished: Lab) -> None:
