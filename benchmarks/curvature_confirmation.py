@@ -14,7 +14,7 @@ Finished captions stay in --work, and an interrupted run goes on from them.
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.truth import SAMPLES, TRUTH_SEED, sample
-from m2g_audit.pocket.truth_table import load_table
+from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.runs import write_atomically
 from m2g_audit.states import State
 
@@ -56,31 +56,47 @@ def main() -> None:
     asked = parser.parse_args()
     table = load_table(asked.folder / "truth.json")
     pipeline = TextToImage.load(asked.folder / "weights")
-    settings = {"model": table.model_sha256, "tolerance": TOLERANCE, "samples": asked.samples}
-    pieces = Pieces(asked.work, settings, (fast_spectrum, krylov, operators, measure))
     seen = {row["caption"] for row in json.loads((RESULTS / "pocket_curvature.json").read_text())}
+    rows = measure_all(pipeline, asked.folder, table, asked.samples, asked.work, without=seen)
+    content = {"rows": rows, "before": sorted(seen), "machine": machine()}
+    write_atomically(RESULTS / f"{NAME}.json", f"{json.dumps(content, indent=0)}\n".encode())
+    text = report(rows, len(seen), table.model_sha256)
+    write_atomically(RESULTS / f"{NAME}.md", text.encode())
+    print(text)
+
+
+def measure_all(
+    pipeline: TextToImage,
+    folder: Path,
+    table: TruthTable,
+    samples: int,
+    work: Path,
+    without: Collection[str] = (),
+) -> list[Result]:
+    """The read-outs of so many samples of each state in captions that have enough of both.
+
+    Finished captions stay in `work`; captions `without` are left out.
+    """
+    settings = {"model": table.model_sha256, "tolerance": TOLERANCE, "samples": samples}
+    pieces = Pieces(work, settings, (fast_spectrum, krylov, operators, measure))
     rows = []
     for number, caption in enumerate(all_captions()):
-        if caption.text in seen:
+        if caption.text in without:
             continue
-        found = sample_states(pipeline, asked.folder, table, number, caption)
+        found = sample_states(pipeline, folder, table, number, caption)
         rng = np.random.default_rng(number)
         chosen = {
-            state: rng.permutation(np.flatnonzero(found == state.value))[: asked.samples]
+            state: rng.permutation(np.flatnonzero(found == state.value))[:samples]
             for state in STATES
         }
         if min(len(chosen[state]) for state in STATES[:2]) < LEAST_SAMPLES:
             continue
         rows += pieces.get(
             caption.text.replace(" ", "-"),
-            lambda: {"rows": measure(pipeline, asked.folder, caption, chosen)},  # noqa: B023
+            lambda: {"rows": measure(pipeline, folder, caption, chosen)},  # noqa: B023
         )["rows"]
         print(caption.text, len(rows), flush=True)
-    content = {"rows": rows, "before": sorted(seen), "machine": machine()}
-    write_atomically(RESULTS / f"{NAME}.json", f"{json.dumps(content, indent=0)}\n".encode())
-    text = report(rows, len(seen), table.model_sha256)
-    write_atomically(RESULTS / f"{NAME}.md", text.encode())
-    print(text)
+    return rows
 
 
 def measure(

@@ -16,6 +16,7 @@ import argparse
 import datetime
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from curvature_confirmation import (
 )
 from diffusers import UNet2DConditionModel
 from pocket_curvature import RESULTS
-from pocket_verdicts import BENCHMARK_SEED, SEEDS, other_fold
+from pocket_verdicts import BENCHMARK_SEED, SEEDS, judged, other_fold
 from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
@@ -58,13 +59,14 @@ from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.records import IntervalRecord
 from m2g_audit.runs import write_atomically
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State, Verdict
+from m2g_audit.states import State, Thresholds, Verdict
 from m2g_audit.versions import versions
 
 SCORE: ScoreKind = "conditional"
 READOUT: Readout = "quantile 0.1"
 SPECTRA = 3  # as many as an audit measures
 NAME = "named_by_curvature"
+CALIBRATION = RESULTS / "pocket_calibration.json"
 WORDS = (Verdict.MEMORIZED, Verdict.SPURIOUS, Verdict.ATTRACTOR)
 
 
@@ -77,30 +79,51 @@ def main() -> None:
     table = load_table(asked.folder / "truth.json")
     pipeline = TextToImage.load(asked.folder / "weights")
     fresh = FreshDistances.load(asked.folder / "samples" / FRESH_FILE, table.metric)
+    samples = json.loads((RESULTS / f"{CONFIRMATION}.json").read_text())["rows"]
+    trained = [caption.text for caption in trained_captions()]
+    rows = name_attractors(
+        pipeline,
+        asked.folder,
+        table,
+        asked.work,
+        lambda caption: fresh.thresholds(other_fold(caption, trained)),
+        lambda caption: threshold_of_others(samples, caption),
+    )
+    write_atomically(RESULTS / f"{NAME}.json", f"{json.dumps(rows, indent=1)}\n".encode())
+    text = report(rows, table.model_sha256)
+    write_atomically(RESULTS / f"{NAME}.md", text.encode())
+    calibration(asked.folder, pipeline, table, samples).save(CALIBRATION)
+    print(text)
+
+
+def name_attractors(
+    pipeline: TextToImage,
+    folder: Path,
+    table: TruthTable,
+    work: Path,
+    thresholds_of: Callable[[Caption], Thresholds],
+    threshold_of: Callable[[Caption], float],
+) -> list[Result]:
+    """The prompts that are `attractor` without a reference, each with its truth and named.
+
+    `thresholds_of` a caption: those of distance; `threshold_of`: that of the read-out. Finished
+    captions stay in `work`.
+    """
     metric = load_metric(table.metric)
     pieces = Pieces(
-        asked.work, {"model": table.model_sha256}, (fast_spectrum, krylov, operators, read_outs)
+        work, {"model": table.model_sha256}, (fast_spectrum, krylov, operators, read_outs)
     )
-    samples = json.loads((RESULTS / f"{CONFIRMATION}.json").read_text())["rows"]
     rows = []
     for number, caption in enumerate(all_captions()):
-        images, latents = sample(pipeline, caption, BENCHMARK_SEED, SEEDS, asked.folder / "samples")
-        thresholds = fresh.thresholds(
-            other_fold(caption, [trained.text for trained in trained_captions()])
-        )
+        images, latents = sample(pipeline, caption, BENCHMARK_SEED, SEEDS, folder / "samples")
+        thresholds = thresholds_of(caption)
         embedded = metric.embed(images)
         failed = is_failed(images / 255)
         assert thresholds.delta_s is not None
         check = find_attractors(
             distances(metric, embedded, embedded), thresholds.delta_s, failed=failed
         )
-        found = states.classify(None, check.nearest, thresholds, failed=failed)
-        word, _ = states.verdict(
-            found,
-            undetected_mass=check.undetected_mass,
-            has_reference=False,
-            n_duplicates=check.n_duplicates.tolist(),
-        )
+        word, found = judged(check, thresholds, failed, None)
         if word is not Verdict.ATTRACTOR:
             continue
         medoids = [attractor.medoid for attractor in check.attractors[:SPECTRA]]
@@ -108,7 +131,7 @@ def main() -> None:
             caption.text.replace(" ", "-"),
             lambda: {"values": read_outs(pipeline, caption, latents, medoids)},  # noqa: B023
         )["values"]
-        threshold = threshold_of_others(samples, caption)
+        threshold = threshold_of(caption)
         shares = table.captions[number].truth
         rows.append(
             {
@@ -121,11 +144,7 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    write_atomically(RESULTS / f"{NAME}.json", f"{json.dumps(rows, indent=1)}\n".encode())
-    text = report(rows, table.model_sha256)
-    write_atomically(RESULTS / f"{NAME}.md", text.encode())
-    calibration(asked.folder, pipeline, table, samples).save(RESULTS / "pocket_calibration.json")
-    print(text)
+    return rows
 
 
 def read_outs(
@@ -230,11 +249,6 @@ def name(
 
 def report(rows: list[Result], model: str) -> str:
     """The result as Markdown."""
-    counts = Counter((row["truth"], row["named"]) for row in rows)
-    truths = [word.value for word in Verdict if any(row["truth"] == word.value for row in rows)]
-    said = [row for row in rows if row["named"] != Verdict.ATTRACTOR.value]
-    right = sum(row["named"] == row["truth"] for row in said)
-    always = sum(row["truth"] == Verdict.MEMORIZED.value for row in said)
     lines = [
         "# Attractors named by curvature, were it trusted",
         "",
@@ -243,22 +257,34 @@ def report(rows: list[Result], model: str) -> str:
         "largest attractors, by the best threshold on the samples of the other captions. "
         f"Weights {model[:12]}.",
         "",
-        "| truth \\ word | " + " | ".join(word.value for word in WORDS) + " |",
-        "| --- |" + " ---: |" * len(WORDS),
-    ]
-    lines += [
-        f"| **{truth}** | " + " | ".join(str(counts[truth, word.value]) for word in WORDS) + " |"
-        for truth in truths
-    ]
-    lines += [
-        "",
-        f"A word for {len(said)} prompts, the truth's for {right} of them. To say memorized of "
-        f"each of these would be right for {always}.",
+        *words_by_truth(rows),
         "",
         f"{in_words(machine())}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def words_by_truth(rows: list[Result]) -> list[str]:
+    """The table of prompts by truth and word, and in a sentence how many words are right."""
+    counts = Counter((row["truth"], row["named"]) for row in rows)
+    truths = [word.value for word in Verdict if any(row["truth"] == word.value for row in rows)]
+    said = [row for row in rows if row["named"] != Verdict.ATTRACTOR.value]
+    right = sum(row["named"] == row["truth"] for row in said)
+    always = sum(row["truth"] == Verdict.MEMORIZED.value for row in said)
+    return [
+        "| truth \\ word | " + " | ".join(word.value for word in WORDS) + " |",
+        "| --- |" + " ---: |" * len(WORDS),
+        *(
+            f"| **{truth}** | "
+            + " | ".join(str(counts[truth, word.value]) for word in WORDS)
+            + " |"
+            for truth in truths
+        ),
+        "",
+        f"A word for {len(said)} prompts, the truth's for {right} of them. To say memorized of "
+        f"each of these would be right for {always}.",
+    ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ counted over 200 subsamples of the truth's own samples.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from m2g_audit import states
 from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
-from m2g_audit.intervals import Interval
+from m2g_audit.intervals import LEVEL, Interval
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
@@ -105,8 +105,8 @@ def audit_all(
         check = _check(pairs, thresholds, failed)
         to_training = np.array(nearest_training(l2, images, pictures, index)[0])
         verdicts = [
-            _verdict(check, thresholds, failed, to_training),
-            _verdict(check, thresholds, failed, None),
+            judged(check, thresholds, failed, to_training)[0],
+            judged(check, thresholds, failed, None)[0],
         ]
         tiled_pairs = distances(tiled, tiled.embed(images), tiled.embed(images))
         tiled_delta = states.low_quantile(tiled_fresh[others].ravel())
@@ -158,12 +158,14 @@ def _check(pairs: np.ndarray, thresholds: Thresholds, failed: np.ndarray) -> Rep
     return find_attractors(pairs, thresholds.delta_s, failed=failed)
 
 
-def _verdict(
+def judged(
     check: RepeatSeedCheck,
     thresholds: Thresholds,
     failed: np.ndarray,
     to_training: np.ndarray | None,
-) -> Verdict:
+    level: float = LEVEL,
+) -> tuple[Verdict, list[State]]:
+    """The verdict on a caption and the states of its samples; `to_training`: None hides S."""
     found = states.classify(
         to_training,
         check.nearest,
@@ -171,13 +173,15 @@ def _verdict(
         reference_complete=to_training is not None,
         failed=failed,
     )
-    return states.verdict(
+    word, _ = states.verdict(
         found,
         undetected_mass=check.undetected_mass,
         has_reference=to_training is not None,
         reference_complete=to_training is not None,
         n_duplicates=check.n_duplicates.tolist(),
-    )[0]
+        level=level,
+    )
+    return word, found
 
 
 def coverage(pipeline: TextToImage, folder: Path, table: TruthTable) -> dict[str, float]:
@@ -295,19 +299,37 @@ def report(audited: Sequence[Audited], covered: dict[str, float], table: TruthTa
     return "\n".join(lines) + "\n"
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Captions whose verdict is the truth's word, `attractor` for it, `undecided`, or another."""
+
+    same: int
+    wider: int
+    undecided: int
+    wrong: int
+
+
+def agreement(pairs: Mapping[tuple[Verdict, Verdict], int]) -> Agreement:
+    """How often verdicts agree with the truth, from the counts of (truth, verdict)."""
+    duplicated = (Verdict.MEMORIZED, Verdict.SPURIOUS, Verdict.MIXED)
+    found = Counter[str]()
+    for (truth, said), count in pairs.items():
+        if said == truth:
+            found["same"] += count
+        elif said == Verdict.ATTRACTOR and truth in duplicated:
+            found["wider"] += count
+        else:
+            found["undecided" if said == Verdict.UNDECIDED else "wrong"] += count
+    return Agreement(found["same"], found["wider"], found["undecided"], found["wrong"])
+
+
 def _confusion(
     title: str, audited: Sequence[Audited], chosen: Callable[[Audited], Verdict]
 ) -> list[str]:
     pairs = Counter((states.label(*_shares(a.truth)), chosen(a)) for a in audited)
     truths = [v for v in Verdict if any(t == v for t, _ in pairs)]
     columns = list(Verdict)
-    same = sum(n for (truth, said), n in pairs.items() if truth == said)
-    duplicated = (Verdict.MEMORIZED, Verdict.SPURIOUS, Verdict.MIXED)
-    wider = sum(
-        n for (t, said), n in pairs.items() if said == Verdict.ATTRACTOR and t in duplicated
-    )
-    undecided = sum(n for (_, said), n in pairs.items() if said == Verdict.UNDECIDED)
-    n = len(audited)
+    n, found = len(audited), agreement(pairs)
     rows = [
         f"| **{truth.value}** | " + " | ".join(str(pairs[truth, c]) for c in columns) + " |"
         for truth in truths
@@ -315,9 +337,10 @@ def _confusion(
     return [
         f"## Verdict {title}",
         "",
-        f"The truth's own word: {same} of {n} ({same / n:.1%}). `attractor`, the wider word for "
-        f"memorized, spurious or mixed: {wider} ({(same + wider) / n:.1%} together). `undecided`: "
-        f"{undecided}. A word that contradicts the truth: {n - same - wider - undecided}.",
+        f"The truth's own word: {found.same} of {n} ({found.same / n:.1%}). `attractor`, the wider "
+        f"word for memorized, spurious or mixed: {found.wider} "
+        f"({(found.same + found.wider) / n:.1%} together). `undecided`: {found.undecided}. A word "
+        f"that contradicts the truth: {found.wrong}.",
         "",
         "| truth \\ verdict | " + " | ".join(c.value for c in columns) + " |",
         "| --- |" + " --- |" * len(columns),

@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from pocket_verdicts import BENCHMARK_SEED, SEEDS, other_fold
+from pocket_verdicts import BENCHMARK_SEED, SEEDS, judged, other_fold
 from resumable import Result, in_words, machine
 
 from m2g_audit import states
@@ -155,25 +155,9 @@ def _words(
     delta_s = thresholds.delta_s
     assert delta_s is not None
     check = find_attractors(pairs, delta_s, failed=failed, level=level)
-
-    def word(known: bool) -> Verdict:
-        given = states.classify(
-            matches if known else None,
-            check.nearest,
-            thresholds,
-            reference_complete=known,
-            failed=failed,
-        )
-        return states.verdict(
-            given,
-            undetected_mass=check.undetected_mass,
-            has_reference=known,
-            reference_complete=known,
-            n_duplicates=check.n_duplicates.tolist(),
-            level=level,
-        )[0]
-
-    return word(True), word(False)
+    with_s, _ = judged(check, thresholds, failed, matches, level)
+    without, _ = judged(check, thresholds, failed, None, level)
+    return with_s, without
 
 
 def _nearness(
