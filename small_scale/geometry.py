@@ -21,6 +21,7 @@ from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import UnconditionalModel
 from m2g_audit.similarity.base import Metric
 from m2g_audit.states import State
+from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import GROUPS, Cell, Lab, chosen
 from small_scale.mixture import mixtures
 from small_scale.pictures import Pictures, as_input, in_colour, to_levels
@@ -31,6 +32,8 @@ OnProgress = Callable[[int, int], None]
 
 _SEED = 34
 MOST_MIXTURES = 1000
+BLOCK = 16
+"""How many samples are measured before they are kept: what a kill costs at most."""
 
 
 class Measurements:
@@ -95,7 +98,9 @@ class Measurements:
                 "evaluations": np.array([each.evaluations for each in found]),
             }
 
-        made = self._each_group(settings.basin_images, "basin", measure, on_progress)
+        made = self._each_group(
+            settings.basin_images, "basin", measure, on_progress, delta_d=delta_d
+        )
         return made | {"delta_d": np.array(delta_d)}
 
     def spectra(self, on_progress: OnProgress) -> Arrays:
@@ -173,7 +178,9 @@ class Measurements:
             found = mixtures(images, training)
             return {"distance": found.distance, "nearest": found.nearest}
 
-        made = self._each_group(MOST_MIXTURES, "mixture", measure, on_progress, training=False)
+        made = self._each_group(
+            MOST_MIXTURES, "mixture", measure, on_progress, training=False, block=MOST_MIXTURES
+        )
         fresh = measure(self._pictures.fresh[:MOST_MIXTURES], [], on_progress)
         return (
             made | {f"fresh/{name}": values for name, values in fresh.items()} | {"K": np.array(K)}
@@ -192,13 +199,29 @@ class Measurements:
         on_progress: OnProgress,
         *,
         training: bool = True,
+        block: int = BLOCK,
+        **asked: float,
     ) -> Arrays:
+        """All groups, block by block; `asked`: what the numbers rest on beside the settings."""
         groups = self._groups(most, training=training)
         made: Arrays = {}
         for i, (group, (rows, images)) in enumerate(groups.items()):
-            seeds = [seed_for(_SEED, f"{what} {group} {self._cell}", int(row)) for row in rows]
-            found = measure(images, seeds, partial(_part, on_progress, i, len(groups)))
-            made |= {f"{group}/{name}": values for name, values in found.items()}
+            parts = []
+            for start in range(0, len(rows), block):
+                some = rows[start : start + block]
+                seeds = [seed_for(_SEED, f"{what} {group} {self._cell}", int(row)) for row in some]
+                share = len(some) / len(rows)
+                report = partial(_part, on_progress, i + start / len(rows), share, len(groups))
+                path = self._lab.geometry_part(
+                    self._cell, what, {"group": group, "rows": some.tolist(), **asked}
+                )
+                if not path.exists():
+                    save_arrays(path, measure(images[start : start + block], seeds, report))
+                parts.append(load_arrays(path))
+            made |= {
+                f"{group}/{name}": np.concatenate([part[name] for part in parts])
+                for name in parts[0]
+            }
             made[f"{group}/rows"] = rows
         on_progress(1000 * len(groups), 1000 * len(groups))
         return made
@@ -227,6 +250,6 @@ def picture_distance(metric: Metric) -> Distance:
     return distance
 
 
-def _part(report: OnProgress, at: int, parts: int, done: int, total: int) -> None:
-    # One bar for all groups of a measurement.
-    report(round(1000 * (at + done / max(1, total))), 1000 * parts)
+def _part(report: OnProgress, at: float, share: float, groups: int, done: int, total: int) -> None:
+    # One bar for all groups of a measurement; `at` and `share` are in groups.
+    report(round(1000 * (at + share * done / max(1, total))), 1000 * groups)

@@ -4,7 +4,8 @@ settings.json, data.json           the sweep (identity), and the pictures that i
 models/K000064-seed0/model/        the trained network, a DDPM pipeline of diffusers; log.jsonl
 synthetic/K000064-seed0/*.npz      S', images uint8 [n, c, h, w]
 neighbours/K000064-seed0.npz       distances (small_scale.classification.Neighbours)
-geometry/K000064-seed0/*.npz       basin, spectra, energy, mixture (small_scale.geometry)
+geometry/K000064-seed0/*.npz       basin, spectra, energy, mixture (small_scale.geometry);
+                                   unfinished ones in a folder of their name
 sheets/K000064-seed0.npz           the pictures that figures show (small_scale.sheets)
 tables/*.csv, figures/*.png, calibration.json
 """
@@ -12,6 +13,7 @@ tables/*.csv, figures/*.png, calibration.json
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from m2g_audit.errors import OutputError, UsageError
-from m2g_audit.runs import check_writable, is_draft, write_atomically
+from m2g_audit.runs import check_writable, digest, is_draft, write_atomically
 from m2g_audit.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.classification import (
@@ -297,8 +299,14 @@ class Lab:
         return by_state(load_arrays(path), self.classified["per-K"][cell])
 
     def save_geometry(self, cell: Cell, what: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the arrays of one measurement."""
-        save_arrays(self.geometry_file(cell, what), arrays)
+        """Keeps the arrays of one measurement, in place of its parts."""
+        path = self.geometry_file(cell, what)
+        save_arrays(path, arrays)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+
+    def geometry_part(self, cell: Cell, what: str, asked: Mapping[str, Any]) -> Path:
+        """Where some samples of an unfinished measurement are; `asked`: which, and by what."""
+        return self.geometry_file(cell, what).with_suffix("") / f"{digest(asked)[:16]}.npz"
 
     # -- other processes
 

@@ -11,20 +11,22 @@ from PIL import Image
 from m2g_audit import calibration
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.runs import draft_of
+from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import Cell, Lab
 from small_scale.settings import Settings, settings_for
 from small_scale.sweep import STAGES, Sweep
 
 
 class Silent:
-    """Told of progress; interrupts the sweep when a stage of this label reports."""
+    """Told of progress; interrupts the sweep when so much of a stage of this label is done."""
 
-    def __init__(self, stop_at: str | None = None) -> None:
-        self.stop_at, self.stages, self.shares = stop_at, list[str](), list[float]()
+    def __init__(self, stop_at: str | None = None, after: float = 0) -> None:
+        self.stop_at, self.after = stop_at, after
+        self.stages, self.shares = list[str](), list[float]()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self.stages.append(stage)
-        if self.stop_at is not None and stage.endswith(self.stop_at) and done > 0:
+        if self.stop_at is not None and stage.endswith(self.stop_at) and done > self.after * total:
             raise KeyboardInterrupt
 
     def overall(self, done: int, total: int) -> None:
@@ -94,6 +96,23 @@ def test_a_killed_sweep_ends_like_one_never_stopped(
     assert here.keys() == there.keys()
     for name, values in there.items():
         np.testing.assert_array_equal(here[name], values, err_msg=name)
+
+
+def test_samples_measured_before_a_kill_are_not_measured_again(
+    pictures: Path, tmp_path: Path
+) -> None:
+    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    with pytest.raises(KeyboardInterrupt):
+        # The first group is done when the second reports.
+        Sweep(lab, Silent(stop_at="energies", after=0.5)).run()
+    (part,) = (lab.folder / "geometry").glob("*/energy/*.npz")
+    kept = load_arrays(part)
+    save_arrays(part, {"energies": kept["energies"] + 1000})
+    Sweep(lab, Silent()).run()
+    cell = Cell(int(part.parents[1].name[1:7]), 0)
+    measured = load_arrays(lab.geometry_file(cell, "energy"))
+    np.testing.assert_array_equal(measured["training/energies"], kept["energies"] + 1000)
+    assert not part.parent.exists()
 
 
 def test_finished_work_is_not_done_again(finished: Lab) -> None:
