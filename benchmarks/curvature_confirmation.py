@@ -27,6 +27,7 @@ from pocket_curvature import (
     TOLERANCE,
     Groups,
     areas,
+    draw,
     interval,
     sample_states,
 )
@@ -84,11 +85,7 @@ def measure_all(
         if caption.text in without:
             continue
         found = sample_states(pipeline, folder, table, number, caption)
-        rng = np.random.default_rng(number)
-        chosen = {
-            state: rng.permutation(np.flatnonzero(found == state.value))[:samples]
-            for state in STATES
-        }
+        chosen = draw(found, samples, number)
         if min(len(chosen[state]) for state in STATES[:2]) < LEAST_SAMPLES:
             continue
         rows += pieces.get(

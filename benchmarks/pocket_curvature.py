@@ -133,17 +133,16 @@ def choose(
     picked = []
     for _, row, caption in chosen:
         found = sample_states(pipeline, folder, table, row, caption)
-        rng = np.random.default_rng(row)
-        picked.append(
-            (
-                caption,
-                {
-                    state: rng.permutation(np.flatnonzero(found == state.value))[:n_samples]
-                    for state in STATES
-                },
-            )
-        )
+        picked.append((caption, draw(found, n_samples, row)))
     return picked
+
+
+def draw(found: np.ndarray, n_samples: int, seed: int) -> dict[State, np.ndarray]:
+    """At most so many samples of each state, drawn from those `found` in it."""
+    rng = np.random.default_rng(seed)
+    return {
+        state: rng.permutation(np.flatnonzero(found == state.value))[:n_samples] for state in STATES
+    }
 
 
 def measure(

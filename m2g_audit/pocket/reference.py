@@ -123,9 +123,10 @@ def load_index(folder: Path) -> np.ndarray:
             "Install the package again."
         ) from error
     if index.shape != (expected, 3 * BLOCKS**2):
+        there, wanted = " x ".join(map(str, index.shape)), f"{expected} x {3 * BLOCKS**2}"
         raise ModelError(
-            f"{path} lists {len(index)} training pictures where the world has {expected}: it "
-            "belongs to other weights. Run m2g-audit pocket measure, or install the package again."
+            f"{path} holds {there} numbers where this version's index of the training pictures has "
+            f"{wanted}. Run m2g-audit pocket measure, or install the package again."
         )
     return index
 
