@@ -152,8 +152,9 @@ class StateFacts(_Part):
 class DistanceFacts(_Part):
     """Thresholds in one distance, and the states that they gave.
 
-    `rule`: how the thresholds were found, in a sentence; `fresh`: how many never trained pictures
-    gave them; `samples`: |S'|, the set in which a duplicate was looked for.
+    `rule`: how the thresholds were found, in a sentence; `samples`: |S'|, the set in which a
+    duplicate was looked for; `fresh`: how many never trained pictures gave delta_m, and as many as
+    `samples`, if there were, delta_s.
     """
 
     metric: str

@@ -27,14 +27,16 @@ from m2g_audit.versions import versions
 from small_scale.classification import Classified, RuleName
 from small_scale.lab import Cell, Lab
 from small_scale.network import make_network
+from small_scale.summaries import possible_peaks
+from small_scale.thresholds import Threshold
 from small_scale.training import MODEL
 
 FILE = "calibration.json"
 StateName = Literal["memorized", "spurious", "generalized"]
 _STATES: tuple[StateName, ...] = ("memorized", "spurious", "generalized")
-_RULE_IN_WORDS: Mapping[RuleName, str] = {
-    "per-K": "delta_m: {delta_m.rule}; delta_s: {delta_s.rule}, from this K's own histograms",
-    "fixed": "one pair for all K, the least 1% quantiles of fresh pictures",
+_FRESH_IN_WORDS: Mapping[RuleName, str] = {
+    "per-K": "the 1% quantile of pictures never trained on",
+    "fixed": "the least such quantile of all K",
 }
 
 
@@ -42,7 +44,7 @@ def write_calibration(lab: Lab, today: datetime.date | None = None) -> Path | No
     """The calibration.json of a sweep, from what is measured; None while spectra are missing."""
     measured = [cell for cell in lab.measured if lab.geometry(cell, "spectra") is not None]
     data = lab.data
-    if not measured or data is None or lab.settings.geometry.spectrum != "fast":
+    if not measured or data is None:
         return None
     settings = lab.settings
     spectra = lab.geometry(measured[0], "spectra")
@@ -50,7 +52,7 @@ def write_calibration(lab: Lab, today: datetime.date | None = None) -> Path | No
     model = UnconditionalModel.load(lab.model(measured[0]) / MODEL, device="cpu")
     with torch.device("meta"):
         network = make_network(settings.network, settings.side, settings.channels)
-    peak = lab.peak()
+    peak = lab.peak() if possible_peaks(lab) else None
     trained_with = {name: asdict(settings)[name] for name in ("network", "training", "side")}
     calibration = Calibration(
         date=today or datetime.date.today(),
@@ -95,7 +97,8 @@ def _distance(lab: Lab, cell: Cell, rule: RuleName, classified: Classified) -> D
         metric=lab.settings.metric,
         delta_m=classified.delta_m.value,
         delta_s=classified.delta_s.value,
-        rule=_RULE_IN_WORDS[rule].format(delta_m=classified.delta_m, delta_s=classified.delta_s),
+        rule=f"delta_m: {_in_words(rule, classified.delta_m)}; delta_s: "
+        f"{_in_words(rule, classified.delta_s)}",
         fresh=classified.delta_m.n_fresh,
         samples=len(classified.states),
         # Geometry was measured on the states by each K's own thresholds.
@@ -103,10 +106,18 @@ def _distance(lab: Lab, cell: Cell, rule: RuleName, classified: Classified) -> D
     )
 
 
+def _in_words(rule: RuleName, threshold: Threshold) -> str:
+    if threshold.rule == "fresh":
+        return _FRESH_IN_WORDS[rule]
+    return {"valley": "the valley between this K's two modes", "by hand": "by hand"}[threshold.rule]
+
+
 def _state(
     lab: Lab, cell: Cell, classified: Classified, name: StateName, *, geometry: bool
 ) -> StateFacts:
-    spectra = (lab.geometry(cell, "spectra") or {}) if geometry else {}
+    # An audit reads "jacobian" spectra, which Alg. 2's own are not.
+    fast = geometry and lab.settings.geometry.spectrum == "fast"
+    spectra = (lab.geometry(cell, "spectra") or {}) if fast else {}
     basin = (lab.geometry(cell, "basin") or {}) if geometry else {}
     values, times = spectra.get(f"{name}/values"), basin.get(f"{name}/critical_time")
     return StateFacts(

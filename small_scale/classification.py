@@ -5,7 +5,7 @@ Nothing here needs a model: thresholds can be set again, also by hand, from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from m2g_audit.similarity import Metric, nearest
 from m2g_audit.states import State, Thresholds, classify, fractions
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.pictures import Pictures, in_colour
-from small_scale.thresholds import Threshold, find_threshold
+from small_scale.thresholds import Rule, Threshold, find_threshold, phase_of, rate_in
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -39,8 +39,8 @@ class Neighbours:
     `training`, `training_rows` and `samples`, `sample_rows` [n, k]: the nearest k <= 4 pictures of
     S and of the other samples, nearest first. `control` [n, r]: the nearest picture of r sets that
     the model never saw, of `n_control` each: as many as S has where there are so many. `fresh` [m]:
-    of held-out pictures to S; `among_fresh` [m']: of held-out pictures among as many as S' has, or
-    all there are. `failed` [n]: flat or non-finite samples.
+    of held-out pictures to S; `among_fresh` [m']: of pictures outside S among as many as S' has, or
+    all there are (`rate_in` allows for fewer). `failed` [n]: flat or non-finite samples.
     """
 
     training: FloatArray
@@ -67,9 +67,14 @@ class Neighbours:
 
 def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: int) -> Neighbours:
     """The neighbours of a synthetic set, uint8 [n, c, h, w], of the model trained on S_K."""
-    samples, training, fresh = (
+    samples, training, fresh, unseen = (
         metric.embed(in_colour(images))
-        for images in (synthetic, pictures.training(K), pictures.fresh)
+        for images in (
+            synthetic,
+            pictures.training(K),
+            pictures.fresh,
+            pictures.unseen(K, len(synthetic)),
+        )
     )
     controls = [metric.embed(in_colour(images)) for images in pictures.controls(K)]
     failed = is_failed(synthetic.float() / 255)
@@ -80,7 +85,6 @@ def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: in
     among_rows = np.zeros((len(samples), TOP), np.int64)
     found, where = nearest(metric, samples[usable], samples[usable], TOP, exclude_self=True)
     among[usable], among_rows[usable] = found, usable[where]
-    own = fresh[: len(samples)]
     return Neighbours(
         training=to_training,
         training_rows=rows,
@@ -89,7 +93,7 @@ def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: in
         control=np.column_stack([nearest(metric, samples, each)[0][:, 0] for each in controls]),
         n_control=len(controls[0]),
         fresh=nearest(metric, fresh, training)[0][:, 0],
-        among_fresh=nearest(metric, own, own, exclude_self=True)[0][:, 0],
+        among_fresh=nearest(metric, unseen, unseen, exclude_self=True)[0][:, 0],
         failed=failed,
     )
 
@@ -129,28 +133,23 @@ class Classified:
 
 def thresholds_per_K(neighbours: Neighbours) -> tuple[Threshold, Threshold]:
     """delta_m and delta_s of one model from its own two histograms."""
-    valid = ~neighbours.failed
+    valid, among = ~neighbours.failed, neighbours.among_fresh
     return (
         find_threshold(neighbours.training[valid, 0], neighbours.fresh),
-        find_threshold(neighbours.samples[valid, 0], neighbours.among_fresh),
+        find_threshold(
+            neighbours.samples[valid, 0], among, rate_in(len(neighbours.samples), len(among))
+        ),
     )
 
 
-def fixed_thresholds(all_neighbours: list[Neighbours]) -> tuple[Threshold, Threshold]:
+def fixed_thresholds(pairs: Sequence[tuple[Threshold, Threshold]]) -> tuple[float, float]:
     """One delta_m and delta_s for all K: the least of the fresh pictures' 1% quantiles.
 
-    No histogram of a synthetic set has a part in it, so it cannot make a peak.
+    `pairs`: those of each K by its own histograms. No histogram of a synthetic set has a part in
+    the result, so it cannot make a peak.
     """
-
-    def least(pairs: list[tuple[FloatArray, FloatArray]]) -> Threshold:
-        each = [find_threshold(samples, fresh) for samples, fresh in pairs]
-        strictest = min(each, key=lambda one: one.fresh)
-        return replace(strictest, value=strictest.fresh, rule="fresh")
-
-    return (
-        least([(one.training[~one.failed, 0], one.fresh) for one in all_neighbours]),
-        least([(one.samples[~one.failed, 0], one.among_fresh) for one in all_neighbours]),
-    )
+    delta_m, delta_s = zip(*pairs, strict=True)
+    return min(each.fresh for each in delta_m), min(each.fresh for each in delta_s)
 
 
 def classify_set(
@@ -196,12 +195,20 @@ def classify_set(
     )
 
 
-def by_hand(
-    pair: tuple[Threshold, Threshold], given: tuple[float | None, float | None]
+def with_values(
+    pair: tuple[Threshold, Threshold],
+    values: tuple[float | None, float | None],
+    rule: Rule,
+    neighbours: Neighbours,
 ) -> tuple[Threshold, Threshold]:
-    """The pair with what the user set in its place."""
+    """The pair of one model with other values, where they are not None, found by `rule`."""
+    valid = ~neighbours.failed
     delta_m, delta_s = (
-        each if value is None else replace(each, value=value, rule="by hand")
-        for each, value in zip(pair, given, strict=True)
+        each
+        if value is None
+        else replace(each, value=value, rule=rule, phase=phase_of(distances[valid, 0], value))
+        for each, value, distances in zip(
+            pair, values, (neighbours.training, neighbours.samples), strict=True
+        )
     )
     return delta_m, delta_s

@@ -17,7 +17,7 @@ from m2g_audit.basin import Basin, Distance, algorithm1, critical_time
 from m2g_audit.curvature import alg2
 from m2g_audit.energy import relative_energy
 from m2g_audit.fast_spectrum import FastSpectrum, fast_spectra
-from m2g_audit.numerics import seed_for
+from m2g_audit.numerics import check_finite, seed_for
 from m2g_audit.pipelines import UnconditionalModel
 from m2g_audit.similarity.base import Metric
 from m2g_audit.states import State
@@ -69,7 +69,9 @@ class Measurements:
         settings, model = self._settings, self._model()
         delta_d = settings.delta_d
         if delta_d is None:
-            delta_d = self._lab.classified["fixed"][self._cell].delta_m.value
+            # Thresholds set by hand change states alone.
+            own = Lab(self._lab.folder, self._lab.settings)
+            delta_d = own.classified["fixed"][self._cell].delta_m.value
         distance = picture_distance(
             self._metric(settings.basin_metric or self._lab.settings.metric)
         )
@@ -99,7 +101,7 @@ class Measurements:
             }
 
         made = self._each_group(
-            settings.basin_images, "basin", measure, on_progress, delta_d=delta_d
+            settings.basin_images, "basin", measure, on_progress, model, delta_d=delta_d
         )
         return made | {"delta_d": np.array(delta_d)}
 
@@ -139,18 +141,18 @@ class Measurements:
                 "intrinsic_dimension": np.array([each.intrinsic_dimension for each in fast]),
             }
 
-        made = self._each_group(settings.spectrum_images, "spectra", measure, on_progress)
+        made = self._each_group(settings.spectrum_images, "spectra", measure, on_progress, model)
         sigma = float(model.schedule.sigma(settings.t0))
         return made | {"t0": np.array(settings.t0), "sigma_t0": np.array(sigma)}
 
     def energy(self, on_progress: OnProgress) -> Arrays:
         """Energies above each reference, u(sample) - u(reference) (Alg. 4).
 
-        "energies" [n, r]; "references" [r] are rows of S, drawn at random.
+        "energies" [n, r]; "references" [r] are rows of S, its first, which are the same at every K.
         """
         settings, model = self._settings, self._model()
         K = self._cell.K
-        rows = np.random.default_rng(_SEED).permutation(K)[: min(settings.references, K)]
+        rows = np.arange(min(settings.references, K))
         references = as_input(self._pictures.training(K)[rows])
 
         def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
@@ -163,7 +165,7 @@ class Measurements:
             )
             return {"energies": energies}
 
-        made = self._each_group(settings.energy_images, "energy", measure, on_progress)
+        made = self._each_group(settings.energy_images, "energy", measure, on_progress, model)
         return made | {"references": rows}
 
     def mixture(self, on_progress: OnProgress) -> Arrays:
@@ -178,9 +180,7 @@ class Measurements:
             found = mixtures(images, training)
             return {"distance": found.distance, "nearest": found.nearest}
 
-        made = self._each_group(
-            MOST_MIXTURES, "mixture", measure, on_progress, training=False, block=MOST_MIXTURES
-        )
+        made = self._each_group(MOST_MIXTURES, "mixture", measure, on_progress, block=MOST_MIXTURES)
         fresh = measure(self._pictures.fresh[:MOST_MIXTURES], [], on_progress)
         return (
             made | {f"fresh/{name}": values for name, values in fresh.items()} | {"K": np.array(K)}
@@ -197,13 +197,18 @@ class Measurements:
         what: str,
         measure: Callable[[Tensor, list[int], OnProgress], Arrays],
         on_progress: OnProgress,
+        model: UnconditionalModel | None = None,
         *,
-        training: bool = True,
-        block: int = BLOCK,
+        block: int | None = None,
         **asked: float,
     ) -> Arrays:
-        """All groups, block by block; `asked`: what the numbers rest on beside the settings."""
-        groups = self._groups(most, training=training)
+        """All groups, block by block; training points only where a model is asked about them.
+
+        `asked`: what the numbers rest on beside the settings and the model.
+        """
+        block = block or BLOCK
+        groups = self._groups(most, training=model is not None)
+        weights = model.identity.sha256 if model is not None else None
         made: Arrays = {}
         for i, (group, (rows, images)) in enumerate(groups.items()):
             parts = []
@@ -213,7 +218,9 @@ class Measurements:
                 share = len(some) / len(rows)
                 report = partial(_part, on_progress, i + start / len(rows), share, len(groups))
                 path = self._lab.geometry_part(
-                    self._cell, what, {"group": group, "rows": some.tolist(), **asked}
+                    self._cell,
+                    what,
+                    {"group": group, "rows": some.tolist(), "weights": weights, **asked},
                 )
                 if not path.exists():
                     save_arrays(path, measure(images[start : start + block], seeds, report))
@@ -230,7 +237,8 @@ class Measurements:
         found = {}
         for group in GROUPS:
             if group == "training":
-                rows, images = np.arange(min(most, self._cell.K)), self._pictures.ordered
+                points = self._settings.training_points or most
+                rows, images = np.arange(min(points, self._cell.K)), self._pictures.ordered
             else:
                 rows = chosen(self._classified, self._neighbours, State(group), most)
                 images = self._synthetic
@@ -243,7 +251,9 @@ def picture_distance(metric: Metric) -> Distance:
     """The distance of Alg. 1 between network inputs, after rounding to 256 levels as pictures."""
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        left, right = (metric.embed(in_colour(to_levels(x))) for x in (a, b))
+        # As a level, what is not finite would be black.
+        levels = (to_levels(check_finite(x, "a recovered picture")) for x in (a, b))
+        left, right = (metric.embed(in_colour(x)) for x in levels)
         squares = (left.double() - right.double()).square().sum(dim=2).amax(dim=1)
         return squares if metric.squared else squares.sqrt()
 

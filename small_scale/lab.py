@@ -33,10 +33,10 @@ from small_scale.classification import (
     Classified,
     Neighbours,
     RuleName,
-    by_hand,
     classify_set,
     fixed_thresholds,
     thresholds_per_K,
+    with_values,
 )
 from small_scale.settings import Geometry, Network, Settings, Synthesis, Training
 from small_scale.sizes import transition
@@ -226,21 +226,19 @@ class Lab:
     @cached_property
     def classified(self) -> Mapping[RuleName, Mapping[Cell, Classified]]:
         """The states of every measured cell by each rule."""
-        cells = self.measured
-        all_neighbours = {cell: self.neighbours(cell) for cell in cells}
-        first = [all_neighbours[cell] for cell in cells if cell.seed == self.settings.seeds[0]]
-        fixed = fixed_thresholds(first) if first else None
+        all_neighbours = {cell: self.neighbours(cell) for cell in self.measured}
+        per_K = {cell: thresholds_per_K(each) for cell, each in all_neighbours.items()}
+        first = [pair for cell, pair in per_K.items() if cell.seed == self.settings.seeds[0]]
         found: dict[RuleName, dict[Cell, Classified]] = {"per-K": {}, "fixed": {}}
         for cell, neighbours in all_neighbours.items():
-            pairs: dict[RuleName, tuple[Threshold, Threshold]] = {
-                "per-K": thresholds_per_K(neighbours)
-            }
-            if fixed is not None:
-                pairs["fixed"] = fixed
+            pairs: dict[RuleName, tuple[Threshold, Threshold]] = {"per-K": per_K[cell]}
+            if first:
+                values = fixed_thresholds(first)
+                pairs["fixed"] = with_values(per_K[cell], values, "fresh", neighbours)
             for rule, pair in pairs.items():
                 found[rule][cell] = classify_set(
                     neighbours,
-                    by_hand(pair, self.given),
+                    with_values(pair, self.given, "by hand", neighbours),
                     self.settings.metric,
                     cell.K,
                     cell.seed,

@@ -165,6 +165,10 @@ class Pictures:
         """S_K, uint8 [K, c, h, w]."""
         return self.ordered[:K]
 
+    def unseen(self, K: int, most: int) -> Tensor:
+        """At most so many pictures that the model of S_K never saw, held-out ones first."""
+        return torch.cat([self.fresh, self.ordered[K:]])[:most]
+
     def controls(self, K: int) -> list[Tensor]:
         """Disjoint sets of K pictures that the model of S_K never saw, at most 16.
 

@@ -68,10 +68,12 @@ class Synthesis:
 class Geometry:
     """How much of each state is measured: Alg. 1, spectra, Alg. 4, and with what settings.
 
-    `basin_metric` and `delta_d`: the distance of Alg. 1 and its error threshold; None for those of
-    the states, with the one delta_m that holds for all K.
+    `training_points`: how many of S at most; None for as many as of each state. `basin_metric` and
+    `delta_d`: the distance of Alg. 1 and its error threshold; None for those of the states, with
+    the one delta_m that holds for all K.
     """
 
+    training_points: int | None = None
     basin_images: int = 512
     trials: int = 20
     stride: int = 10
@@ -109,7 +111,7 @@ class Settings:
     geometry: Geometry = field(default_factory=Geometry)
     refine: int = 0
     seeds: tuple[int, ...] = (0,)
-    fresh: int = 4096
+    fresh: int = 10_000
     """Pictures kept from training, for thresholds and controls, at most."""
 
 
@@ -215,7 +217,11 @@ def check(settings: Settings, total: int) -> None:
 
 
 def _paper(published: Published, total: int) -> Settings:
-    """Table 3 to the letter."""
+    """Table 3 to the letter, and the geometry of App. C to E: Alg. 2 itself at t0 = 2 (D.2).
+
+    What the paper does not say: |S'| is at least 1,000; gradients are clipped at norm 1, as in
+    diffusers' own training; the fast search of critical times stands for Alg. 1.
+    """
     known = total == published.total
     return Settings(
         preset="paper",
@@ -226,7 +232,13 @@ def _paper(published: Published, total: int) -> Settings:
         sizes=tuple(dense_sizes(published.A, published.B, total) if known else sparse_sizes(total)),
         network=published.network,
         training=Training(iterations=published.iterations, batch=published.batch),
-        geometry=Geometry(basin_metric="lpips-vgg", delta_d=published.delta_d),
+        geometry=Geometry(
+            training_points=2048,
+            basin_metric="lpips-vgg",
+            delta_d=published.delta_d,
+            spectrum="exact-alg2",
+            t0=2,
+        ),
     )
 
 
@@ -293,6 +305,7 @@ def _desk(published: Published, total: int) -> Settings:
         ),
         refine=3,
         seeds=(0, 1, 2),
+        fresh=4096,
     )
 
 

@@ -22,8 +22,8 @@ from small_scale.classification import (
     STATES,
     Classified,
     Neighbours,
-    by_hand,
     thresholds_per_K,
+    with_values,
 )
 from small_scale.lab import Cell, Lab, chosen
 from small_scale.pictures import Pictures
@@ -97,7 +97,9 @@ def is_current(lab: Lab, cell: Cell) -> bool:
         return False
     if sheet is None:
         return False
-    delta_m, delta_s = by_hand(thresholds_per_K(lab.neighbours(cell)), lab.given)
+    neighbours = lab.neighbours(cell)
+    pair = thresholds_per_K(neighbours)
+    delta_m, delta_s = with_values(pair, lab.given, "by hand", neighbours)
     return sheet.thresholds == {"delta_m": delta_m.value, "delta_s": delta_s.value}
 
 

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 Arrays = Mapping[str, np.ndarray]
 Quantity = Literal[
     "log_volume",
-    "critical_time",
+    "trial_critical_time",
     "never_recovered",
     "median_singular_value",
     "intrinsic_dimension",
@@ -92,11 +92,11 @@ def other_seeds(lab: Lab) -> list[Cell]:
 def values(lab: Lab, cell: Cell, group: str, quantity: Quantity) -> FloatArray | None:
     """A quantity of the samples of a group; None where it was not measured.
 
-    [n, M] for the trials of "log_volume", "critical_time" and "never_recovered" (1 where R is that
-    of t = 1); [n] for the median of each normalised spectrum and its numerical intrinsic dimension;
-    [n, r] for the gaps between a sample's energies above r references and the means of the training
-    points' (Eq. 48), [n] for "energy_gap", the mean of them; [n] for the distance from mixtures
-    over that from the nearest picture (1: mixing gains nothing).
+    [n, M] for the trials of "log_volume", "trial_critical_time" and "never_recovered" (1 where R is
+    that of t = 1); [n] for the median of each normalised spectrum and its numerical intrinsic
+    dimension; [n, r] for the gaps between a sample's energies above r references and the means of
+    the training points' (Eq. 48), [n] for "energy_gap", the mean of them; [n] for the distance from
+    mixtures over that from the nearest picture (1: mixing gains nothing).
     """
     what, needed, find = _QUANTITIES[quantity]
     arrays = lab.geometry(cell, what)
@@ -124,18 +124,26 @@ def groups_of(arrays: Arrays) -> list[str]:
     return [group for group in (*GROUPS, FRESH) if group in there]
 
 
+def spurious_range(lab: Lab, K: int, rule: RuleName = "per-K") -> tuple[float, float]:
+    """The least and the largest spurious share that the intervals of all trainings on S_K reach.
+
+    Trainings differ by more than the sampling of one of them does.
+    """
+    shares = [each.shares[State.SPURIOUS] for each in lab.classified[rule].values() if each.K == K]
+    return min(share.low for share in shares), max(share.high for share in shares)
+
+
 def possible_peaks(lab: Lab, rule: RuleName = "per-K") -> list[Cell]:
     """The cells of the first seed that may have the largest spurious share, in order of K.
 
-    Those whose interval reaches the lower end of the peak's own; none where no sample is spurious.
+    Those whose range over all trainings reaches the lower end of the peak's own; none where no
+    sample is spurious.
     """
     peak = lab.peak(rule)
-    if peak is None:
+    if peak is None or lab.classified[rule][peak].shares[State.SPURIOUS].estimate == 0:
         return []
-    shares = {cell: lab.classified[rule][cell].shares[State.SPURIOUS] for cell in first_seed(lab)}
-    if shares[peak].estimate == 0:
-        return []
-    return [cell for cell, share in shares.items() if share.high >= shares[peak].low]
+    low, _ = spurious_range(lab, peak.K, rule)
+    return [cell for cell in first_seed(lab) if spurious_range(lab, cell.K, rule)[1] >= low]
 
 
 def _gaps(arrays: Arrays, group: str) -> FloatArray:
@@ -151,7 +159,7 @@ _QUANTITIES: Mapping[
     Quantity, tuple[str, tuple[str, ...], Callable[[Arrays, str], np.ndarray]]
 ] = {
     "log_volume": ("basin", ("{}/log_volumes",), lambda a, g: a[f"{g}/log_volumes"]),
-    "critical_time": ("basin", ("{}/times",), lambda a, g: a[f"{g}/times"]),
+    "trial_critical_time": ("basin", ("{}/times",), lambda a, g: a[f"{g}/times"]),
     "never_recovered": ("basin", ("{}/times",), lambda a, g: a[f"{g}/times"] == 0),
     "median_singular_value": (
         "spectra", ("{}/values",), lambda a, g: np.median(a[f"{g}/values"], axis=1),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from m2g_audit.energy import gap
-from small_scale.classification import RULES, STATES
+from small_scale.classification import RULES, STATES, classify_set, with_values
 from small_scale.lab import Cell, Lab
 from small_scale.summaries import (
     Quantity,
@@ -24,6 +24,7 @@ from small_scale.summaries import (
 Value = str | int | float
 Row = dict[str, Value]
 
+FACTORS = (0.5, 2.0)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _OF_SPECTRA: tuple[Quantity, ...] = ("median_singular_value", "intrinsic_dimension")
 
@@ -32,6 +33,7 @@ def all_tables(lab: Lab) -> dict[str, list[Row]]:
     """Every table of a sweep by name; one without a row yet is empty."""
     return {
         "transition": transition(lab),
+        "sensitivity": sensitivity(lab),
         "thresholds": thresholds(lab),
         "threshold-ranges": threshold_ranges(lab),
         "geometry": geometry(lab),
@@ -53,7 +55,7 @@ def transition(lab: Lab) -> list[Row]:
 
     `n`: samples that did not fail. `false_memorized`: the share within delta_m of `n_control`
     pictures that the model never saw. `peak`: "peak" at the first seed's largest spurious share,
-    "possible" where an interval reaches the lower end of that one's.
+    "possible" where the intervals of all trainings on as many pictures reach down to those there.
     """
     rows: list[Row] = []
     for rule in RULES:
@@ -76,6 +78,25 @@ def transition(lab: Lab) -> list[Row]:
                     "peak": ("peak" if cell == peak else "possible") if cell in possible else "",
                 }
             )
+    return rows
+
+
+def sensitivity(lab: Lab) -> list[Row]:
+    """The shares again at half and at twice of both thresholds (DEFINITIONS: Thresholds)."""
+    rows: list[Row] = []
+    for rule in RULES:
+        for cell, each in lab.classified[rule].items():
+            neighbours = lab.neighbours(cell)
+            for factor in FACTORS:
+                values = factor * each.delta_m.value, factor * each.delta_s.value
+                pair = with_values((each.delta_m, each.delta_s), values, "by hand", neighbours)
+                found = classify_set(neighbours, pair, lab.settings.metric, cell.K, cell.seed, rule)
+                rows.append(
+                    _start(cell)
+                    | {"rule": rule, "factor": factor}
+                    | {state.value: found.shares[state].estimate for state in STATES}
+                    | {"false_memorized": found.false_memorized}
+                )
     return rows
 
 
@@ -143,8 +164,9 @@ def geometry(lab: Lab) -> list[Row]:
     """Basin, curvature, energy and mixtures of each group of each cell: means and deviations.
 
     Each measurement has its own number of samples. Log-volumes and critical times are over all
-    trials, of which `never_recovered` took R from t = 1. Energy gaps are above each reference
-    (Eq. 48). `mixture_qNN`: quantiles of the distance from mixtures over that from the nearest.
+    trials, by the error threshold `delta_d`; `never_recovered` of them took R from t = 1. Energy
+    gaps are above each reference (Eq. 48), the same pictures at every K. `mixture_qNN`: quantiles
+    of the distance from mixtures over that from the nearest.
     """
     rows: list[Row] = []
     for cell in lab.measured:
@@ -152,7 +174,7 @@ def geometry(lab: Lab) -> list[Row]:
             row = _start(cell) | {"group": group}
             rows.append(
                 row
-                | _spreads(lab, cell, group, "basin", ("log_volume", "critical_time"))
+                | _spreads(lab, cell, group, "basin", ("log_volume", "trial_critical_time"))
                 | _never_recovered(lab, cell, group)
                 | _spreads(lab, cell, group, "spectra", _OF_SPECTRA)
                 | _gaps(lab, cell, group)
@@ -187,8 +209,10 @@ def _spreads(lab: Lab, cell: Cell, group: str, part: str, quantities: Sequence[Q
 
 
 def _never_recovered(lab: Lab, cell: Cell, group: str) -> Row:
-    found = values(lab, cell, group, "never_recovered")
-    return {} if found is None else {"never_recovered": float(found.mean())}
+    found, arrays = values(lab, cell, group, "never_recovered"), lab.geometry(cell, "basin") or {}
+    if found is None:
+        return {}
+    return {"never_recovered": float(found.mean()), "delta_d": float(arrays["delta_d"])}
 
 
 def _gaps(lab: Lab, cell: Cell, group: str) -> Row:

@@ -3,8 +3,8 @@
 The paper's authors saw where a histogram has two peaks and put the threshold between them. Here a
 test says whether there are two (Hartigan & Hartigan 1985), the valley between them is that of a
 kernel density in the middle of the bandwidths that give two modes (Silverman 1981), and it counts
-only if pictures that the model never saw lie on its far side. Where there is one peak, the distance
-that 1% of such pictures fall under stands in (DEFINITIONS: Thresholds).
+only if 99% of pictures that the model never saw lie on its far side. Where there is one peak, the
+distance that 1% of such pictures fall under stands in (DEFINITIONS: Thresholds).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diptest import diptest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from m2g_audit.states import low_quantile
+from m2g_audit.states import ALPHA, low_quantile
 
 FloatArray = NDArray[np.float64]
 Rule = Literal["valley", "fresh", "by hand"]
@@ -37,7 +37,7 @@ class Threshold:
     `rule`: "valley" between two modes, "fresh" for the 1% quantile of pictures never trained on, or
     "by hand". `p_one_mode`: of the dip test that the histogram has one mode only. `phase`: whether
     the samples lie below the threshold (copies), above it, or on both sides of a valley. `fresh`:
-    the 1% quantile, `n` distances and `n_fresh` fresh ones.
+    the 1% quantile. `n` distances of samples, and `n_fresh` fresh ones.
     """
 
     value: float
@@ -49,23 +49,39 @@ class Threshold:
     n_fresh: int
 
 
-def find_threshold(distances: FloatArray, fresh: FloatArray) -> Threshold:
+def find_threshold(distances: FloatArray, fresh: FloatArray, alpha: float = ALPHA) -> Threshold:
     """The threshold for nearest-neighbour distances [n] of samples, beside those [m] of fresh ones.
 
-    A valley is taken if the dip test refuses one mode at 5% and the valley separates two modes of
-    which the lower is at or under the fresh pictures' 1% quantile and the upper above it: two modes
-    of one kind, such as the copies of two training pictures, are no transition. Raises UsageError
-    for fewer than 99 fresh distances.
+    A valley is taken if the dip test refuses one mode at 5% and the valley separates two modes with
+    the fresh pictures' `alpha` quantile between it and the upper one: two modes of one kind, such
+    as the copies of two training pictures, are no transition, and a valley that more fresh pictures
+    lie under is no bound of copies. Raises UsageError for too few fresh distances (99 for 1%).
     """
-    limit = low_quantile(fresh)
+    limit = low_quantile(fresh, alpha)
     p = _p_one_mode(distances)
     found = valley(distances) if p < LEVEL else None
     if found is not None:
-        low, at, high = found
-        if low <= limit < high:
+        _, at, high = found
+        if at <= limit < high:
             return Threshold(at, "valley", "both", p, limit, len(distances), len(fresh))
-    phase: Phase = "below" if np.median(distances) <= limit else "above"
-    return Threshold(limit, "fresh", phase, p, limit, len(distances), len(fresh))
+    return Threshold(
+        limit, "fresh", phase_of(distances, limit), p, limit, len(distances), len(fresh)
+    )
+
+
+def phase_of(distances: FloatArray, threshold: float) -> Phase:
+    """On which side of a threshold the distances have their median."""
+    return "below" if np.median(distances) <= threshold else "above"
+
+
+def rate_in(size: int, n_fresh: int) -> float:
+    """The share of n_fresh pictures' nearest neighbours under what is 1% in a set of `size`.
+
+    The chance of a neighbour within r grows, where it is small, with the number of others: a
+    quantile among fewer pictures than there are samples must be lower in proportion. Of too few
+    pictures (size > n_fresh^2 / 100) it is their least distance, and more than 1% lie under it.
+    """
+    return max(ALPHA * min(1.0, (n_fresh - 1) / max(1, size - 1)), 1 / (n_fresh + 1))
 
 
 def valley(distances: FloatArray) -> tuple[float, float, float] | None:

@@ -113,10 +113,10 @@ class _Run:
         settings = self.training
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, settings)
-        x, t, noise = self._batch()
+        x, t, noise, weight = self._batch()
         with self.accelerator.autocast():
             predicted = self.network(x, t, return_dict=False)[0]
-        loss = (predicted.float() - noise).square().mean()
+        loss = weight * (predicted.float() - noise).square().mean()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -124,8 +124,11 @@ class _Run:
         self.ema.step(self.network.parameters())
         return float(loss.detach())
 
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Noised pictures, their times and the noise, of this process's part of the batch."""
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Noised pictures, their times and the noise, of this process's part of the batch.
+
+        And the part's weight, with which the mean over processes is that over the batch.
+        """
         K, settings = len(self.images), self.training
         size = settings.batch if settings.fill_batch else min(settings.batch, K)
         seed = seed_for(self.seed, f"training K={K}", self.step)
@@ -135,10 +138,13 @@ class _Run:
         noise = torch.randn((size, *self.images.shape[1:]), generator=generator)
         # Dropout draws from the global generator.
         torch.manual_seed(seed + self.accelerator.process_index)
-        part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        device = self.accelerator.device
-        chosen, t, noise = chosen[part].to(device), t[part].to(device), noise[part].to(device)
-        return self.noising.add_noise(self.images[chosen], noise, t), t, noise
+        processes, device = self.accelerator.num_processes, self.accelerator.device
+        part = range(self.accelerator.process_index, size, processes)
+        weight = len(part) * processes / size
+        # A process without a part goes along with any picture, at weight 0.
+        part = part or range(1)
+        chosen, t, noise = (each[list(part)].to(device) for each in (chosen, t, noise))
+        return self.noising.add_noise(self.images[chosen], noise, t), t, noise, weight
 
     def _write_log(self, own_loss: float, seconds: float) -> None:
         mine = torch.tensor([own_loss], device=self.accelerator.device)

@@ -219,11 +219,14 @@ def _weights(settings: Settings, files: list[Path]) -> dict[str, Path]:
 
 
 def _check_metrics(settings: Settings, weights: dict[str, Path]) -> None:
-    """Raises ModelError now, not after weeks of training, where a distance lacks its weights."""
+    """Raises now, not after weeks of training, where a distance lacks weights or pixels."""
+    import torch
+
     from m2g_audit.similarity import load_metric
 
     for name in _metrics(settings):
-        load_metric(name, weights=weights.get(name))
+        blank = torch.zeros(1, 3, settings.side, settings.side)
+        load_metric(name, weights=weights.get(name)).embed(blank)
 
 
 def _metrics(settings: Settings) -> list[str]:

@@ -24,7 +24,8 @@ from m2g_audit.similarity.weights import require_checkpoint, sha256
 _LAYER_ENDS = {"alex": (2, 5, 8, 10, 12), "vgg": (4, 9, 16, 23, 30)}
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
-_SMALLEST = 32
+_SMALLEST = {"alex": 32, "vgg": 16}
+"""Sides in pixels below which a layer would be empty."""
 
 
 class Lpips(Metric):
@@ -41,7 +42,7 @@ class Lpips(Metric):
     ) -> None:
         self.name = name
         self.device = torch.device(device)
-        ends = _LAYER_ENDS[net]
+        self._smallest, ends = _SMALLEST[net], _LAYER_ENDS[net]
         starts = (0, *ends[:-1])
         slices = [backbone[start:end] for start, end in zip(starts, ends, strict=True)]
         self._slices = nn.ModuleList(slices).to(self.device).eval().requires_grad_(False)
@@ -52,10 +53,11 @@ class Lpips(Metric):
         self._scale = torch.tensor(_SCALE, device=self.device)[:, None, None]
 
     def _embed(self, images: Tensor) -> Tensor:
-        if min(images.shape[-2:]) < _SMALLEST:
+        if min(images.shape[-2:]) < self._smallest:
             raise UsageError(
-                f"{self.name} needs images of at least {_SMALLEST} x {_SMALLEST} pixels: resize "
-                "them, or use --metric l2."
+                f"{self.name} needs images of at least {self._smallest} x {self._smallest} pixels, "
+                f"these have {images.shape[-1]} x {images.shape[-2]}: give larger ones, or use "
+                "--metric l2."
             )
         # The networks expect [-1, 1] before the package's own shift and scale.
         features = ((2 * images.to(self.device) - 1) - self._shift) / self._scale

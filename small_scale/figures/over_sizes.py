@@ -37,7 +37,7 @@ def log_volume_figure(lab: Lab) -> bytes | None:
 
 def critical_time_figure(lab: Lab) -> bytes | None:
     """Fig. 18, 19 as PNG: critical times (Alg. 1), mean and standard deviation."""
-    page = _above_shares(lab, "critical_time", "Critical time", "critical time $t_c$")
+    page = _above_shares(lab, "trial_critical_time", "Critical time", "critical time $t_c$")
     return None if page is None else page.png()
 
 

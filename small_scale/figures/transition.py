@@ -29,6 +29,7 @@ from small_scale.summaries import (
     names_apart,
     other_seeds,
     possible_peaks,
+    spurious_range,
 )
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _control(axes: Axes, lab: Lab) -> None:
 
 
 def _mark_peak(axes: Axes, lab: Lab) -> None:
-    """Marks the largest spurious share with its interval, and the sizes that it may belong to."""
+    """Marks the largest spurious share with its range, and the sizes that it may belong to."""
     peak, possible = lab.peak(), possible_peaks(lab)
     if peak is None or not possible:
         axes.text(
@@ -145,14 +146,17 @@ def _mark_peak(axes: Axes, lab: Lab) -> None:
         )
         return
     share = lab.classified["per-K"][peak].shares[State.SPURIOUS]
-    colour = COLOURS["spurious"]
-    error = [[share.estimate - share.low], [share.high - share.estimate]]
+    colour, (low, high) = COLOURS["spurious"], spurious_range(lab, peak.K)
+    error = [[share.estimate - low], [high - share.estimate]]
     axes.errorbar(peak.K, share.estimate, yerr=error, color=colour, capsize=4, lw=1.5, zorder=4)
     axes.axvspan(possible[0].K, possible[-1].K, color=colour, alpha=0.07, lw=0)
     words = [
         f"peak at K = {peak.K:,}",
-        f"{_percent(share.estimate)} ({_percent(share.low)} to {_percent(share.high)})",
+        f"{_percent(share.estimate)} ({_percent(low)} to {_percent(high)})",
     ]
+    trainings = sum(cell.K == peak.K for cell in lab.measured)
+    if trainings > 1:
+        words.append(f"range over {trainings} trainings")
     if len(possible) > 1:
         words.append(f"possibly from {possible[0].K:,} to {possible[-1].K:,}")
     fixed = lab.peak("fixed")

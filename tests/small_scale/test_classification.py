@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from m2g_audit.errors import OutputError
+from m2g_audit.errors import NumericsError, OutputError
 from m2g_audit.similarity import load_metric
 from m2g_audit.states import State
 from small_scale.classification import (
     Neighbours,
-    by_hand,
     classify_set,
     find_neighbours,
     fixed_thresholds,
     thresholds_per_K,
+    with_values,
 )
 from small_scale.geometry import picture_distance
 from small_scale.lab import chosen
@@ -88,17 +88,20 @@ def test_every_sample_gets_its_state(neighbours: Neighbours) -> None:
 
 def test_one_pair_for_all_is_the_strictest(neighbours: Neighbours, pictures: Pictures) -> None:
     larger = find_neighbours(load_metric("l2"), noise(120, 7), pictures, 40)
-    delta_m, delta_s = fixed_thresholds([neighbours, larger])
     per_K = [thresholds_per_K(each) for each in (neighbours, larger)]
-    assert delta_m.value == min(pair[0].fresh for pair in per_K)
-    assert delta_s.value == min(pair[1].fresh for pair in per_K)
-    assert (delta_m.rule, delta_s.rule) == ("fresh", "fresh")
+    values = fixed_thresholds(per_K)
+    assert values == tuple(min(pair[i].fresh for pair in per_K) for i in (0, 1))
+    delta_m, delta_s = with_values(per_K[1], values, "fresh", larger)
+    assert (delta_m.value, delta_s.value) == values
+    assert (delta_m.rule, delta_m.n) == ("fresh", len(larger.training))
+    # Noise copies nothing.
+    assert (delta_m.phase, delta_s.phase) == ("above", "above")
 
 
 def test_what_a_user_sets_holds(neighbours: Neighbours) -> None:
-    pair = by_hand(thresholds_per_K(neighbours), (None, 0.0))
+    pair = with_values(thresholds_per_K(neighbours), (None, 0.0), "by hand", neighbours)
     found = classify_set(neighbours, pair, "l2", K, 0, "per-K")
-    assert pair[1].rule == "by hand"
+    assert (pair[0].rule, pair[1].rule, pair[1].phase) == ("valley", "by hand", "above")
     assert State.SPURIOUS not in found.states
 
 
@@ -127,5 +130,10 @@ def test_neighbours_are_kept_whole(neighbours: Neighbours, tmp_path: Path) -> No
 def test_the_distance_of_alg_1_is_that_of_the_pictures() -> None:
     a, b = noise(5, 8), noise(5, 9)
     expected = ((a.double() - b.double()) / 255).square().mean(dim=(1, 2, 3)).sqrt()
-    measured = picture_distance(load_metric("l2"))(as_input(a), as_input(b))
+    distance = picture_distance(load_metric("l2"))
+    measured = distance(as_input(a), as_input(b))
     torch.testing.assert_close(measured, expected, atol=1e-6, rtol=0)
+    broken = as_input(a)
+    broken[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NumericsError, match="a recovered picture"):
+        distance(broken, as_input(b))

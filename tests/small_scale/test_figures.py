@@ -19,7 +19,7 @@ from small_scale.lab import Cell, Lab
 from small_scale.report import FIGURES, write_report
 from small_scale.settings import PUBLISHED
 from small_scale.sizes import dense_sizes
-from small_scale.summaries import Spread, name_of, names_apart, values
+from small_scale.summaries import Spread, name_of, names_apart, spurious_range, values
 from tests.small_scale.fake_lab import SIZES, fake_settings, measured_lab
 
 PEAK = Cell(64, 0)
@@ -49,7 +49,7 @@ def test_a_report_is_all_tables_and_figures(finished: Lab) -> None:
     written = write_report(finished)
     assert {path.stem for path in written if path.suffix == ".png"} == set(FIGURES)
     assert {path.stem for path in written if path.suffix == ".csv"} == {
-        "transition", "thresholds", "threshold-ranges", "geometry",
+        "transition", "sensitivity", "thresholds", "threshold-ranges", "geometry",
     }  # fmt: skip
     again = Lab.open(finished.folder)
     for name in ("spectra", "thresholds"):
@@ -75,9 +75,10 @@ def test_the_transition_shows_the_shares(finished: Lab, pages: list[Page]) -> No
         shares = [classified[Cell(K, 0)].shares[state].estimate for K in SIZES]
         np.testing.assert_array_equal(lines(axes, state.value)[0], [SIZES, shares])
     words = " ".join(text.get_text() for text in bottom.texts)
-    share = classified[PEAK].shares[State.SPURIOUS]
+    low, high = spurious_range(finished, 64)
     assert "peak at K = 64" in words
-    assert f"{share.low:.0%} to {share.high:.0%}" in words
+    assert f"{low:.0%} to {high:.0%}" in words
+    assert "range over 2 trainings" in words
 
 
 def test_curves_over_sizes_are_means(finished: Lab, pages: list[Page]) -> None:

@@ -14,12 +14,13 @@ from m2g_audit.states import State
 from small_scale.arrays import load_arrays
 from small_scale.lab import Cell, Lab
 from small_scale.mixture import relative
-from small_scale.summaries import possible_peaks
+from small_scale.summaries import possible_peaks, spurious_range
 from small_scale.tables import (
     Row,
     all_tables,
     compared,
     geometry,
+    sensitivity,
     threshold_ranges,
     thresholds,
     to_csv,
@@ -34,7 +35,7 @@ def row_is(row: Row, cell: Cell) -> bool:
     return (row["K"], row["seed"]) == (cell.K, cell.seed) and "basin_n" in row
 
 
-def row_of(rows: list[Row], **asked: str | int) -> Row:
+def row_of(rows: list[Row], **asked: str | float) -> Row:
     [found] = [row for row in rows if asked.items() <= row.items()]
     return found
 
@@ -68,6 +69,30 @@ def test_without_spurious_samples_there_is_no_peak(tmp_path: Path) -> None:
 def test_peaks_that_cannot_be_told_apart_are_all_possible(tmp_path: Path) -> None:
     lab = measured_lab(tmp_path / "sweep", (Cell(16, 0), Cell(256, 0)))
     assert possible_peaks(lab) == [Cell(16, 0), Cell(256, 0)]
+
+
+def test_the_range_of_a_share_is_over_all_trainings(finished: Lab) -> None:
+    per_K = finished.classified["per-K"]
+    # Another training on 64 pictures that shows what 16 do.
+    other = replace(per_K[Cell(16, 0)], K=64, seed=1)
+    lab = replace(finished)
+    lab.__dict__["classified"] = {"per-K": {**per_K, Cell(64, 1): other}}
+    high = per_K[Cell(64, 0)].shares[State.SPURIOUS].high
+    assert spurious_range(lab, 64) == (other.shares[State.SPURIOUS].low, high)
+    assert other.shares[State.SPURIOUS].high < high
+    assert Cell(16, 0) in possible_peaks(lab)
+    assert Cell(16, 0) not in possible_peaks(finished)
+
+
+def test_shares_again_at_half_and_twice(finished: Lab) -> None:
+    rows, neighbours = sensitivity(finished), finished.neighbours(Cell(64, 0))
+    assert len(rows) == 2 * 2 * len(CELLS)
+    own = finished.classified["per-K"][Cell(64, 0)].delta_m.value
+    valid = ~neighbours.failed
+    for factor in (0.5, 2.0):
+        row = row_of(rows, K=64, seed=0, rule="per-K", factor=factor)
+        within = (neighbours.training[valid, 0] <= factor * own).mean()
+        assert row["memorized"] == pytest.approx(within)
 
 
 def test_thresholds_say_where_they_come_from(finished: Lab) -> None:

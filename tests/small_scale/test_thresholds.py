@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from m2g_audit.states import low_quantile
-from small_scale.thresholds import find_threshold, valley
+from m2g_audit.states import ALPHA, low_quantile
+from small_scale.thresholds import find_threshold, rate_in, valley
 
 RNG = np.random.default_rng(0)
 FRESH = RNG.lognormal(np.log(0.2), 0.15, 2000)
@@ -44,6 +44,41 @@ def test_two_kinds_of_copies_are_no_transition() -> None:
     found = find_threshold(distances, FRESH)
     assert found.p_one_mode < 0.01
     assert (found.rule, found.phase) == ("fresh", "below")
+
+
+def test_a_valley_above_the_quantile_of_fresh_pictures_is_no_bound() -> None:
+    distances = np.concatenate([around(0.03, 600, 0.25), around(0.25, 400, 0.25)])
+    fresh = around(0.25, 4000, 0.7)
+    assert valley(distances) is not None
+    found = find_threshold(distances, fresh)
+    assert found.rule == "fresh"
+    assert (fresh <= found.value).mean() == pytest.approx(0.01, abs=0.001)
+
+
+@pytest.mark.parametrize("n_fresh", [3000, 8000])
+def test_fewer_fresh_pictures_than_samples_hold_the_same_rate(n_fresh: int) -> None:
+    size = 16_000
+
+    def nearest_on_circle(n: int, seed: int) -> NDArray[np.float64]:
+        at = np.sort(np.random.default_rng(seed).random(n))
+        gaps = np.diff(at, append=at[0] + 1)
+        return np.minimum(gaps, np.roll(gaps, 1))
+
+    found = [
+        low_quantile(nearest_on_circle(n_fresh, seed), rate_in(size, n_fresh))
+        for seed in range(400)
+    ]
+    # Of n random points on a circle a share 1 - (1 - 2 r)^(n - 1) has another within r.
+    rates = 1 - (1 - 2 * np.array(found)) ** (size - 1)
+    assert rates.mean() == pytest.approx(0.01, rel=0.15)
+
+
+def test_too_few_fresh_pictures_give_their_least_distance() -> None:
+    assert low_quantile(around(0.2, 100), rate_in(1000, 100)) == around(0.2, 100).min()
+
+
+def test_as_many_fresh_pictures_as_samples_need_no_correction() -> None:
+    assert rate_in(1000, 1000) == rate_in(1000, 4096) == ALPHA
 
 
 def test_equal_distances_have_no_valley() -> None:

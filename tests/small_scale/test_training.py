@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from m2g_audit.errors import NumericsError, OutputError
 from small_scale.settings import Settings, Training, settings_for
-from small_scale.training import CHECKPOINT, STATE, batch_rows, learning_rate, train
+from small_scale.training import CHECKPOINT, STATE, _Run, batch_rows, learning_rate, train
 
 
 def settings(**changed: object) -> Settings:
@@ -70,6 +72,27 @@ def test_a_kill_between_two_checkpoints_leaves_one(
         train(tmp_path / "killed", settings(), pictures, 0, on_step=killed_at(7))
     (tmp_path / "killed" / CHECKPOINT).rename(tmp_path / "killed" / f"{CHECKPOINT}.previous")
     assert same(weights(whole), weights(train(tmp_path / "killed", settings(), pictures, 0)))
+
+
+@pytest.mark.parametrize(("K", "processes"), [(2, 4), (8, 3), (8, 2)])
+def test_parts_of_a_batch_weigh_as_the_batch(
+    tmp_path: Path, pictures: Tensor, K: int, processes: int
+) -> None:
+    asked = settings(fill_batch=False)
+
+    def weighted(index: int, count: int) -> float:
+        accelerator: Any = SimpleNamespace(
+            device=torch.device("cpu"),
+            process_index=index,
+            num_processes=count,
+            prepare=lambda *parts: parts,
+        )
+        x, t, noise, weight = _Run(tmp_path, asked, pictures[:K], 0, accelerator)._batch()
+        assert len(x) == len(t) == len(noise) > 0
+        return weight * float((x - noise).double().square().mean())
+
+    parts = [weighted(index, processes) for index in range(processes)]
+    assert sum(parts) / processes == pytest.approx(weighted(0, 1))
 
 
 def test_seeds_and_pictures_matter(tmp_path: Path, pictures: Tensor) -> None:
