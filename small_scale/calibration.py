@@ -41,15 +41,19 @@ _FRESH_IN_WORDS: Mapping[RuleName, str] = {
 
 
 def write_calibration(lab: Lab, today: datetime.date | None = None) -> Path | None:
-    """The calibration.json of a sweep, from what is measured; None while spectra are missing."""
+    """The calibration.json of a sweep, from what is measured.
+
+    None while spectra are missing, and where models are gone, of which it holds the hashes.
+    """
     measured = [cell for cell in lab.measured if lab.geometry(cell, "spectra") is not None]
     data = lab.data
-    if not measured or data is None:
+    models = [lab.model(cell) / MODEL for cell in measured]
+    if not measured or data is None or not all(model.exists() for model in models):
         return None
     settings = lab.settings
     spectra = lab.geometry(measured[0], "spectra")
     assert spectra is not None
-    model = UnconditionalModel.load(lab.model(measured[0]) / MODEL, device="cpu")
+    model = UnconditionalModel.load(models[0], device="cpu")
     with torch.device("meta"):
         network = make_network(settings.network, settings.side, settings.channels)
     peak = lab.peak() if possible_peaks(lab) else None

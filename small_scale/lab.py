@@ -1,6 +1,7 @@
 """The folder of a sweep: whose it is, its cells, and what each stage leaves behind.
 
-settings.json, data.json           the sweep (identity), and the pictures that it began with
+settings.json, data.json           the sweep (identity), and the pictures that it began with;
+                                   metric-weights.json: learned distances'
 models/K000064-seed0/model/        the trained network, a DDPM pipeline of diffusers; log.jsonl
 synthetic/K000064-seed0/*.npz      S', images uint8 [n, c, h, w]
 neighbours/K000064-seed0.npz       distances (small_scale.classification.Neighbours)
@@ -42,7 +43,7 @@ from small_scale.settings import Geometry, Network, Settings, Synthesis, Trainin
 from small_scale.sizes import transition
 from small_scale.thresholds import Threshold
 
-SETTINGS_FILE, DATA_FILE = "settings.json", "data.json"
+SETTINGS_FILE, DATA_FILE, WEIGHTS_FILE = "settings.json", "data.json", "metric-weights.json"
 _PARTS: Mapping[str, Any] = {
     "network": Network,
     "training": Training,
@@ -164,6 +165,26 @@ class Lab:
                 f"with ({self.data.images:,} then, {data.images:,} now). Bring them back, or start "
                 "another sweep with --out DIR."
             )
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """The hashes of the weights of learned distances by their names, once they were used."""
+        path = self.folder / WEIGHTS_FILE
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    def keep_weights(self, metric: str, sha256: str | None) -> None:
+        """Keeps which weights a distance has; OutputError where it had others before."""
+        known = self.weights
+        if sha256 is None or known.get(metric) == sha256:
+            return
+        if metric in known:
+            raise OutputError(
+                f"The sweep in {self.folder} was measured with other weights of {metric} "
+                f"(SHA-256 {known[metric][:12]}, now {sha256[:12]}): give those, or start another "
+                "sweep with --out DIR."
+            )
+        content = json.dumps({**known, metric: sha256}, indent=1)
+        write_atomically(self.folder / WEIGHTS_FILE, f"{content}\n".encode())
 
     # -- cells
 

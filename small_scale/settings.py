@@ -11,6 +11,7 @@ from small_scale.sizes import dense_sizes, sparse_sizes
 
 Sampler = Literal["ddpm", "ddim"]
 PresetName = Literal["smoke", "desk", "lab", "paper"]
+SpectrumEstimator = Literal["fast", "exact-alg2"]
 SUBSET_SEED = 3407
 """The authors' seed of the nested subsets."""
 
@@ -83,7 +84,7 @@ class Geometry:
     basin_metric: str | None = None
     delta_d: float | None = None
     spectrum_images: int = 512
-    spectrum: Literal["fast", "exact-alg2"] = "fast"
+    spectrum: SpectrumEstimator = "fast"
     spectrum_tolerance: float = 0.03
     t0: int = 5
     energy_images: int = 512
@@ -117,7 +118,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper settles for one of its data sets (Tables 1 to 3, App. B.2)."""
+    """What the paper settles for one of its data sets (Tables 1 to 3, App. B.2).
+
+    `A` and `B`: the ends of the transition, and `of_width`: those of narrower networks (B.5).
+    """
 
     hub: str
     column: str
@@ -131,6 +135,12 @@ class Published:
     network: Network
     batch: int
     iterations: int
+    of_width: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    def sizes(self, width: int, total: int) -> tuple[int, ...] | None:
+        """The 38 sizes around the transition, of `total` pictures; None where those end within."""
+        A, B = self.of_width.get(width, (self.A, self.B))
+        return tuple(dense_sizes(A, B, total)) if total > B else None
 
 
 _DIGITS = Network(128, (1, 2, 2))
@@ -146,10 +156,12 @@ PUBLISHED: Mapping[str, Published] = {
     "cifar10": Published(
         "uoft-cs/cifar10", "img", 32, 3, 50_000, 2000, 16_000, "lpips-alex", 0.03,
         Network(128, (1, 2, 2, 2), attention_at=16), 128, 500_000,
+        {64: (500, 8000), 96: (2000, 16_000)},
     ),
     "lsun-church": Published(
         "tglcourse/lsun_church_train", "image", 64, 3, 126_227, 2000, 16_000, "lpips-alex", 0.12,
         Network(128, (1, 1, 2, 2, 4, 4), attention_at=16, dropout=0.0), 64, 800_000,
+        {64: (1000, 8000)},
     ),
 }  # fmt: skip
 """By the name that `calibrate` takes."""
@@ -170,6 +182,7 @@ def settings_for(
     metric: str | None = None,
     multiple: int | None = None,
     sampler: Sampler | None = None,
+    spectrum: SpectrumEstimator | None = None,
     sizes: tuple[int, ...] | None = None,
 ) -> Settings:
     """The settings of a preset for `total` training pictures, with what the user set by hand.
@@ -177,6 +190,11 @@ def settings_for(
     `data`: a name of PUBLISHED, or the path of pictures. Raises UsageError for numbers out of
     range.
     """
+    if total < 2:
+        raise UsageError(
+            f"{data} has {total} pictures to train on beside those that are held out (a fifth, at "
+            "least 100, where there is no test split): give some hundred pictures or more."
+        )
     published = PUBLISHED.get(data, PUBLISHED[_OTHERS])
     made = _PRESETS[preset](published, total)
     made = replace(made, data=data, channels=channels or published.channels)
@@ -184,8 +202,13 @@ def settings_for(
         made = replace(made, side=side)
     if width is not None:
         made = replace(made, network=replace(made.network, width=width))
+    if preset == "paper" and data in PUBLISHED:
+        around = published.sizes(made.network.width, total)
+        made = replace(made, sizes=around or made.sizes)
     if metric is not None:
         made = replace(made, metric=metric)
+    if spectrum is not None:
+        made = replace(made, geometry=replace(made.geometry, spectrum=spectrum))
     if multiple is not None:
         made = replace(made, synthesis=replace(made.synthesis, multiple=multiple))
     if sampler is not None and sampler != made.synthesis.sampler:
@@ -222,14 +245,13 @@ def _paper(published: Published, total: int) -> Settings:
     What the paper does not say: |S'| is at least 1,000; gradients are clipped at norm 1, as in
     diffusers' own training; the fast search of critical times stands for Alg. 1.
     """
-    known = total == published.total
     return Settings(
         preset="paper",
         data="",
         side=published.side,
         channels=published.channels,
         metric=published.metric,
-        sizes=tuple(dense_sizes(published.A, published.B, total) if known else sparse_sizes(total)),
+        sizes=tuple(sparse_sizes(total)),
         network=published.network,
         training=Training(iterations=published.iterations, batch=published.batch),
         geometry=Geometry(
@@ -250,7 +272,7 @@ def _lab(published: Published, total: int) -> Settings:
         side=published.side,
         channels=published.channels,
         metric=published.metric,
-        sizes=(2, *(K for K in sparse_sizes(min(total, 8000), 125) if K <= 8000)),
+        sizes=tuple(sorted({2, *sparse_sizes(min(total, 8000), 125)})),
         network=replace(published.network, width=64),
         training=Training(
             iterations=8000,

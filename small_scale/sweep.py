@@ -21,7 +21,7 @@ from small_scale.lab import Cell, Data, Lab
 from small_scale.network import make_network
 from small_scale.pictures import Pictures, as_input, load_pictures, open_source
 from small_scale.report import write_report
-from small_scale.settings import Settings
+from small_scale.settings import Geometry, Settings
 from small_scale.sheets import is_current, save_sheet
 from small_scale.synthesis import synthesise
 from small_scale.training import MODEL, train
@@ -287,7 +287,9 @@ class Sweep:
     def _metric(self, name: str) -> Metric:
         if name not in self._metrics:
             weights = self._weights.get(name)
-            self._metrics[name] = load_metric(name, weights=weights, device=self._device)
+            metric = load_metric(name, weights=weights, device=self._device)
+            self.lab.keep_weights(name, metric.weights_sha256)
+            self._metrics[name] = metric
         return self._metrics[name]
 
     @property
@@ -306,15 +308,19 @@ def cost_of(settings: Settings, stage: Stage, K: int) -> int:
     if stage == "synthesise":
         return settings.synthesis.size(K) * settings.synthesis.steps
     if stage == "basin":
-        return 4 * geometry.basin_images * geometry.trials * _PER_TRIAL
+        return _measured(geometry, geometry.basin_images) * geometry.trials * _PER_TRIAL
     if stage == "spectra":
         one = 8 * settings.channels * settings.side**2
-        return (
-            4 * geometry.spectrum_images * (_SPECTRUM_COST if geometry.spectrum == "fast" else one)
-        )
+        each = _SPECTRUM_COST if geometry.spectrum == "fast" else one
+        return _measured(geometry, geometry.spectrum_images) * each
     if stage == "energy":
-        return 4 * geometry.energy_images * geometry.references * geometry.points
+        return _measured(geometry, geometry.energy_images) * geometry.references * geometry.points
     return 1
+
+
+def _measured(geometry: Geometry, images: int) -> int:
+    """How many pictures a measurement takes at most, of three states and the training points."""
+    return 3 * images + (geometry.training_points or images)
 
 
 def _expected_cost(settings: Settings, stages: Sequence[Stage]) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
 from torch import Tensor
 
-from m2g_audit.errors import NumericsError
+from m2g_audit.errors import NumericsError, OutputError
 from m2g_audit.numerics import in_batches, seed_for
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.pictures import to_levels
@@ -66,7 +67,7 @@ class _Sampler:
     def __init__(
         self, model: Path, settings: Synthesis, K: int, device: torch.device, mixed: bool
     ) -> None:
-        network: Any = UNet2DModel.from_pretrained(model, subfolder="unet")
+        network: Any = _load(model)
         self.network = network.eval().requires_grad_(False).to(device)
         trained_with = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
         self.scheduler = make_sampler(settings, trained_with)
@@ -97,6 +98,16 @@ class _Sampler:
                 "mixed precision."
             )
         return x.cpu()
+
+
+def _load(model: Path) -> UNet2DModel:
+    try:
+        return UNet2DModel.from_pretrained(model, subfolder="unet")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise OutputError(
+            f"The model in {model} is damaged ({str(error).splitlines()[0]}). Remove "
+            f"{model.parent}: it is trained again, the same."
+        ) from error
 
 
 def make_sampler(settings: Synthesis, trained_with: Any) -> DDPMScheduler | DDIMScheduler:

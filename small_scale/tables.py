@@ -33,6 +33,7 @@ def all_tables(lab: Lab) -> dict[str, list[Row]]:
     """Every table of a sweep by name; one without a row yet is empty."""
     return {
         "transition": transition(lab),
+        "samples": samples(lab),
         "sensitivity": sensitivity(lab),
         "thresholds": thresholds(lab),
         "threshold-ranges": threshold_ranges(lab),
@@ -76,6 +77,29 @@ def transition(lab: Lab) -> list[Row]:
                     "n_control": each.n_control,
                     "failed": len(each.states) - each.n,
                     "peak": ("peak" if cell == peak else "possible") if cell in possible else "",
+                }
+            )
+    return rows
+
+
+def samples(lab: Lab) -> list[Row]:
+    """Every sample with its state by each rule, and its distances to the nearest in S and in S'.
+
+    `sample`: its place in S'.
+    """
+    rows: list[Row] = []
+    for cell, each in lab.classified["per-K"].items():
+        neighbours, fixed = lab.neighbours(cell), lab.classified["fixed"][cell]
+        near = zip(neighbours.training[:, 0], neighbours.samples[:, 0], strict=True)
+        for i, (to_training, to_samples) in enumerate(near):
+            rows.append(
+                _start(cell)
+                | {
+                    "sample": i,
+                    "state": each.states[i].value,
+                    "state_fixed": fixed.states[i].value,
+                    "to_training": float(to_training),
+                    "to_samples": float(to_samples),
                 }
             )
     return rows

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -106,7 +105,8 @@ class _Run:
                 self._write_log(summed / count, time.monotonic() - began)
                 summed, count = 0.0, 0
                 report(self.step, settings.iterations)
-            if self.step % settings.checkpoint_every == 0:
+            # After the last step the model itself is written.
+            if self.step % settings.checkpoint_every == 0 and self.step < settings.iterations:
                 self._save_checkpoint()
 
     def _optimise(self) -> float:
@@ -201,12 +201,22 @@ class _Run:
         for name in (CHECKPOINT, f"{CHECKPOINT}.previous"):
             path = self.folder / name / STATE
             if path.exists():
-                state = _load(path)
-                network.load_state_dict(state["network"])
-                optimizer.load_state_dict(state["optimizer"])
-                self.ema.load_state_dict(state["ema"])
-                return int(state["step"])
+                return self._load(path, network, optimizer)
         return 0
+
+    def _load(self, path: Path, network: UNet2DModel, optimizer: torch.optim.Optimizer) -> int:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.ema.load_state_dict(state["ema"])
+            return int(state["step"])
+        except Exception as error:  # a damaged file is an error of many kinds to torch
+            raise OutputError(
+                f"The checkpoint {path.parent} is damaged ({type(error).__name__}: "
+                f"{(str(error).splitlines() or ['empty'])[0]}). Remove that folder: this one "
+                "training then starts anew, everything else goes on."
+            ) from error
 
 
 def learning_rate(step: int, settings: Training) -> float:
@@ -230,16 +240,6 @@ def batch_rows(K: int, size: int, step: int, seed: int) -> Tensor:
         rows.append(part)
         position, size = position + len(part), size - len(part)
     return torch.cat(rows)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise OutputError(
-            f"The checkpoint {path.parent} is damaged ({str(error).splitlines()[0]}). Remove that "
-            "folder: this one training then starts anew, everything else goes on."
-        ) from error
 
 
 @contextmanager

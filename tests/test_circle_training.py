@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from m2g_audit.errors import OutputError
 from small_scale.circle.data import COUNT, circle_points
 from small_scale.circle.recipe import PRESETS, Recipe
 from small_scale.circle.scores import ScoreNetwork, exact_score
@@ -102,3 +103,11 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
 
 def trained(points: torch.Tensor, recipe: Recipe, checkpoint: Path) -> ScoreNetwork:
     return train(points, recipe, checkpoint, lambda *_: None)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "network-2.checkpoint"
+    for content in (b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(OutputError, match=r"is damaged .* Remove it"):
+            iterations_done(path)

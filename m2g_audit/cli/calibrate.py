@@ -71,6 +71,13 @@ def calibrate(
         Literal["ddpm", "ddim"] | None,
         typer.Option(help="ddpm: 1000 ancestral steps; ddim: 50.", show_default=False),
     ] = None,
+    spectrum: Annotated[
+        Literal["fast", "exact-alg2"] | None,
+        typer.Option(
+            help="fast: the estimator that an audit takes; exact-alg2: the paper's Alg. 2.",
+            show_default=False,
+        ),
+    ] = None,
     delta_m: Annotated[
         float | None,
         typer.Option(
@@ -128,12 +135,12 @@ def calibrate(
     if data not in PUBLISHED and (Path(data) / SETTINGS_FILE).is_file():
         folder = Path(data)
         settings = Lab.open(folder).settings
-        own = (preset, out, sizes, size, width, metric, synthetic, sampler)
+        own = (preset, out, sizes, size, width, metric, synthetic, sampler, spectrum)
         if any(value is not None for value in own):
             raise UsageError(
                 f"{data} is a sweep with settings of its own: leave out --preset, --out, --sizes, "
-                "--size, --width, --metric, --synthetic and --sampler to go on with it, or give "
-                f"its data ({settings.data}) and another --out."
+                "--size, --width, --metric, --synthetic, --sampler and --spectrum to go on with "
+                f"it, or give its data ({settings.data}) and another --out."
             )
     else:
         preset = preset or "desk"
@@ -147,6 +154,7 @@ def calibrate(
             metric=metric,
             multiple=synthetic,
             sampler=sampler,
+            spectrum=spectrum,
         )
     weights = _weights(settings, metric_weights or [])
     others = _others(beside or [], folder)
@@ -182,6 +190,7 @@ def _settings(
     metric: str | None,
     multiple: int | None,
     sampler: Literal["ddpm", "ddim"] | None,
+    spectrum: Literal["fast", "exact-alg2"] | None,
 ) -> Settings:
     from small_scale.pictures import open_source
     from small_scale.settings import PUBLISHED, settings_for
@@ -200,6 +209,7 @@ def _settings(
         metric=metric,
         multiple=multiple,
         sampler=sampler,
+        spectrum=spectrum,
         sizes=None if sizes is None else parse_sizes(sizes, source.train),
     )
 

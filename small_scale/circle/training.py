@@ -6,11 +6,13 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from m2g_audit.errors import OutputError
 from m2g_audit.runs import write_atomically
 from small_scale.circle.recipe import Recipe
 from small_scale.circle.scores import ScoreNetwork
@@ -26,7 +28,7 @@ def checkpoint_path(folder: Path, size: int) -> Path:
 
 def iterations_done(checkpoint: Path) -> int:
     """Return how many iterations a checkpoint holds; 0 where there is none."""
-    return int(torch.load(checkpoint, weights_only=True)["done"]) if checkpoint.exists() else 0
+    return int(_read(checkpoint)["done"]) if checkpoint.exists() else 0
 
 
 def generator_for(seed: int, *labels: int) -> torch.Generator:
@@ -113,8 +115,18 @@ def _load(
     """Restore what `path` holds and return the iterations done; 0 where there is none."""
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = _read(path)
     network.load_state_dict(state["network"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["done"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, weights_only=True))
+    except Exception as error:  # a damaged file is an error of many kinds to torch
+        raise OutputError(
+            f"The checkpoint {path} is damaged ({type(error).__name__}). Remove it: this one "
+            "training then starts anew."
+        ) from error

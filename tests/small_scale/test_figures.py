@@ -49,7 +49,7 @@ def test_a_report_is_all_tables_and_figures(finished: Lab) -> None:
     written = write_report(finished)
     assert {path.stem for path in written if path.suffix == ".png"} == set(FIGURES)
     assert {path.stem for path in written if path.suffix == ".csv"} == {
-        "transition", "sensitivity", "thresholds", "threshold-ranges", "geometry",
+        "transition", "samples", "sensitivity", "thresholds", "threshold-ranges", "geometry",
     }  # fmt: skip
     again = Lab.open(finished.folder)
     for name in ("spectra", "thresholds"):

@@ -1,9 +1,11 @@
 """Training sizes of App. B.1 against those that the paper prints."""
 
+from typing import get_args
+
 import pytest
 
 from m2g_audit.errors import UsageError
-from small_scale.settings import PUBLISHED
+from small_scale.settings import PUBLISHED, PresetName, settings_for
 from small_scale.sizes import dense_sizes, parse_sizes, sparse_sizes, transition
 
 
@@ -17,16 +19,38 @@ from small_scale.sizes import dense_sizes, parse_sizes, sparse_sizes, transition
     ],
 )
 def test_the_papers_sizes_come_out(data: str, printed: tuple[int, ...]) -> None:
-    published = PUBLISHED[data]
-    sizes = dense_sizes(published.A, published.B, published.total)
+    total = PUBLISHED[data].total
+    sizes = settings_for("paper", data, total).sizes
     assert len(sizes) == 38
     assert sizes[0] == 2
-    assert sizes[-1] == published.total
+    assert sizes[-1] == total
     assert set(printed) <= set(sizes)
 
 
-def test_the_papers_size_of_width_64() -> None:
-    assert 2568 in dense_sizes(500, 8000, 50_000)
+@pytest.mark.parametrize(("data", "printed"), [("cifar10", 2568), ("lsun-church", 4862)])
+def test_the_papers_sizes_of_width_64(data: str, printed: int) -> None:
+    total = PUBLISHED[data].total
+    assert printed in settings_for("paper", data, total, width=64).sizes
+
+
+def test_a_set_of_another_length_has_the_transition_of_its_name() -> None:
+    sizes = settings_for("paper", "lsun-church", 119_915).sizes
+    assert (len(sizes), sizes[-1]) == (38, 119_915)
+    assert 4896 in sizes
+    # A folder has a transition of its own, which nobody knows yet.
+    assert settings_for("paper", "pictures", 50_000).sizes == tuple(sparse_sizes(50_000))
+
+
+@pytest.mark.parametrize("preset", get_args(PresetName))
+@pytest.mark.parametrize("total", [-3, 0, 1])
+def test_no_pictures_to_train_on_are_told_of(preset: PresetName, total: int) -> None:
+    with pytest.raises(UsageError, match=f"{total} pictures to train on"):
+        settings_for(preset, "pictures", total)
+
+
+@pytest.mark.parametrize("preset", get_args(PresetName))
+def test_every_preset_has_sizes_of_few_pictures(preset: PresetName) -> None:
+    assert settings_for(preset, "pictures", 2).sizes == (2,)
 
 
 def test_short_ranges_have_fewer_sizes() -> None:

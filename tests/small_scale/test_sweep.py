@@ -1,5 +1,6 @@
 """A whole sweep on a folder of pictures, killed and gone on with."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ class Silent:
             raise KeyboardInterrupt
 
     def overall(self, done: int, total: int) -> None:
-        self.shares.append(done / total)
+        self.shares.append(done / max(1, total))
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,36 @@ def test_other_pictures_are_refused(finished: Lab, pictures: Path, tmp_path: Pat
             Sweep(lab, Silent()).run(["train"])
     finally:
         first.write_bytes(content)
+
+
+def test_a_damaged_model_says_what_to_do(pictures: Path, tmp_path: Path) -> None:
+    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    Sweep(lab, Silent()).run(["train"])
+    [weights] = (lab.model(Cell(2, 0)) / "model" / "unet").glob("*.safetensors")
+    weights.write_bytes(b"")
+    with pytest.raises(OutputError, match=r"model is damaged .* Remove .*K000002-seed0"):
+        Sweep(lab, Silent()).run(["synthesise"])
+
+
+def test_weights_of_a_distance_stay_the_same(pictures: Path, tmp_path: Path) -> None:
+    lab = Lab.create(tmp_path, settings(pictures))
+    lab.keep_weights("l2", None)
+    lab.keep_weights("lpips-alex", "abc")
+    lab.keep_weights("lpips-vgg", "def")
+    lab.keep_weights("lpips-alex", "abc")
+    assert lab.weights == {"lpips-alex": "abc", "lpips-vgg": "def"}
+    with pytest.raises(OutputError, match=r"other weights of lpips-alex .*abc, now xyz"):
+        lab.keep_weights("lpips-alex", "xyz")
+
+
+def test_a_report_needs_no_models(finished: Lab, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "lab")
+    shutil.rmtree(tmp_path / "lab" / "models")
+    shutil.rmtree(tmp_path / "lab" / "figures")
+    before = (tmp_path / "lab" / "calibration.json").read_bytes()
+    Sweep(Lab.open(tmp_path / "lab"), Silent()).run(["report"])
+    assert (tmp_path / "lab" / "figures" / "transition.png").exists()
+    assert (tmp_path / "lab" / "calibration.json").read_bytes() == before
 
 
 def test_two_claims_exclude_each_other(finished: Lab) -> None:

@@ -20,6 +20,7 @@ from small_scale.tables import (
     all_tables,
     compared,
     geometry,
+    samples,
     sensitivity,
     threshold_ranges,
     thresholds,
@@ -82,6 +83,17 @@ def test_the_range_of_a_share_is_over_all_trainings(finished: Lab) -> None:
     assert other.shares[State.SPURIOUS].high < high
     assert Cell(16, 0) in possible_peaks(lab)
     assert Cell(16, 0) not in possible_peaks(finished)
+
+
+def test_every_sample_has_its_state(finished: Lab) -> None:
+    rows, each = samples(finished), finished.classified["per-K"][Cell(64, 0)]
+    assert len(rows) == N * len(CELLS)
+    of_cell = [row for row in rows if (row["K"], row["seed"]) == (64, 0)]
+    assert [row["state"] for row in of_cell] == [state.value for state in each.states]
+    memorized = [row["state"] == "memorized" for row in of_cell]
+    near = [float(row["to_training"]) <= each.delta_m.value for row in of_cell]
+    assert memorized[:-1] == near[:-1]
+    assert of_cell[-1]["state"] == "failed"
 
 
 def test_shares_again_at_half_and_twice(finished: Lab) -> None:

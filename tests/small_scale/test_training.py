@@ -113,14 +113,22 @@ def test_checkpoints_open_in_plain_diffusers(
     assert images.shape == (1, 8, 8, 1)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[:1000], lambda _: b"", lambda _: b"text"],
+    ids=["cut off", "empty", "text"],
+)
 def test_a_damaged_checkpoint_says_what_to_do(
-    tmp_path: Path, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    pictures: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[bytes], bytes],
 ) -> None:
     monkeypatch.setattr("small_scale.training._LOG_EVERY", 1)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, settings(), pictures, 0, on_step=killed_at(5))
     state = tmp_path / CHECKPOINT / STATE
-    state.write_bytes(state.read_bytes()[:1000])
+    state.write_bytes(damage(state.read_bytes()))
     with pytest.raises(OutputError, match=r"damaged .* Remove that folder"):
         train(tmp_path, settings(), pictures, 0)
     shutil.rmtree(tmp_path / CHECKPOINT)
