@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import ttest_ind
 
 from m2g_audit.energy import gap
+from m2g_audit.intervals import LEVEL
 from small_scale.classification import RULES, STATES, classify_set, with_values
 from small_scale.lab import Cell, Lab
 from small_scale.summaries import (
@@ -26,6 +30,9 @@ Row = dict[str, Value]
 
 FACTORS = (0.5, 2.0)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_COMPARED: tuple[Quantity, ...] = (
+    "log_volume", "median_singular_value", "energy_gap", "mixture",
+)  # fmt: skip
 _OF_SPECTRA: tuple[Quantity, ...] = ("median_singular_value", "intrinsic_dimension")
 
 
@@ -38,6 +45,7 @@ def all_tables(lab: Lab) -> dict[str, list[Row]]:
         "thresholds": thresholds(lab),
         "threshold-ranges": threshold_ranges(lab),
         "geometry": geometry(lab),
+        "differences": differences(lab),
     }
 
 
@@ -204,6 +212,41 @@ def geometry(lab: Lab) -> list[Row]:
                 | _gaps(lab, cell, group)
                 | _mixture(lab, cell, group)
             )
+    return rows
+
+
+def differences(lab: Lab) -> list[Row]:
+    """How far the means of two states are apart, with Welch's 95% interval over their samples.
+
+    Of each sample: the mean log-volume over its trials, the median singular value, the energy over
+    all references, and the distance from mixtures over that from the nearest picture. States of
+    fewer than two samples are left out.
+    """
+    rows: list[Row] = []
+    for cell in lab.measured:
+        for quantity in _COMPARED:
+            found = {}
+            for state in STATES:
+                each = values(lab, cell, state.value, quantity)
+                if each is not None and len(each) > 1:
+                    found[state.value] = each.mean(axis=1) if each.ndim > 1 else each
+            for first, second in itertools.combinations(found, 2):
+                a, b = found[first], found[second]
+                with warnings.catch_warnings():
+                    # Samples that are all alike have no variance, and the interval is nan.
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    interval = ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+                rows.append(
+                    _start(cell)
+                    | {
+                        "quantity": quantity,
+                        "states": f"{first} - {second}",
+                        "difference": float(a.mean() - b.mean()),
+                        "low": float(interval.low),
+                        "high": float(interval.high),
+                        "n": f"{len(a)} and {len(b)}",
+                    }
+                )
     return rows
 
 

@@ -50,6 +50,7 @@ def test_a_report_is_all_tables_and_figures(finished: Lab) -> None:
     assert {path.stem for path in written if path.suffix == ".png"} == set(FIGURES)
     assert {path.stem for path in written if path.suffix == ".csv"} == {
         "transition", "samples", "sensitivity", "thresholds", "threshold-ranges", "geometry",
+        "differences",
     }  # fmt: skip
     again = Lab.open(finished.folder)
     for name in ("spectra", "thresholds"):

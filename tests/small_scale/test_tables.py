@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from m2g_audit.states import State
 from small_scale.arrays import load_arrays
@@ -19,6 +20,7 @@ from small_scale.tables import (
     Row,
     all_tables,
     compared,
+    differences,
     geometry,
     samples,
     sensitivity,
@@ -145,6 +147,24 @@ def test_geometry_is_of_the_stored_arrays(finished: Lab) -> None:
     assert row["energy_gap_2_sd"] == pytest.approx(gaps[:, 1].std())
     found = relative(mixture["spurious/distance"], mixture["spurious/nearest"])
     assert row["mixture_q50"] == np.median(found)
+
+
+def test_differences_are_welchs(finished: Lab) -> None:
+    row = row_of(
+        differences(finished), K=64, seed=0, quantity="log_volume", states="memorized - spurious"
+    )
+    basin = finished.geometry(Cell(64, 0), "basin") or {}
+    a, b = (basin[f"{state}/log_volumes"].mean(axis=1) for state in ("memorized", "spurious"))
+    assert row["difference"] == pytest.approx(a.mean() - b.mean())
+    variances = [x.var(ddof=1) / len(x) for x in (a, b)]
+    # Welch and Satterthwaite's degrees of freedom.
+    freedom = sum(variances) ** 2 / sum(
+        v**2 / (len(x) - 1) for v, x in zip(variances, (a, b), strict=True)
+    )
+    reach = t.ppf(0.975, freedom) * sum(variances) ** 0.5
+    assert row["low"] == pytest.approx(a.mean() - b.mean() - reach)
+    assert row["high"] == pytest.approx(a.mean() - b.mean() + reach)
+    assert row["n"] == f"{len(a)} and {len(b)}"
 
 
 def test_samples_are_sorted_anew_by_thresholds_set_by_hand(finished: Lab) -> None:
