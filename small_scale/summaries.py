@@ -136,14 +136,16 @@ def spurious_range(lab: Lab, K: int, rule: RuleName = "per-K") -> tuple[float, f
 def possible_peaks(lab: Lab, rule: RuleName = "per-K") -> list[Cell]:
     """The cells of the first seed that may have the largest spurious share, in order of K.
 
-    Those whose range over all trainings reaches the lower end of the peak's own; none where no
+    Those where a training's interval reaches the lower end of that of the peak; none where no
     sample is spurious.
     """
     peak = lab.peak(rule)
-    if peak is None or lab.classified[rule][peak].shares[State.SPURIOUS].estimate == 0:
+    if peak is None:
         return []
-    low, _ = spurious_range(lab, peak.K, rule)
-    return [cell for cell in first_seed(lab) if spurious_range(lab, cell.K, rule)[1] >= low]
+    share = lab.classified[rule][peak].shares[State.SPURIOUS]
+    if share.estimate == 0:
+        return []
+    return [cell for cell in first_seed(lab) if spurious_range(lab, cell.K, rule)[1] >= share.low]
 
 
 def _gaps(arrays: Arrays, group: str) -> FloatArray:

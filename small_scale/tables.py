@@ -64,7 +64,7 @@ def transition(lab: Lab) -> list[Row]:
 
     `n`: samples that did not fail. `false_memorized`: the share within delta_m of `n_control`
     pictures that the model never saw. `peak`: "peak" at the first seed's largest spurious share,
-    "possible" where the intervals of all trainings on as many pictures reach down to those there.
+    "possible" where the interval of a training on as many pictures reaches that one's lower end.
     """
     rows: list[Row] = []
     for rule in RULES:

@@ -312,7 +312,7 @@ def _summarise(lab: Lab, others: list[Lab]) -> None:
     from small_scale.classification import STATES
     from small_scale.report import BESIDE
     from small_scale.sizes import transition
-    from small_scale.summaries import possible_peaks
+    from small_scale.summaries import possible_peaks, spurious_range
 
     classified = lab.classified["per-K"]
     console = Console(soft_wrap=True, highlight=False)
@@ -339,7 +339,7 @@ def _summarise(lab: Lab, others: list[Lab]) -> None:
     if peak is not None and not possible_peaks(lab):
         console.print("No sample is spurious.")
     elif peak is not None:
-        share = classified[peak].shares[STATES[1]]
+        share, (low, high) = classified[peak].shares[STATES[1]], spurious_range(lab, peak.K)
         first = {
             cell.K: each.shares[STATES[0]]
             for cell, each in classified.items()
@@ -347,8 +347,8 @@ def _summarise(lab: Lab, others: list[Lab]) -> None:
         }
         A, B = transition({K: share.estimate for K, share in first.items()})
         console.print(
-            f"The spurious share is largest at K = {peak.K:,}: {share.estimate:.1%} ("
-            f"{share.low:.1%} to {share.high:.1%}). Memorization drops after K = {A:,} and is down "
+            f"The spurious share is largest at K = {peak.K:,}: {share.estimate:.1%} ({low:.1%} to "
+            f"{high:.1%} over all trainings). Memorization drops after K = {A:,} and is down "
             f"at K = {B:,}; a sweep with --sizes {A}-{B} looks closer."
         )
     if lab.given != (None, None):
