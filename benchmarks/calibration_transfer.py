@@ -12,21 +12,27 @@ these calibrations; the numbers say whether it could.
 
     python benchmarks/calibration_transfer.py runs/mnist runs/cifar10    # finished sweeps
 
-Writes results/calibration_transfer.{md,json}.
+Writes results/calibration_transfer.{md,json}, and each transfer into its sweep's calibration.json.
 """
 
 import argparse
+import datetime
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from named_by_curvature import CALIBRATION
 from resumable import Result, in_words, machine
 from sklearn.metrics import roc_auc_score
 
-from m2g_audit.calibration import Readout, read_out
+from m2g_audit.calibration import Readout, Transfer, load, read_out
+from m2g_audit.intervals import LEVEL
+from m2g_audit.pocket.truth_table import load_table
+from m2g_audit.records import IntervalRecord
 from m2g_audit.runs import write_atomically
+from small_scale.calibration import FILE
 from small_scale.lab import Lab
 
 READOUTS: tuple[Readout, ...] = get_args(Readout)
@@ -39,11 +45,14 @@ Group = tuple[np.ndarray, np.ndarray]
 
 
 def main() -> None:
-    """Writes results/calibration_transfer.md and .json."""
+    """Writes results/calibration_transfer.md and .json, and the transfers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sweeps", type=Path, nargs="+", help="folders of finished sweeps")
     asked = parser.parse_args()
     rows = [transfer(Lab.open(folder)) for folder in asked.sweeps]
+    for folder, row in zip(asked.sweeps, rows, strict=True):
+        if "why" not in row:
+            record(folder / FILE, row)
     found = {"machine": machine(), "resamples": RESAMPLES, "transfers": rows}
     RESULTS.mkdir(exist_ok=True)
     write_atomically(RESULTS / f"{NAME}.json", (json.dumps(found, indent=1) + "\n").encode())
@@ -75,6 +84,31 @@ def transfer(lab: Lab) -> Result:
         "pocket_right": balanced(target, threshold),
         "pocket_samples": [sum(len(group[state]) for group in target) for state in (0, 1)],
     }
+
+
+def record(path: Path, row: Result) -> None:
+    """Puts the transfer into a sweep's calibration, so that an audit can say what it showed."""
+    pocket = load(CALIBRATION).transfers[-1]
+    low, high = row["pocket_interval"]
+    memorized, spurious = row["pocket_samples"]
+    measured = Transfer(
+        name="samples of pocket",
+        to=pocket.to,
+        sha256=load_table().model_sha256,
+        readout=row["readout"],
+        threshold=row["threshold"],
+        auroc=IntervalRecord(
+            estimate=row["pocket"],
+            low=low,
+            high=high,
+            level=LEVEL,
+            method="bootstrap over captions and samples",
+        ),
+        memorized=memorized,
+        spurious=spurious,
+        date=datetime.date.today(),
+    )
+    load(path).model_copy(update={"transfers": [measured]}).save(path)
 
 
 def of_sweep(lab: Lab, name: Readout) -> list[Group]:
