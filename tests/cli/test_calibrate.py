@@ -183,13 +183,45 @@ def test_a_sweep_loads_the_weights_that_it_is_given(
     assert asked == [("lpips-alex", own), ("lpips-vgg", None)]
 
 
-def test_missing_weights_are_told_of_before_anything_is_written(run: Run, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for i in range(110):
-        Image.new("RGB", (32, 32), (i, 0, 0)).save(pictures / f"{i}.png")
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_missing_weights_are_told_of_before_anything_is_written(run: Run, pictures: Path) -> None:
     asked = ("--preset", "smoke", "--sizes", "2,8", "--size", "32", "--metric", "lpips-alex")
     code, _, err = run(pictures, *asked, "--out", "sweep", "--metric-weights", "nowhere.pth")
     assert code == 3
     assert "There is no file nowhere.pth" in err
+    assert not Path("sweep").exists()
+
+
+@pytest.mark.parametrize("preset", ["lab", "paper"])
+def test_a_preset_without_its_gpu_says_so(
+    run: Run, pictures: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = run(pictures, "--preset", preset, "--sizes", "2,8", "--metric", "l2")
+    assert code != 0
+    assert f"The preset {preset} is made for a GPU" in err
+    assert not Path("runs").exists()
+
+
+def test_pictures_too_small_for_a_distance_are_told_of_before_training(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import alexnet
+
+    from m2g_audit.similarity.lpips import random_backbone_distance
+
+    metric = random_backbone_distance("alex", alexnet(weights=None).features)
+    monkeypatch.setattr("m2g_audit.similarity.load_metric", lambda *_, **__: metric)
+    asked = ("--preset", "smoke", "--sizes", "2,8", "--metric", "lpips-alex")
+    code, _, err = run(pictures, *asked, "--out", "sweep")
+    assert code == 2
+    assert "at least 32 x 32 pixels, these have 8 x 8" in err
     assert not Path("sweep").exists()
