@@ -7,7 +7,8 @@ Audited are 16 seeds a caption that nothing else uses, with thresholds of distan
 the other fold; the truth is that of 256 other samples.
 
 Also writes results/pocket_calibration.json, with the threshold that is best on all samples, for
-`m2g-audit prompt --model pocket --reference none --calibration`.
+`m2g-audit prompt --model pocket --reference none --calibration`; second_pocket.py then adds what it
+showed on another model.
 
     python benchmarks/named_by_curvature.py runs/pocket     # what `pocket measure` worked in
 """
