@@ -75,7 +75,7 @@ def main() -> None:
     calibration.model_copy(update={"transfers": [transfer, within]}).save(CALIBRATION)
     found = {
         "model": table.model_sha256,
-        "delta": {"pocket's": deltas(of_pocket), "its own": deltas(table.thresholds)},
+        "delta": dict(zip(RULES, map(deltas, (of_pocket, table.thresholds)), strict=True)),
         "transfer": transfer.model_dump(mode="json"),
         "audited": audited,
         "named": named,

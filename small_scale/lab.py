@@ -250,12 +250,12 @@ class Lab:
         all_neighbours = {cell: self.neighbours(cell) for cell in self.measured}
         per_K = {cell: thresholds_per_K(each) for cell, each in all_neighbours.items()}
         first = [pair for cell, pair in per_K.items() if cell.seed == self.settings.seeds[0]]
+        fixed = fixed_thresholds(first) if first else None
         found: dict[RuleName, dict[Cell, Classified]] = {"per-K": {}, "fixed": {}}
         for cell, neighbours in all_neighbours.items():
             pairs: dict[RuleName, tuple[Threshold, Threshold]] = {"per-K": per_K[cell]}
-            if first:
-                values = fixed_thresholds(first)
-                pairs["fixed"] = with_values(per_K[cell], values, "fresh", neighbours)
+            if fixed is not None:
+                pairs["fixed"] = with_values(per_K[cell], fixed, "fresh", neighbours)
             for rule, pair in pairs.items():
                 found[rule][cell] = classify_set(
                     neighbours,
