@@ -1,21 +1,21 @@
 """The parts of pocket: the same classes as Stable Diffusion 1.4, small, with its noise schedule."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.recipe import Recipe
 from m2g_audit.pocket.world import SIZE
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def make_tokenizer(folder: Path, recipe: Recipe) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges were learnt on the world's captions; it can spell any text."""
+def make_tokenizer(folder: Path, recipe: Recipe, texts: Sequence[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges were learnt on these texts; it can spell any text."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = pre_tokenizers.ByteLevel.alphabet()
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
@@ -31,7 +31,7 @@ def make_tokenizer(folder: Path, recipe: Recipe) -> CLIPTokenizer:
         special_tokens=[],
         show_progress=False,
     )
-    bpe.train_from_iterator([caption.text for caption in all_captions()], trainer)
+    bpe.train_from_iterator(texts, trainer)
     merges = json.loads(bpe.to_str())["model"]["merges"]
     # CLIP's own layout: letters, letters that end a word, merges in order, then the two marks.
     alphabet = sorted(letters)

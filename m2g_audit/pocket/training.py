@@ -9,16 +9,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from m2g_audit.errors import ModelError
 from m2g_audit.pocket import captions, components, world
@@ -38,13 +39,13 @@ def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | N
     """
     out.mkdir(parents=True, exist_ok=True)
     report = on_step or (lambda *_: None)
-    run = _Run(out, recipe, torch.device(device), report)
+    run = TrainingRun(out, recipe, torch.device(device), report)
     autoencoder = train_autoencoder(run)
     train_denoiser(run, autoencoder)
     return out / "weights"
 
 
-class _Run:
+class TrainingRun:
     """One training under way: its folder, recipe, log and checkpoints."""
 
     def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: OnStep):
@@ -95,8 +96,8 @@ def _learning_rate(step: int, steps: int, peak: float, recipe: Recipe) -> float:
     return peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _optimise(
-    run: _Run,
+def optimise(
+    run: TrainingRun,
     stage: str,
     model: nn.Module,
     loss_of: Callable[[torch.Generator], Tensor],
@@ -137,20 +138,24 @@ def _optimise(
             run.save(stage, state | ({"ema": ema.state_dict()} if ema is not None else {}))
 
 
-def train_autoencoder(run: _Run) -> AutoencoderKL:
+def train_autoencoder(run: TrainingRun) -> AutoencoderKL:
     """The trained autoencoder, with the scaling factor that gives its latents unit variance."""
-    recipe = run.recipe
-    torch.manual_seed(recipe.seed)
-    model = components.make_autoencoder(recipe).to(run.device)
     # Every composition of words, not only the trained captions: a user may ask for any of them.
     compositions = [
         Caption(captions.compose(*words), *words, k=0, role="composition")
         for words in itertools.product(captions.MEDIA, captions.MOODS, captions.PLACES)
     ]
-    each = range(recipe.autoencoder_pictures)
+    each = range(run.recipe.autoencoder_pictures)
     drawn = (world.pictures(caption, "autoencoder", each) for caption in compositions)
     total = len(compositions) * len(each)
-    pictures = as_tensor(told(run.report, "drawing pictures", drawn, total))
+    return fit_autoencoder(run, as_tensor(told(run.report, "drawing pictures", drawn, total)))
+
+
+def fit_autoencoder(run: TrainingRun, pictures: Tensor) -> AutoencoderKL:
+    """An autoencoder trained on pictures [n, 3, h, w] in [-1, 1], its latents of unit variance."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    model = components.make_autoencoder(recipe).to(run.device)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(pictures), (recipe.autoencoder_batch,), generator=generator)
@@ -165,7 +170,7 @@ def train_autoencoder(run: _Run) -> AutoencoderKL:
             + recipe.kl_weight * posterior.kl().mean()
         )
 
-    _optimise(
+    optimise(
         run,
         "autoencoder",
         model,
@@ -179,40 +184,69 @@ def train_autoencoder(run: _Run) -> AutoencoderKL:
     return model
 
 
-def train_denoiser(run: _Run, autoencoder: AutoencoderKL) -> None:
+def train_denoiser(run: TrainingRun, autoencoder: AutoencoderKL) -> None:
     """Writes `weights/`: the whole pipeline with the averaged text encoder and denoiser."""
     recipe = run.recipe
     trained = captions.trained_captions()
-    latents, starts = _training_latents(run, autoencoder, trained)
-    tokenizer = components.make_tokenizer(run.out / "weights" / "tokenizer", recipe)
+    latents = _training_latents(run, autoencoder, trained)
+    folder = run.out / "weights"
+    texts = [caption.text for caption in captions.all_captions()]
+    tokenizer = components.make_tokenizer(folder / "tokenizer", recipe, texts)
     torch.manual_seed(recipe.seed)
     text_encoder = components.make_text_encoder(tokenizer, recipe)
     unet = components.make_denoiser(recipe)
+    taught = [caption.text for caption in trained]
+    fit_denoiser(run, text_encoder, unet, tokenizer, dict(zip(taught, latents, strict=True)))
+    components.assemble(autoencoder.cpu(), text_encoder, tokenizer, unet).save_pretrained(folder)
+    metadata = {
+        "steps": recipe.default_steps,
+        "guidance": recipe.default_guidance,
+        "metric": "l2",
+        "recipe": asdict(recipe),
+    }
+    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+def fit_denoiser(
+    run: TrainingRun,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    latents: Mapping[str, Tensor],
+) -> None:
+    """Trains text encoder and denoiser in place, which end on the CPU with averaged weights.
+
+    latents: scaled latents [k, c, h, w] of each caption's pictures; captions are drawn equally
+    often.
+    """
+    recipe = run.recipe
     model = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(run.device)
     ema = EMAModel(model.parameters(), decay=recipe.ema_decay)
     noising = DDPMScheduler.from_config(components.make_scheduler().config)
     tokens = tokenizer(
-        [caption.text for caption in trained] + [""],
+        [*latents, ""],
         padding="max_length",
         truncation=True,
         return_tensors="pt",
     ).input_ids.to(run.device)
-    sizes = torch.tensor([caption.k for caption in trained])
+    pictures = torch.cat(list(latents.values()))
+    sizes = torch.tensor([len(part) for part in latents.values()])
+    starts = sizes.cumsum(0) - sizes
     n = recipe.denoiser_batch
 
     def loss_of(generator: torch.Generator) -> Tensor:
         caption, picture = draw_examples(sizes, n, generator)
         dropped = torch.rand(n, generator=generator) < recipe.caption_dropout
         t = torch.randint(len(noising), (n,), generator=generator)
-        x0 = latents[starts[caption] + picture]
+        x0 = pictures[starts[caption] + picture]
         noise = torch.randn(x0.shape, generator=generator)
         x = noising.add_noise(x0, noise, t).to(run.device)
         text = text_encoder(tokens)[0]
-        said = text[torch.where(dropped, len(trained), caption).to(run.device)]
+        said = text[torch.where(dropped, len(sizes), caption).to(run.device)]
         predicted = unet(x, t.to(run.device), said).sample
         return (predicted - noise.to(run.device)).square().mean()
 
-    _optimise(
+    optimise(
         run,
         "denoiser",
         model,
@@ -222,16 +256,7 @@ def train_denoiser(run: _Run, autoencoder: AutoencoderKL) -> None:
         ema=ema,
     )
     ema.copy_to(model.parameters())
-    folder = run.out / "weights"
     model.eval().cpu()
-    components.assemble(autoencoder.cpu(), text_encoder, tokenizer, unet).save_pretrained(folder)
-    metadata = {
-        "steps": recipe.default_steps,
-        "guidance": recipe.default_guidance,
-        "metric": "l2",
-        "recipe": asdict(recipe),
-    }
-    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def draw_examples(sizes: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -268,14 +293,12 @@ def encode(autoencoder: AutoencoderKL, pictures: Tensor, device: torch.device) -
 
 
 def _training_latents(
-    run: _Run, autoencoder: AutoencoderKL, trained: Sequence[Caption]
-) -> tuple[Tensor, Tensor]:
-    """Scaled latents of all training pictures, and where each caption's begin."""
+    run: TrainingRun, autoencoder: AutoencoderKL, trained: Sequence[Caption]
+) -> list[Tensor]:
+    """Scaled latents of each caption's training pictures."""
     drawn = map(world.training_pictures, trained)
     total = sum(caption.k for caption in trained)
-    parts = [
-        encode(autoencoder, as_tensor([pictures]), run.device)
+    return [
+        encode(autoencoder, as_tensor([pictures]), run.device) * autoencoder.config.scaling_factor
         for pictures in told(run.report, "training pictures", drawn, total)
     ]
-    starts = torch.tensor([0, *itertools.accumulate(len(part) for part in parts)][:-1])
-    return torch.cat(parts) * autoencoder.config.scaling_factor, starts
