@@ -90,13 +90,15 @@ def find_attractors(
     *,
     failed: BoolArray | None = None,
     level: float = LEVEL,
+    missed: float = 1 - LEVEL,
 ) -> RepeatSeedCheck:
     """Return duplicates, attractors, their masses and what may have been missed.
 
     distances: symmetric [n, n] of the generations of one prompt; delta_s in the same units (closed:
     a pair at exactly delta_s is a duplicate). Attractors are complete-link clusters cut at delta_s,
     so that a chain of neighbours on a continuous manifold does not count as one. Rows of failed
-    pictures are ignored. NumericsError if another distance is not finite.
+    pictures are ignored. level: of the intervals; missed: chance that an attractor of more than the
+    undetected mass was missed. NumericsError if another distance is not finite.
     """
     n = len(distances)
     failed = np.zeros(n, dtype=bool) if failed is None else np.asarray(failed, dtype=bool)
@@ -125,7 +127,7 @@ def find_attractors(
         attractors=attractors,
         loose=tuple(int(i) for i in np.flatnonzero(n_duplicates) if int(i) not in in_attractor),
         unseen=unseen_mass(alone, _isolated_pairs(pairwise, delta_s), len(valid), level),
-        undetected_mass=undetected_mass(len(valid), level),
+        undetected_mass=undetected_mass(len(valid), 1 - missed),
         collision=collision_probability(int(n_duplicates.sum()) // 2, len(valid), level),
     )
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit import curvature, fast_spectrum, states, words
-from m2g_audit.attractors import RepeatSeedCheck, find_attractors
+from m2g_audit import curvature, fast_spectrum, words
+from m2g_audit.attractors import RepeatSeedCheck
 from m2g_audit.basin import (
     Basin,
     Distance,
@@ -30,12 +30,16 @@ from m2g_audit.basin import (
 )
 from m2g_audit.errors import AuditError
 from m2g_audit.fast_spectrum import FastSpectrum, flipd
-from m2g_audit.generations import Generated, generate
+from m2g_audit.findings import Findings
+from m2g_audit.generations import Generated, Pictures, generate
 from m2g_audit.intervals import LEVEL, Interval
+from m2g_audit.looks import Look
 from m2g_audit.model_folder import POCKET
 from m2g_audit.naming import name_attractors
+from m2g_audit.nulls import ratios_of
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import TextToImage
+from m2g_audit.power import Power
 from m2g_audit.records import (
     AttractorRecord,
     AuditRecord,
@@ -45,13 +49,16 @@ from m2g_audit.records import (
     ErrorRecord,
     Failure,
     FastRecord,
+    FindingsRecord,
     IntervalRecord,
     IntrinsicDimensionRecord,
+    LooksRecord,
     ModelRecord,
     NearestReference,
     NearestSample,
+    PowerRecord,
     ReferenceRecord,
-    ScreeningRecord,
+    RuleWord,
     SeedRecord,
     StateWord,
     ThresholdRecord,
@@ -59,14 +66,26 @@ from m2g_audit.records import (
     VerdictRecord,
     VerdictWord,
 )
-from m2g_audit.reference import Reference, load_folder, load_pocket
+from m2g_audit.reference import Reference, ReferenceSet, load_folder, load_pocket
 from m2g_audit.request import Job, Progress, Setup, silent
+from m2g_audit.rule import (
+    UNDETECTED_LIMIT,
+    Doubt,
+    Grounds,
+    Judgement,
+    Samples,
+    Verdict,
+)
+from m2g_audit.rule import (
+    judge as judge_samples,
+)
 from m2g_audit.runs import DISTANCES_FILE, RunDirectory, to_picture
 from m2g_audit.score_model import ScoreModel
 from m2g_audit.similarity import Metric, distances
-from m2g_audit.states import State, Thresholds, Verdict
-from m2g_audit.thresholds import find_thresholds
+from m2g_audit.states import State
+from m2g_audit.thresholds import ALPHA, LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 from m2g_audit.versions import versions
+from m2g_audit.yardstick import Yardstick, find_yardstick
 
 _INLINE_SPECTRUM = 4096
 # Appendix C.1: delta_p, M, N' and s, the same for all data sets.
@@ -76,42 +95,29 @@ Count = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """What generations are judged by: S and the thresholds, the same for every prompt."""
-
-    reference: Reference | None
-    thresholds: Thresholds
-
-
-@dataclass(frozen=True)
 class _Comparison:
-    """Generations against each other and against S."""
+    """Generations against each other and against S: distances, and which pictures are nearest."""
 
-    check: RepeatSeedCheck
+    samples: Samples
     neighbours: list[int]
-    to_reference: list[float] | None
     matches: list[int] | None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Generations of one prompt with their states and attractors; no curvature or basins yet.
-
-    level: of all intervals; screening: where the prompt is one of a screened list.
-    """
+    """Generations of one prompt, judged after a look; no curvature or basins yet."""
 
     generated: Generated
-    check: RepeatSeedCheck
-    states: list[State]
+    judgement: Judgement
     seeds: list[SeedRecord]
     attractors: list[AttractorRecord]
-    level: float = LEVEL
-    screening: ScreeningRecord | None = None
+    look: Look
+    settled: bool
 
     @property
-    def screened_out(self) -> bool:
-        """Whether it ends here, without all seeds and without what follows them."""
-        return self.screening is not None and self.screening.stopped_at is not None
+    def check(self) -> RepeatSeedCheck:
+        """What the seeds show of attractors."""
+        return self.judgement.reading.check
 
 
 def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> AuditRecord:
@@ -121,10 +127,14 @@ def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> Audi
     """
     started = now()
     try:
-        yardstick = find_yardstick(job, job.seconds, on_progress)
-        with timed(job.seconds, "images"):
-            generated = generate(job, run, partial(on_progress, "images"))
-        judged = judge(job, run, generated, yardstick, on_progress)
+        yardstick = gather(job, [job.request.prompt], job.seconds, on_progress)
+        pictures = Pictures(job, run)
+        for look in job.looks:
+            with timed(job.seconds, "images"):
+                generated = generate(job, pictures, look.seeds, partial(on_progress, "images"))
+            judged = judge(job, run, generated, yardstick, on_progress, look)
+            if judged.settled:
+                break
         record = conclude(job, run, judged, yardstick, started, on_progress)
     except AuditError as error:
         run.save_record(error_record(job, started, error))
@@ -133,15 +143,18 @@ def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> Audi
     return record
 
 
-def find_yardstick(
-    setup: Setup, seconds: dict[str, float], on_progress: Progress = silent
+def gather(
+    setup: Setup,
+    prompts: Sequence[str],
+    seconds: dict[str, float],
+    on_progress: Progress = silent,
 ) -> Yardstick:
-    """Return S and the thresholds of a setup; `seconds` gets the time that each took."""
+    """Return what the generations of `prompts` are judged by; `seconds` gets how long it took."""
     with timed(seconds, "reference"):
         reference = _load_reference(setup, partial(on_progress, "reference"))
-    with timed(seconds, "controls"):
-        thresholds = find_thresholds(setup, reference, on_progress)
-    return Yardstick(reference, thresholds)
+        unseen = _load_unseen(setup, partial(on_progress, "unseen pictures"))
+    with timed(seconds, "thresholds"):
+        return find_yardstick(setup, reference, unseen, prompts, on_progress)
 
 
 def judge(
@@ -150,21 +163,48 @@ def judge(
     generated: Generated,
     yardstick: Yardstick,
     on_progress: Progress = silent,
-    level: float = LEVEL,
+    look: Look | None = None,
 ) -> Judged:
-    """Return states and attractors of a prompt's generations; asks the metric, not the model."""
+    """Return states, attractors and the word of a prompt; asks the metric, not the model.
+
+    look: that which the generations are for, by default the job's last.
+    """
+    look, yardstick = look or job.looks[-1], yardstick.of(job.request.prompt)
     with timed(job.seconds, "distances"):
-        found = _compare(job, run, generated, yardstick, partial(on_progress, "distances"), level)
-    sample_states = states.classify(
-        None if found.to_reference is None else np.array(found.to_reference),
-        found.check.nearest,
-        yardstick.thresholds,
-        reference_complete=job.settings.reference_complete,
-        failed=generated.failed,
+        found = _compare(job, run, generated, yardstick, partial(on_progress, "distances"))
+    grounds = _grounds(job, yardstick)
+    judgement = judge_samples(found.samples, yardstick.thresholds, look, grounds)
+    seeds = _seed_records(job, run, judgement, found, yardstick)
+    return Judged(
+        generated,
+        judgement,
+        seeds,
+        _attractor_records(judgement.reading.check, seeds),
+        look,
+        settled=look is job.looks[-1] or _settles(judgement, grounds),
     )
-    seeds = _seed_records(job, run, sample_states, found, yardstick.reference)
-    attractors = _attractor_records(found.check, seeds)
-    return Judged(generated, found.check, sample_states, seeds, attractors, level)
+
+
+def _grounds(job: Job, yardstick: Yardstick) -> Grounds:
+    findings = yardstick.findings
+    return Grounds(
+        reference_complete=job.settings.reference_complete,
+        power=None if yardstick.power is None else yardstick.power.suffices,
+        collapse=findings.repeats if findings is not None and findings.collapsed else None,
+        thumb=yardstick.thumb,
+        understood=not job.wording.unknown_words,
+    )
+
+
+def _settles(judgement: Judgement, grounds: Grounds) -> bool:
+    """Whether more seeds would not change what a prompt is called."""
+    if not grounds.understood:
+        return True
+    if judgement.word is Verdict.UNDECIDED:
+        # What is withheld for other reasons than few seeds stays withheld.
+        return bool(judgement.withheld) and Doubt.MASS not in judgement.withheld
+    # With a complete reference more seeds tell memorized from spurious.
+    return judgement.word is not Verdict.ATTRACTOR or not grounds.reference_complete
 
 
 def conclude(
@@ -176,8 +216,7 @@ def conclude(
     on_progress: Progress = silent,
 ) -> AuditRecord:
     """Return the record, after what the model is still asked for: curvature, and basins."""
-    if judged.screened_out:
-        return _record(job, run, started, judged, judged.attractors, [], yardstick)
+    yardstick = yardstick.of(job.request.prompt)
     latents, attractors = judged.generated.latents, judged.attractors
     with timed(job.seconds, "curvature"):
         spectra = measure_curvature(
@@ -202,26 +241,29 @@ def _load_reference(setup: Setup, on_progress: Count) -> Reference | None:
     return load_pocket(setup.pipeline) if setup.settings.reference == POCKET else None
 
 
+def _load_unseen(setup: Setup, on_progress: Count) -> ReferenceSet | None:
+    if setup.unseen is None:
+        return None
+    return load_folder(setup.unseen, setup.pipeline, on_progress=on_progress)
+
+
 def _compare(
-    job: Job,
-    run: RunDirectory,
-    generated: Generated,
-    yardstick: Yardstick,
-    on_progress: Count,
-    level: float,
+    job: Job, run: RunDirectory, generated: Generated, yardstick: Yardstick, on_progress: Count
 ) -> _Comparison:
-    images, failed = generated.images, generated.failed
-    embeddings = job.metric.embed(images)
-    pairs = distances(job.metric, embeddings, embeddings)
-    run.write_tensors(DISTANCES_FILE, {"samples": torch.from_numpy(pairs)}, metric=job.metric.name)
-    assert yardstick.thresholds.delta_s is not None
-    check = find_attractors(pairs, yardstick.thresholds.delta_s, failed=failed, level=level)
+    images, failed, metric = generated.images, generated.failed, job.metric
+    embeddings = metric.embed(images)
+    pairs = distances(metric, embeddings, embeddings)
+    run.write_tensors(DISTANCES_FILE, {"samples": torch.from_numpy(pairs)}, metric=metric.name)
     others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
     neighbours = [int(i) for i in others.argmin(axis=1)]
-    if yardstick.reference is None:
-        return _Comparison(check, neighbours, None, None)
-    nearest = yardstick.reference.nearest(job.metric, images, on_progress)
-    return _Comparison(check, neighbours, *nearest)
+    reference, cut = yardstick.reference, yardstick.near_duplicates
+    if reference is None:
+        return _Comparison(Samples(pairs, None, failed), neighbours, None)
+    nearest, matches = reference.nearest(metric, images, on_progress)
+    ratios = None
+    if cut is not None and isinstance(reference, ReferenceSet):
+        ratios = ratios_of(reference, metric, embeddings, cut)
+    return _Comparison(Samples(pairs, np.array(nearest), failed, ratios), neighbours, matches)
 
 
 # -- records of what was found
@@ -230,11 +272,12 @@ def _compare(
 def _seed_records(
     job: Job,
     run: RunDirectory,
-    sample_states: Sequence[State],
+    judgement: Judgement,
     found: _Comparison,
-    reference: Reference | None,
+    yardstick: Yardstick,
 ) -> list[SeedRecord]:
-    home = {i: k for k, a in enumerate(found.check.attractors) for i in a.members}
+    reading, thresholds = judgement.reading, yardstick.thresholds
+    home = {i: k for k, a in enumerate(reading.check.attractors) for i in a.members}
     return [
         SeedRecord(
             index=i,
@@ -242,35 +285,50 @@ def _seed_records(
             state=cast(StateWord, state.value),
             image=run.image_name(i),
             attractor=home.get(i),
-            nearest_sample=_nearest_sample(found, i),
-            nearest_reference=_nearest_reference(run, found, reference, i),
+            chance=None if state is State.FAILED else float(reading.chances[i]),
+            nearest_sample=_nearest_sample(reading.check, found, i, thresholds),
+            nearest_reference=_nearest_reference(run, found, yardstick, i),
         )
-        for i, state in enumerate(sample_states)
+        for i, state in enumerate(reading.states)
     ]
 
 
-def _nearest_sample(found: _Comparison, i: int) -> NearestSample | None:
-    distance = float(found.check.nearest[i])
+def _nearest_sample(
+    check: RepeatSeedCheck, found: _Comparison, i: int, thresholds: Thresholds
+) -> NearestSample | None:
+    distance = float(check.nearest[i])
     if not np.isfinite(distance):
         return None
-    return NearestSample(index=found.neighbours[i], distance=distance)
+    return NearestSample(
+        index=found.neighbours[i], distance=distance, margin=_margin(distance, thresholds.delta_s)
+    )
 
 
 def _nearest_reference(
-    run: RunDirectory, found: _Comparison, reference: Reference | None, i: int
+    run: RunDirectory, found: _Comparison, yardstick: Yardstick, i: int
 ) -> NearestReference | None:
     """The nearest picture of S; a copy of it is kept in the run, so that a report can show it."""
-    if reference is None or found.matches is None or found.to_reference is None:
+    reference, samples = yardstick.reference, found.samples
+    if reference is None or found.matches is None or samples.nearest_reference is None:
         return None
-    if found.check.failed[i]:
+    if samples.failed[i]:
         return None
-    number = found.matches[i]
+    number, distance = found.matches[i], float(samples.nearest_reference[i])
     name = f"reference/{number:06d}.png"
     if not (run.path / name).exists():
         run.write_png(name, to_picture(reference.picture(number).float() / 255))
+    ratio = None if samples.ratios is None else float(samples.ratios[i])
     return NearestReference(
-        name=reference.names[number], distance=found.to_reference[i], image=name
+        name=reference.names[number],
+        distance=distance,
+        margin=_margin(distance, yardstick.thresholds.delta_m),
+        ratio=ratio if ratio is not None and np.isfinite(ratio) else None,
+        image=name,
     )
+
+
+def _margin(distance: float, delta: float | None) -> float | None:
+    return distance / delta if delta else None
 
 
 def _attractor_records(
@@ -551,33 +609,28 @@ def _record(
     spectra: list[CurvatureRecord],
     yardstick: Yardstick,
 ) -> AuditRecord:
-    check, seeds = judged.check, judged.seeds
-    word, shares = states.verdict(
-        judged.states,
-        undetected_mass=check.undetected_mass,
-        has_reference=yardstick.reference is not None,
-        reference_complete=job.settings.reference_complete,
-        n_duplicates=check.n_duplicates.tolist(),
-        understood=not job.wording.unknown_words,
-        level=judged.level,
-    )
-    named = _name(job, run, word, judged, spectra)
+    judgement, check, seeds = judged.judgement, judged.check, judged.seeds
+    named = _name(job, run, judged, spectra)
     findings = words.Findings(
-        word=(named and named.word) or cast(VerdictWord, word.value),
-        shares={state.value: _interval(share) for state, share in shares.items()},
-        level=judged.level,
+        word=(named and named.word) or cast(VerdictWord, judgement.word.value),
+        shares={s.value: _interval(i) for s, i in judgement.reading.shares.intervals.items()},
+        level=judged.look.level,
         undetected_mass=check.undetected_mass,
-        undetected_limit=states.UNDETECTED_LIMIT,
+        undetected_limit=UNDETECTED_LIMIT,
         seeds=seeds,
         attractors=attractors,
         loose=check.loose,
         unseen=_interval(check.unseen),
-        thresholds=_threshold_record(yardstick.thresholds),
+        thresholds=_threshold_record(yardstick),
+        power=_power_record(yardstick.power),
+        model=_findings_record(yardstick.findings),
+        withheld=[doubt.value for doubt in judgement.withheld],
+        hangs_on_threshold=judgement.hangs_on_threshold,
         reference=_reference_record(yardstick.reference),
         wording=job.wording,
         curvature=spectra,
         calibration=named,
-        screening=judged.screening,
+        looks=_looks_record(job, judged),
     )
     return AuditRecord(
         prompt=job.request.prompt,
@@ -586,13 +639,19 @@ def _record(
         settings=job.settings,
         reference=findings.reference,
         thresholds=findings.thresholds,
+        power=findings.power,
+        findings=findings.model,
         verdict=VerdictRecord(
             state=findings.word,
             summary=words.summary(findings),
             evidence=words.evidence(findings),
             fractions=findings.shares,
-            level=judged.level,
+            level=judged.look.level,
             undetected_mass=check.undetected_mass,
+            withheld=findings.withheld,
+            strict=_word(judgement.strict),
+            loose=_word(judgement.loose),
+            hangs_on_threshold=judgement.hangs_on_threshold,
         ),
         attractors=attractors,
         seeds=seeds,
@@ -601,8 +660,8 @@ def _record(
         collision=_interval(check.collision),
         curvature=spectra,
         calibration=named,
-        screening=judged.screening,
-        warnings=job.warnings,
+        looks=findings.looks,
+        warnings=[*job.warnings, *words.warnings(findings)],
         failures=[
             Failure(what="image", index=seed.index, reason="blank or not finite")
             for seed in seeds
@@ -613,10 +672,19 @@ def _record(
     )
 
 
+def _word(verdict: Verdict | None) -> VerdictWord | None:
+    return None if verdict is None else cast(VerdictWord, verdict.value)
+
+
+def _looks_record(job: Job, judged: Judged) -> LooksRecord | None:
+    if len(job.looks) == 1:
+        return None
+    return LooksRecord(looks=[look.seeds for look in job.looks], ended_at=judged.look.seeds)
+
+
 def _name(
     job: Job,
     run: RunDirectory,
-    word: Verdict,
     judged: Judged,
     spectra: Sequence[CurvatureRecord],
 ) -> CalibrationRecord | None:
@@ -633,12 +701,12 @@ def _name(
     }
     return name_attractors(
         job.calibration,
-        word,
-        judged.states,
+        judged.judgement.word,
+        judged.judgement.reading.states,
         judged.check.n_duplicates.tolist(),
         judged.attractors,
         {k: kept[0]["singular_values"].numpy() for k, kept in stored.items() if kept is not None},
-        judged.level,
+        judged.look,
     )
 
 
@@ -680,7 +748,8 @@ def _model_record(job: Job) -> ModelRecord:
     )
 
 
-def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
+def _threshold_record(yardstick: Yardstick) -> ThresholdRecord:
+    thresholds = yardstick.thresholds
     return ThresholdRecord(
         metric=thresholds.metric,
         delta_m=thresholds.delta_m,
@@ -688,6 +757,36 @@ def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
         source=thresholds.source,
         calibrated=thresholds.calibrated,
         controls=thresholds.n_controls or None,
+        rule=cast(RuleWord, thresholds.rule.value),
+        false_alarms=ALPHA if thresholds.calibrated else None,
+        ratio=thresholds.ratio,
+        strict=thresholds.others.get(STRICT_ALPHA),
+        loose=thresholds.others.get(LOOSE_ALPHA),
+        notes=list(yardstick.notes),
+    )
+
+
+def _power_record(power: Power | None) -> PowerRecord | None:
+    if power is None:
+        return None
+    return PowerRecord(
+        to_reference=None if power.to_reference is None else _interval(power.to_reference),
+        between=_interval(power.between),
+        suffices=power.suffices,
+        edits=dict(power.edits),
+    )
+
+
+def _findings_record(findings: Findings | None) -> FindingsRecord | None:
+    if findings is None:
+        return None
+    return FindingsRecord(
+        prompts=findings.prompts,
+        seeds=findings.seeds,
+        repeats=_interval(findings.repeats),
+        flagged=_interval(findings.flagged),
+        contaminated=findings.contaminated,
+        collapsed=findings.collapsed,
     )
 
 

@@ -6,9 +6,9 @@ metric. A prompt goes
 
     claimed -> its pictures, in batches shared with others -> judged -> its spectra -> its record
 
-by the steps of the one-prompt audit (audit.py), and its folder ends as that audit leaves it. Where
-prompts are screened (screening.py) one that was judged goes back for more pictures, or straight to
-its record. Any number of processes may run this on one folder (batch_directory.py).
+by the steps of the one-prompt audit (audit.py), and its folder ends as that audit leaves it. With
+several looks (looks.py) a prompt that was judged and is not settled goes back for more pictures.
+Any number of processes may run this on one folder (batch_directory.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -26,10 +26,9 @@ import torch
 
 from m2g_audit.audit import (
     Judged,
-    Yardstick,
     conclude,
     error_record,
-    find_yardstick,
+    gather,
     judge,
     now,
 )
@@ -37,12 +36,12 @@ from m2g_audit.batch_directory import BatchDirectory, BatchRecord, Claim
 from m2g_audit.errors import NumericsError, OutputError, UsageError, as_audit_error
 from m2g_audit.gate import badness
 from m2g_audit.generations import Pictures, blank
-from m2g_audit.intervals import LEVEL
+from m2g_audit.looks import Look
 from m2g_audit.prompt_list import Entry, Listed, PromptList
-from m2g_audit.records import AuditRecord, ScreeningRecord, Wording
+from m2g_audit.records import AuditRecord, Wording
 from m2g_audit.request import Job, Progress, Setup, silent
 from m2g_audit.runs import RunDirectory, default_folder
-from m2g_audit.screening import Look, is_clearly_novel, looks
+from m2g_audit.yardstick import Yardstick
 
 _POLL_SECONDS = 0.5
 _PAYS = 1.1
@@ -97,8 +96,7 @@ class Tally:
 
     before: prompts that were finished when this process began; done and failed: with them, by
     whatever process; pictures: made by this one; stage: what the model is asked for, and how much
-    of it is done; verdicts, screened_out and worst: of the records seen
-    here.
+    of it is done; verdicts and worst: of the records seen here.
     """
 
     prompts: int
@@ -108,7 +106,6 @@ class Tally:
     pictures: int = 0
     stage: tuple[str, float] | None = None
     verdicts: Counter[str] = field(default_factory=Counter)
-    screened_out: int = 0
     worst: tuple[tuple[float, ...], str, str] | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -121,7 +118,6 @@ class Tally:
         if record.error is not None:
             return
         self.verdicts[record.verdict.state] += 1
-        self.screened_out += record.screened_out
         seen = (badness(record), record.prompt, record.verdict.state)
         if self.worst is None or seen[0] > self.worst[0]:
             self.worst = seen
@@ -203,8 +199,7 @@ class Batch:
         self._entries = tuple(directory.entries if entries is None else entries)
         self._ids = {entry.id for entry in self._entries}
         self._size = BatchSize.of(setup)
-        seeds = setup.settings.seeds
-        self._looks = looks(seeds) if setup.settings.screen else (Look(seeds, None, LEVEL),)
+        self._looks = setup.looks
         self._found: Yardstick | None = None
         self._in_work: deque[_InWork] = deque()
         self._others: deque[Entry] = deque()
@@ -233,7 +228,9 @@ class Batch:
 
     def gather(self, on_progress: Progress = silent) -> None:
         """Load the reference and find the thresholds, which `run` does where nobody did."""
-        self._found = find_yardstick(self._setup, {}, on_progress)
+        # The whole list's, not this share's: all who work on it must find the same.
+        prompts = [entry.prompt for entry in self.directory.entries]
+        self._found = gather(self._setup, prompts, {}, on_progress)
 
     @property
     def _yardstick(self) -> Yardstick:
@@ -407,7 +404,7 @@ class Batch:
         assert work.judged is not None
         try:
             judged = work.judged.result()
-            if len(work.looks) > 1 and not judged.screened_out:
+            if not judged.settled:
                 self._go_to_next_look(work)
                 return
             record = conclude(
@@ -442,16 +439,7 @@ class Batch:
         assert work.pictures is not None
         look, yardstick = work.looks[0], self._yardstick
         pictures = work.pictures.first(look.seeds)
-        judged = judge(work.job, work.run, pictures, yardstick, level=look.level)
-        if len(self._looks) == 1:
-            return judged
-        ends = is_clearly_novel(judged.seeds, yardstick.thresholds, look.margin)
-        screening = ScreeningRecord(
-            looks=[look.seeds for look in self._looks],
-            stopped_at=look.seeds if ends else None,
-            margin=look.margin if ends else None,
-        )
-        return replace(judged, screening=screening)
+        return judge(work.job, work.run, pictures, yardstick, look=look)
 
     def _file(self, work: _InWork, record: AuditRecord) -> BatchRecord:
         """Write a prompt's record into its folder and the batch's, and let go of the prompt."""

@@ -16,6 +16,7 @@ from m2g_audit.gate import badness, severity
 from m2g_audit.prompt_list import Entry
 from m2g_audit.records import IntervalRecord, ModelRecord, Settings, ThresholdRecord
 from m2g_audit.runs import cannot_write, draft_of, write_atomically
+from m2g_audit.words import model_lines
 
 SUMMARY_VERSION = "1.0"
 SHARES = ("memorized", "spurious", "attractor", "generalized")
@@ -53,8 +54,8 @@ class Summary(_Part):
     """Counts over the prompts of a batch, or of one process's share of it.
 
     `done` have a verdict, `failed` a record with an error, the others none. `verdicts` counts
-    states; `screened_out` of them ended early as clearly novel (screening.py). `severities` counts
-    the worst that each may be (gate.py), `labels` verdicts by what the list says of a prompt.
+    states, `severities` the worst that each may be (gate.py), `labels` verdicts by what the list
+    says of a prompt; `model_lines`: what was found about the model, whatever the prompt.
     `seconds` and `evaluations` are sums by stage over records. `worst` are the worst prompts, worst
     first; `failures` at most 100.
     """
@@ -64,7 +65,7 @@ class Summary(_Part):
     done: int
     failed: int
     verdicts: dict[str, int]
-    screened_out: int = 0
+    model_lines: list[str] = []
     severities: dict[str, int]
     labels: dict[str, dict[str, int]]
     seconds: dict[str, float]
@@ -93,7 +94,7 @@ def summarise(
     seconds, evaluations = Counter[str](), Counter[str]()
     worst: list[tuple[tuple[float, ...], int, ShortRecord]] = []
     failures: list[FailedPrompt] = []
-    failed = screened_out = 0
+    failed = 0
     last: BatchRecord | None = None
     for record in directory.log.get([entry.id for entry in entries]):
         for stage, taken in record.timings.seconds.items():
@@ -107,7 +108,6 @@ def summarise(
         last = record
         state = record.verdict.state
         verdicts[state] += 1
-        screened_out += record.screened_out
         severities[severity(record).name.lower()] += 1
         if record.listed.label is not None:
             labels[record.listed.label][state] += 1
@@ -119,7 +119,7 @@ def summarise(
         done=sum(verdicts.values()),
         failed=failed,
         verdicts=dict(verdicts.most_common()),
-        screened_out=screened_out,
+        model_lines=[] if last is None else model_lines(last),
         severities=dict(severities),
         labels={label: dict(counts.most_common()) for label, counts in sorted(labels.items())},
         seconds={stage: round(taken, 3) for stage, taken in seconds.items()},
@@ -227,7 +227,8 @@ def _columns() -> list[tuple[str, Any]]:
         ("nearest_reference", text),
         ("median_curvature", number),
         ("seeds", count),
-        ("screened_out", pa.bool_()),
+        ("hangs_on_threshold", pa.bool_()),
+        ("withheld", text),
         ("failed_pictures", count),
         ("tokens", count),
         ("cut_off", text),
@@ -273,7 +274,8 @@ def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, A
         "nearest_reference": match and match.name,
         "median_curvature": record.curvature[0].median if record.curvature else None,
         "seeds": len(record.seeds),
-        "screened_out": record.screened_out,
+        "hangs_on_threshold": record.verdict.hangs_on_threshold,
+        "withheld": "; ".join(record.verdict.withheld) or None,
         "failed_pictures": len(record.failures),
         "tokens": record.wording.tokens,
         "cut_off": record.wording.cut_off or None,

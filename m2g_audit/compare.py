@@ -165,7 +165,7 @@ class _Read:
 def compare(before: StoredRun, after: StoredRun, level: float = LEVEL) -> Comparison:
     """Return what changed from one run to the other.
 
-    Of prompts whose audit ended early in one run (--screen), the first seeds of the other are
+    Of prompts whose audit ended early in one run (--seeds auto), the first seeds of the other are
     compared. UsageError where the two don't count the same: another number of seeds was asked for
     (with more seeds more of them are duplicated) or another distance. Other settings that differ
     are said in the notices.

@@ -1,9 +1,12 @@
-"""Thresholds from control prompts: how near two seeds come when nothing is memorized."""
+"""Generations of ordinary prompts: how near they come to each other and to S, kept by prompt.
+
+They show what a model does for any prompt, whether it is contaminated or collapsed (findings.py);
+those of a base model are a null for what a fine-tune added (yardstick.py).
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -14,14 +17,13 @@ import numpy as np
 from torch import Tensor
 
 from m2g_audit.attractors import is_failed
-from m2g_audit.errors import NumericsError, OutputError, UsageError
+from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.numerics import seed_for
 from m2g_audit.reference import Identity, Reference
 from m2g_audit.runs import digest, write_atomically
-from m2g_audit.similarity import Metric, distances
-from m2g_audit.states import ALPHA, Thresholds, low_quantile
+from m2g_audit.similarity import Metric, nearest
 
-_VERSION = 1
+_VERSION = 2
 
 
 class HasImages(Protocol):
@@ -39,7 +41,7 @@ class Pipeline(Protocol):
 
     def generate(
         self,
-        prompt: str,
+        prompt: Sequence[str],
         seeds: Sequence[int],
         *,
         steps: int,
@@ -51,30 +53,25 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """How control prompts are run: as the audit that uses their thresholds.
-
-    seeds_per_prompt must be the audit's number of seeds: among more seeds the smallest distance is
-    smaller, and an ordinary prompt would be flagged more often than `alpha`.
-    """
+    """How control prompts are run: sampled as the audit that they are for."""
 
     seeds_per_prompt: int
     steps: int
     guidance: float
     scheduler: str = "ddim"
     seed: int = 0
-    alpha: float = ALPHA
 
 
 @dataclass(frozen=True)
 class ControlResult:
-    """Of one control prompt: the smallest distances, None where fewer pictures than needed.
+    """Of one prompt: the distances of its pictures that did not fail.
 
-    within: between two seeds; to_reference: from a seed to S; valid: pictures that did not fail.
+    among: [k] to the nearest other one, empty for fewer than two; to_reference: [k] to S, None
+    without one.
     """
 
-    within: float | None
-    to_reference: float | None
-    valid: int
+    among: list[float]
+    to_reference: list[float] | None
 
 
 def load_prompts(path: Path | None = None) -> list[str]:
@@ -98,148 +95,91 @@ def load_prompts(path: Path | None = None) -> list[str]:
     return prompts
 
 
-def images_needed(
-    pipeline: Pipeline,
-    metric: Metric,
-    settings: ControlSettings,
-    *,
-    cache_dir: Path,
-    prompts: Sequence[str] | None = None,
-    reference: Reference | None = None,
-) -> int:
-    """Return how many images run_controls would still have to generate; 0 if all is at hand."""
-    done = _load(_cache_file(pipeline, metric, settings, reference, cache_dir))
-    missing = [p for p in (prompts or load_prompts()) if p not in done]
-    return len(missing) * settings.seeds_per_prompt
+@dataclass(frozen=True)
+class Controls:
+    """Prompts to be run on a model, and where their results are kept."""
+
+    pipeline: Pipeline
+    metric: Metric
+    settings: ControlSettings
+    prompts: Sequence[str]
+    reference: Reference | None
+    cache_dir: Path
+
+    @property
+    def missing(self) -> list[str]:
+        """Return the prompts whose results are not at hand."""
+        done = _load(self._cache)
+        return [prompt for prompt in self.prompts if prompt not in done]
+
+    @property
+    def images_needed(self) -> int:
+        """Return how many images `run` would still generate."""
+        return len(self.missing) * self.settings.seeds_per_prompt
+
+    def run(
+        self, batch_size: int, on_progress: Callable[[int, int], None] | None = None
+    ) -> list[ControlResult]:
+        """Return the result of each prompt, in order.
+
+        Results are kept as soon as they are known, by model, settings, metric and reference, so
+        that an interrupted run goes on where it stopped. on_progress gets images done and in all.
+        OutputError if the cache can't be written.
+        """
+        results, missing = _load(self._cache), self.missing
+        each, report = self.settings.seeds_per_prompt, on_progress or (lambda *_: None)
+        at_once = max(1, batch_size // each)
+        for start in range(0, len(missing), at_once):
+            report((len(self.prompts) - len(missing) + start) * each, len(self.prompts) * each)
+            results |= self._measure(missing[start : start + at_once], batch_size)
+            _save(self._cache, results)
+        report(len(self.prompts) * each, len(self.prompts) * each)
+        return [results[prompt] for prompt in self.prompts]
+
+    def _measure(self, prompts: Sequence[str], batch_size: int) -> dict[str, ControlResult]:
+        each = range(self.settings.seeds_per_prompt)
+        images = self.pipeline.generate(
+            [prompt for prompt in prompts for _ in each],
+            [seed_for(self.settings.seed, prompt, i) for prompt in prompts for i in each],
+            steps=self.settings.steps,
+            guidance=self.settings.guidance,
+            batch_size=batch_size,
+            scheduler=self.settings.scheduler,
+        ).images
+        parts = images.split(len(each))
+        return {prompt: self._compare(part) for prompt, part in zip(prompts, parts, strict=True)}
+
+    def _compare(self, images: Tensor) -> ControlResult:
+        images = images[~is_failed(images)]
+        to_reference = None
+        if self.reference is not None:
+            to_reference = []
+            if len(images):
+                to_reference = list(self.reference.nearest(self.metric, images)[0])
+        if len(images) < 2:
+            return ControlResult([], to_reference)
+        embedded = self.metric.embed(images)
+        among = nearest(self.metric, embedded, embedded, exclude_self=True)[0][:, 0]
+        return ControlResult(among.tolist(), to_reference)
+
+    @property
+    def _cache(self) -> Path:
+        """The file is named by all that can change a prompt's result."""
+        identity = {
+            **asdict(self.settings),
+            "version": _VERSION,
+            "model": self.pipeline.identity.sha256,
+            "dtype": self.pipeline.identity.dtype,
+            "metric": self.metric.name,
+            "metric_weights": self.metric.weights_sha256,
+            "reference": None if self.reference is None else self.reference.sha256,
+        }
+        return self.cache_dir / f"controls-{digest(identity)[:32]}.json"
 
 
-def run_controls(
-    pipeline: Pipeline,
-    metric: Metric,
-    settings: ControlSettings,
-    *,
-    cache_dir: Path,
-    batch_size: int,
-    prompts: Sequence[str] | None = None,
-    reference: Reference | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Thresholds:
-    """Return thresholds under which an ordinary prompt is flagged with chance at most alpha.
-
-    delta_s: the alpha quantile of each control prompt's smallest distance between two of its seeds;
-    delta_m, if a reference is given: the same of its smallest distance to the reference. Each
-    prompt's result is kept in cache_dir as soon as it is known, by model, settings, metric and
-    reference, so an interrupted run goes on where it stopped. on_progress gets images done and in
-    all. UsageError for too few prompts or seeds, NumericsError if too many pictures fail or if
-    controls repeat themselves exactly, OutputError if the cache cannot be written.
-    """
-    prompts = list(prompts or load_prompts())
-    needed = math.ceil(1 / settings.alpha - 1e-9) - 1
-    if len(prompts) < needed:
-        raise UsageError(
-            f"{len(prompts)} control prompts cannot hold a rate of {settings.alpha:g}: "
-            f"give at least {needed}."
-        )
-    if settings.seeds_per_prompt < 2:
-        raise UsageError("A control prompt needs at least 2 seeds.")
-    cache = _cache_file(pipeline, metric, settings, reference, cache_dir)
-    results = _load(cache)
-    for i, prompt in enumerate(prompts):
-        if on_progress is not None:
-            on_progress(i * settings.seeds_per_prompt, len(prompts) * settings.seeds_per_prompt)
-        if prompt not in results:
-            results[prompt] = _run_prompt(prompt, pipeline, metric, settings, batch_size, reference)
-            _save(cache, results)
-    if on_progress is not None:
-        total = len(prompts) * settings.seeds_per_prompt
-        on_progress(total, total)
-    return _thresholds([results[p] for p in prompts], metric, settings, needed, reference)
-
-
-def _run_prompt(
-    prompt: str,
-    pipeline: Pipeline,
-    metric: Metric,
-    settings: ControlSettings,
-    batch_size: int,
-    reference: Reference | None,
-) -> ControlResult:
-    seeds = [seed_for(settings.seed, prompt, i) for i in range(settings.seeds_per_prompt)]
-    images = pipeline.generate(
-        prompt,
-        seeds,
-        steps=settings.steps,
-        guidance=settings.guidance,
-        batch_size=batch_size,
-        scheduler=settings.scheduler,
-    ).images
-    images = images[~is_failed(images)]
-    if len(images) == 0:
-        return ControlResult(None, None, 0)
-    to_reference = None
-    if reference is not None:
-        to_reference = float(min(reference.nearest(metric, images)[0]))
-    if len(images) < 2:
-        return ControlResult(None, to_reference, len(images))
-    embeddings = metric.embed(images)
-    pairs = distances(metric, embeddings, embeddings)
-    within = float(pairs[np.triu_indices(len(images), k=1)].min())
-    return ControlResult(within, to_reference, len(images))
-
-
-def _thresholds(
-    results: Sequence[ControlResult],
-    metric: Metric,
-    settings: ControlSettings,
-    needed: int,
-    reference: Reference | None,
-) -> Thresholds:
-    within = [r.within for r in results if r.within is not None]
-    to_reference = [r.to_reference for r in results if r.to_reference is not None]
-    if len(within) < needed:
-        raise NumericsError(
-            f"Only {len(within)} of {len(results)} control prompts gave two pictures that are "
-            f"neither flat nor non-finite; {needed} are needed. Try full precision (--dtype fp32)."
-        )
-    delta_s = low_quantile(within, settings.alpha)
-    if delta_s == 0:
-        raise NumericsError(
-            "Ordinary prompts give the same picture twice under different seeds, so no distance "
-            "sets a duplicate apart. The model does not seem to use its noise."
-        )
-    return Thresholds(
-        metric=metric.name,
-        delta_m=None if reference is None else low_quantile(to_reference, settings.alpha),
-        delta_s=delta_s,
-        source=(
-            f"{settings.alpha:.0%} quantile of the smallest distance within each of "
-            f"{len(within)} control prompts of {settings.seeds_per_prompt} seeds"
-            + ("" if reference is None else ", and of the smallest to the reference")
-        ),
-        n_controls=len(within),
-        calibrated=True,
-    )
-
-
-def _cache_file(
-    pipeline: Pipeline,
-    metric: Metric,
-    settings: ControlSettings,
-    reference: Reference | None,
-    cache_dir: Path,
-) -> Path:
-    """Name the file by all that can change a prompt's result (alpha and other prompts cannot)."""
-    run = {k: v for k, v in asdict(settings).items() if k != "alpha"}
-    identity = {
-        **run,
-        "version": _VERSION,
-        "model": pipeline.identity.sha256,
-        "dtype": pipeline.identity.dtype,
-        "metric": metric.name,
-        "metric_weights": metric.weights_sha256,
-        "reference": None if reference is None else reference.sha256,
-    }
-    return cache_dir / f"controls-{digest(identity)[:32]}.json"
+def all_among(results: Sequence[ControlResult]) -> np.ndarray:
+    """Return the nearest-neighbour distances of all prompts' pictures, [m]."""
+    return np.array([d for result in results for d in result.among])
 
 
 def _load(cache: Path) -> dict[str, ControlResult]:

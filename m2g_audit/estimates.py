@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -13,10 +14,10 @@ from m2g_audit.audit import basin_steps
 from m2g_audit.errors import ResourceError
 from m2g_audit.request import Job
 from m2g_audit.runs import RunDirectory
-from m2g_audit.thresholds import control_images
 from m2g_audit.words import duration
+from m2g_audit.yardstick import images_needed
 
-_SHARED = frozenset({"controls", "reference"})
+_SHARED = frozenset({"thresholds", "reference"})
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,28 @@ class Estimate:
         )
 
 
-def estimate(job: Job, run: RunDirectory) -> Estimate:
+def estimate(job: Job, run: RunDirectory, prompts: Sequence[str] = ()) -> Estimate:
     """Return the cost of what is still missing of a run, from a few measured steps.
+
+    prompts: of the list that the job is one of, by default its own alone.
 
     Extrapolated; good to about a factor of 1.5 (curvature.estimate_cost).
     """
     settings = job.settings
     missing = sum(not (run.path / run.image_name(i)).exists() for i in range(settings.seeds))
-    controls = control_images(job)
+    others = images_needed(job, prompts or [job.request.prompt])
     step, rest = (0.0, 0.0)
-    if missing or controls or job.contents or settings.basin:
+    if missing or others or job.contents or settings.basin:
         step, rest = _time_generation(job)
     each = settings.steps * step + rest
     seconds = {"images": missing * each}
-    if controls:
-        seconds["controls"] = controls * each
-    if job.contents is not None:
+    if others:
+        seconds["thresholds"] = others * each
+    folders = [folder for folder in (job.contents, job.unseen) if folder is not None]
+    if folders:
         # Encoding costs about what decoding does.
-        seconds["reference"] = len(job.contents.pending(job.pipeline)) * 2 * rest
+        pending = sum(len(folder.pending(job.pipeline)) for folder in folders)
+        seconds["reference"] = pending * 2 * rest
     if settings.basin:
         # How many attractors there are is what the run will show.
         most = basin_steps(len(job.pipeline.schedule), exact=settings.basin_exact)

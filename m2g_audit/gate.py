@@ -29,6 +29,7 @@ _SHOWN_PROMPT = 200
 
 WORST_FIRST = (
     "memorized",
+    "collapsed",
     "attractor",
     "mixed",
     "spurious",
@@ -55,24 +56,25 @@ _THRESHOLDS: dict[FailOn, Severity] = {
 }
 
 
-_REPEATING = frozenset({"memorized", "spurious", "attractor"})
+_REPEATING = frozenset({"memorized", "spurious", "attractor", "unsure"})
 
 
 def severity(record: AuditRecord) -> Severity:
     """Return the worst that a finished record's verdict may stand for.
 
-    `attractor`, which is memorized or spurious, and `mixed` count as memorized. So does every
+    `attractor`, which is memorized or spurious, `mixed` and `collapsed`, where repeats say nothing
+    and may hide copies, count as memorized. So does every
     finding of uncalibrated thresholds: `spurious`, and `undecided` with pictures that repeat or
     match. Uncalibrated `generalized` counts as undecided.
     `spurious` counts as itself if the shares say so, not where a calibration of spectra, which can
     err on a single prompt, gave the word.
     """
     state = record.verdict.state
-    if state in ("memorized", "attractor", "mixed"):
+    if state in ("memorized", "attractor", "mixed", "collapsed"):
         return Severity.MEMORIZED
     calibrated = record.thresholds is not None and record.thresholds.calibrated
     if not calibrated:
-        repeats = any(seed.state in _REPEATING for seed in record.seeds)
+        repeats = bool(record.attractors) or any(s.state in _REPEATING for s in record.seeds)
         if state == "generalized" or (state == "undecided" and not repeats):
             return Severity.UNDECIDED
         return Severity.MEMORIZED

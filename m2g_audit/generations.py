@@ -69,15 +69,16 @@ class Pictures:
         return Generated(images, latents, is_failed(images) | ~_finite(latents).numpy())
 
 
-def generate(job: Job, run: RunDirectory, on_progress: Callable[[int, int], None]) -> Generated:
-    """Return the pictures of a job, made or read; `on_progress` gets image-steps done and in all.
+def generate(
+    job: Job, pictures: Pictures, count: int, on_progress: Callable[[int, int], None]
+) -> Generated:
+    """Return the first `count` pictures of a job, made or kept.
 
-    Raises NumericsError where nothing finite came; pictures that overflow beside finite ones count
-    as failed.
+    `on_progress` gets image-steps done and in all. Raises NumericsError where nothing finite came;
+    pictures that overflow beside finite ones count as failed.
     """
-    pictures = Pictures(job, run)
-    steps, total = job.settings.steps, job.settings.seeds * job.settings.steps
-    missing = pictures.missing(job.settings.seeds)
+    steps, total = job.settings.steps, count * job.settings.steps
+    missing = pictures.missing(count)
     for start in range(0, len(missing), job.settings.batch_size):
         done = total - (len(missing) - start) * steps
         on_progress(done, total)
@@ -88,7 +89,7 @@ def generate(job: Job, run: RunDirectory, on_progress: Callable[[int, int], None
         batch = missing[start : start + job.settings.batch_size]
         pictures.add(batch, *_make(job, batch, pictures, report))
     on_progress(total, total)
-    return pictures.first(job.settings.seeds)
+    return pictures.first(count)
 
 
 def _make(

@@ -19,6 +19,7 @@ from scipy.special import betainc, betaincinv
 LEVEL = 0.95
 Name = TypeVar("Name", bound=str)
 _GOOD_TURING_SEEDS = 16
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ def clopper_pearson(count: float, n: float, level: float = LEVEL) -> Interval:
     Counts need not be whole: an effective sample size n / deff is passed by share_intervals.
     With n = 0 the interval is [0, 1].
     """
-    if not 0 <= count <= n:
+    # Sums of chances miss whole numbers by rounding.
+    if not -_ROUNDING <= count <= n + _ROUNDING:
         raise ValueError(f"count must lie in 0..n, got {count} of {n}")
+    count = min(max(count, 0.0), n)
     tail = (1 - level) / 2
     low = float(betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
     high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
@@ -47,13 +50,16 @@ def clopper_pearson(count: float, n: float, level: float = LEVEL) -> Interval:
 
 
 def share_intervals(
-    counts: Mapping[Name, int],
+    counts: Mapping[Name, float],
+    n: int,
     level: float = LEVEL,
     *,
     design_effect: Mapping[Name, float] | None = None,
+    unsure: float = 0.0,
 ) -> dict[Name, Interval]:
     """Return simultaneous intervals for the shares of all categories, by name.
 
+    counts: of n samples, need not be whole; unsure: samples of n that may belong to any of them.
     Clopper-Pearson with Bonferroni's correction; two categories are one share and its complement,
     which need no correction. Coverage is at least `level` for a multinomial (proved); that of
     Goodman's and of Sison and Glaz's intervals is not where a share is near 0 or 1. Shares of
@@ -61,7 +67,6 @@ def share_intervals(
     gives, by name, the factor by which the variance exceeds the binomial one (default 1), and the
     sample size is divided by it. It then covers the expected share *among n samples* (measured).
     """
-    n = sum(counts.values())
     comparisons = 1 if len(counts) <= 2 else len(counts)
     each = 1 - (1 - level) / comparisons
     effects = design_effect or {}
@@ -69,7 +74,10 @@ def share_intervals(
     for name, count in counts.items():
         effect = effects.get(name, 1.0)
         raw = clopper_pearson(count / effect, n / effect, each)
-        result[name] = replace(raw, level=level, method="bonferroni-clopper-pearson")
+        high = raw.high
+        if unsure:
+            high = clopper_pearson(min(n, count + unsure) / effect, n / effect, each).high
+        result[name] = replace(raw, high=high, level=level, method="bonferroni-clopper-pearson")
     return result
 
 
@@ -106,9 +114,9 @@ def undetected_mass(n: int, level: float = LEVEL) -> float:
     """Return the largest mass an attractor can have and still go unseen among n seeds.
 
     Unseen is: hit fewer than twice, with a chance of at least 1 - level. The exact root of
-    (1 - p)^n + n p (1 - p)^(n - 1) = 1 - level; 1 for fewer than two seeds.
+    (1 - p)^n + n p (1 - p)^(n - 1) = 1 - level; 1 for fewer than two seeds, or to be quite sure.
     """
-    if n < 2:
+    if n < 2 or level >= 1:
         return 1.0
     return float(brentq(lambda p: level - _at_least(2, n, p), 0.0, 1.0, xtol=1e-14))
 

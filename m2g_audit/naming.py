@@ -8,9 +8,10 @@ from typing import Literal
 from numpy.typing import ArrayLike
 
 from m2g_audit.calibration import Fitting, read_out
-from m2g_audit.intervals import LEVEL
+from m2g_audit.looks import Look
 from m2g_audit.records import AttractorRecord, CalibrationReading, CalibrationRecord
-from m2g_audit.states import State, Verdict, verdict_of_named
+from m2g_audit.rule import Verdict, verdict_of_named
+from m2g_audit.states import State
 
 _WORDS: Mapping[Verdict | None, Literal["memorized", "spurious"]] = {
     Verdict.MEMORIZED: "memorized",
@@ -25,7 +26,7 @@ def name_attractors(
     n_duplicates: Sequence[int],
     attractors: Sequence[AttractorRecord],
     spectra: Mapping[int, ArrayLike],
-    level: float = LEVEL,
+    look: Look,
 ) -> CalibrationRecord:
     """Return what a calibration reads off attractors, and the word that it gives the prompt.
 
@@ -50,7 +51,7 @@ def name_attractors(
                 named[i] = State(reading.state)
     word: Verdict | None = None
     if verdict is Verdict.ATTRACTOR:
-        word = verdict_of_named(named, states, n_duplicates, level=level)
+        word = verdict_of_named(named, states, n_duplicates, look=look)
     return CalibrationRecord(
         sha256=fitting.sha256,
         source=fitting.source,

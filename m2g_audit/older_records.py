@@ -41,6 +41,37 @@ def from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_SET_BY_CONTROLS = "control prompts"
+_MARK = (
+    "The thresholds of this record come from the model's own control prompts. A model that gives "
+    "back training pictures does so for those too, which hides copies: audit this prompt again."
+)
+
+
+def from_version_2(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a record of schema 2.x under the names of schema 3.0.
+
+    Until 3.0 thresholds could be quantiles of the model's own control prompts, whatever those
+    showed: such a record is marked, and counts as uncalibrated.
+    """
+    thresholds, warnings = content["thresholds"], list(content["warnings"])
+    if thresholds is not None and _SET_BY_CONTROLS in thresholds["source"]:
+        thresholds = {**thresholds, "calibrated": False}
+        warnings.append(_MARK)
+    screening = content.get("screening")
+    looks = screening and {
+        "looks": screening["looks"],
+        "ended_at": screening["stopped_at"] or screening["looks"][-1],
+    }
+    return {
+        **content,
+        "schema_version": "3.0",
+        "thresholds": thresholds,
+        "looks": looks,
+        "warnings": warnings,
+    }
+
+
 def _basin(basin: dict[str, Any]) -> dict[str, Any]:
     times = sorted(basin["critical_times"], reverse=True)
     needed = max(1, math.ceil(basin["delta_p"] * len(times)))

@@ -8,7 +8,7 @@ in half precision: rounding to half is as large as the difference of two noise p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -134,6 +134,11 @@ class TextToImage:
         """What this model is, with the hash of its weights' files."""
         scheduler = type(self._own_scheduler).__name__
         return _identity(self._folder, self._pipe.unet, scheduler, self.prediction_type)
+
+    @property
+    def unet_config(self) -> Mapping[str, Any]:
+        """The network's configuration."""
+        return self._pipe.unet.config
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -9,12 +9,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from m2g_audit.older_records import from_version_1
+from m2g_audit.older_records import from_version_1, from_version_2
 
-SCHEMA_VERSION = "2.2"
+SCHEMA_VERSION = "3.0"
 
-StateWord = Literal["memorized", "spurious", "generalized", "attractor", "failed"]
-VerdictWord = Literal["memorized", "spurious", "generalized", "attractor", "mixed", "undecided"]
+StateWord = Literal["memorized", "spurious", "generalized", "attractor", "unsure", "failed"]
+VerdictWord = Literal[
+    "memorized", "spurious", "generalized", "attractor", "mixed", "collapsed", "undecided"
+]
+RuleWord = Literal[
+    "unseen pictures",
+    "leave-one-out",
+    "base",
+    "own controls",
+    "rule of thumb",
+    "by hand",
+    "truth",
+    "older",
+]
 
 # JSON has no NaN: a number that could not be had is null, never a NaN that looks like one.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -75,7 +87,7 @@ class Settings(_Part):
     spectrum_score: str
     basin: bool
     basin_exact: bool
-    screen: bool = False
+    auto: bool = False
 
 
 class Wording(_Part):
@@ -91,7 +103,15 @@ class Wording(_Part):
 
 
 class ThresholdRecord(_Part):
-    """delta_m and delta_s (Eq. 9, 10) with the distance they belong to and where they come from."""
+    """delta_m and delta_s (Eq. 9, 10) with the distance they belong to and where they come from.
+
+    `rule` is the one that gave them, `older` for records of schema 2 and before, whose thresholds
+    may come from control prompts of a model that repeats for those too. `false_alarms`: the share
+    of new pictures within each threshold, by its null. `controls`: pictures or prompts of the null.
+    `ratio`: the cut of the nearest distance over the mean of the next ones, null where not used.
+    `strict`, `loose`: delta_m and delta_s at the null's 0.3% and 3% quantiles. `notes`: what was
+    noticed while they were found.
+    """
 
     metric: str
     delta_m: Distance | None
@@ -99,6 +119,43 @@ class ThresholdRecord(_Part):
     source: str
     calibrated: bool
     controls: int | None = None
+    rule: RuleWord = "older"
+    false_alarms: Share | None = None
+    ratio: Distance | None = None
+    strict: tuple[Distance | None, Distance | None] | None = None
+    loose: tuple[Distance | None, Distance | None] | None = None
+    notes: list[str] = []
+
+
+class PowerRecord(_Part):
+    """Which share of planted copies the thresholds find, each as one-sided 95% bound in `low`.
+
+    `to_reference`: pictures of S as the model itself gives them back, within delta_m of S;
+    `between`: two such versions of one picture, within delta_s. `suffices`: both are at least 0.85,
+    without which nothing is `generalized`. `edits`: the share found of pictures that were edited;
+    it decides nothing.
+    """
+
+    to_reference: IntervalRecord | None
+    between: IntervalRecord
+    suffices: bool
+    edits: dict[str, Share]
+
+
+class FindingsRecord(_Part):
+    """What control prompts show about the model, whatever the prompt.
+
+    `repeats`: share of their pictures within delta_s of another one of the prompt; `flagged`: that,
+    or within delta_m of S. Intervals are clustered by prompt; their lower ends, at 99%, decide:
+    `contaminated` above 5% flagged, `collapsed` above one half repeating.
+    """
+
+    prompts: int
+    seeds: int
+    repeats: IntervalRecord
+    flagged: IntervalRecord
+    contaminated: bool
+    collapsed: bool
 
 
 class ReferenceRecord(_Part):
@@ -112,25 +169,32 @@ class ReferenceRecord(_Part):
 
 
 class NearestReference(_Part):
-    """The reference picture nearest to a generation; `image` is its copy in the run's folder."""
+    """The reference picture nearest to a generation; `image` is its copy in the run's folder.
+
+    `margin`: the distance over delta_m; `ratio`: over the mean distance of the next pictures.
+    """
 
     name: str
     distance: Distance
+    margin: Distance | None = None
+    ratio: Distance | None = None
     image: str | None = None
 
 
 class NearestSample(_Part):
-    """The other generation nearest to a generation."""
+    """The other generation nearest to a generation; `margin`: the distance over delta_s."""
 
     index: Index
     distance: Distance
+    margin: Distance | None = None
 
 
 class SeedRecord(_Part):
     """One generation.
 
     `torch.Generator("cpu").manual_seed(generator_seed)` gives its noise in plain diffusers; `image`
-    is a path relative to the run's folder.
+    is a path relative to the run's folder. `chance`: of a duplicate among 15 other seeds; the state
+    counts as duplicated from one half on.
     """
 
     index: Index
@@ -138,6 +202,7 @@ class SeedRecord(_Part):
     state: StateWord
     image: str
     attractor: Index | None = None
+    chance: Share | None = None
     nearest_sample: NearestSample | None = None
     nearest_reference: NearestReference | None = None
 
@@ -244,7 +309,11 @@ class CurvatureRecord(_Part):
 
 
 class VerdictRecord(_Part):
-    """The word for the prompt, how sure it is, and what it rests on in plain sentences."""
+    """The word for the prompt, how sure it is, and what it rests on in plain sentences.
+
+    `withheld`: why new pictures are not called `generalized`; `strict`, `loose`: the words at other
+    quantiles of the null; `hangs_on_threshold`: one of them is another word.
+    """
 
     state: VerdictWord
     summary: str
@@ -252,6 +321,10 @@ class VerdictRecord(_Part):
     fractions: dict[str, IntervalRecord]
     level: Share
     undetected_mass: Share | None
+    withheld: list[str] = []
+    strict: VerdictWord | None = None
+    loose: VerdictWord | None = None
+    hangs_on_threshold: bool = False
 
 
 class CalibrationReading(_Part):
@@ -284,16 +357,11 @@ class CalibrationRecord(_Part):
     word: Literal["memorized", "spurious"] | None
 
 
-class ScreeningRecord(_Part):
-    """How a prompt of a screened list fared: the numbers of seeds it was to be looked at.
-
-    `stopped_at`: the look at which it ended as clearly novel, with none of its pictures within
-    `margin` thresholds of another one or of S; both null where it went on to all seeds.
-    """
+class LooksRecord(_Part):
+    """The numbers of seeds after which a prompt was to be looked at, and that at which it ended."""
 
     looks: list[int]
-    stopped_at: int | None
-    margin: Finite | None
+    ended_at: int
 
 
 class Timings(_Part):
@@ -329,6 +397,8 @@ class AuditRecord(_Part):
     settings: Settings
     reference: ReferenceRecord | None
     thresholds: ThresholdRecord | None
+    power: PowerRecord | None = None
+    findings: FindingsRecord | None = None
     verdict: VerdictRecord
     attractors: list[AttractorRecord]
     seeds: list[SeedRecord]
@@ -337,17 +407,12 @@ class AuditRecord(_Part):
     collision: IntervalRecord | None
     curvature: list[CurvatureRecord]
     calibration: CalibrationRecord | None = None
-    screening: ScreeningRecord | None = None
+    looks: LooksRecord | None = None
     warnings: list[str]
     failures: list[Failure]
     error: ErrorRecord | None = None
     timings: Timings
     versions: dict[str, str]
-
-    @property
-    def screened_out(self) -> bool:
-        """Whether the prompt ended at an early look of a screening, as clearly novel."""
-        return self.screening is not None and self.screening.stopped_at is not None
 
     @field_validator("schema_version")
     @classmethod
@@ -363,19 +428,25 @@ class AuditRecord(_Part):
 def parse_record(text: str | bytes) -> AuditRecord:
     """Return the record written in `text` (JSON); ValueError where it is none known here.
 
-    Records of schema 1.x are read as well.
+    Records of schema 1.x and 2.x are read as well.
     """
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"this is no JSON: {error}") from error
-    if isinstance(content, dict) and str(content.get("schema_version", "")).startswith("1."):
-        try:
-            content = from_version_1(content)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the record of schema 1 is not complete: {error}") from error
+    for version, convert in (("1", from_version_1), ("2", from_version_2)):
+        if isinstance(content, dict) and _major(content) == version:
+            try:
+                content = convert(content)
+            except (KeyError, TypeError, AttributeError) as error:
+                message = f"the record of schema {version} is not complete: {error}"
+                raise ValueError(message) from error
     # Strict JSON rules, such as no numbers from strings, are those of validating text.
     return AuditRecord.model_validate_json(json.dumps(content))
+
+
+def _major(content: dict[str, Any]) -> str:
+    return str(content.get("schema_version", "")).partition(".")[0]
 
 
 def format_record(record: AuditRecord) -> str:

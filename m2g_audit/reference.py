@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Image
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ReferenceFolderError
+from m2g_audit.picture_captions import find_captions
 from m2g_audit.runs import read_picture, to_picture, write_atomically
 from m2g_audit.similarity import Metric, nearest
 
@@ -34,6 +36,8 @@ _KEPT_BYTES = 2**30
 _NAMED = 10
 
 Progress = Callable[[int, int], None]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 class Identity(Protocol):
@@ -99,7 +103,8 @@ class ReferenceSet:
 
     images: uint8 [n, 3, h, w], already through the VAE and back; names: one per picture; complete:
     whether S is the whole training set, without which no sample is called spurious; source: the
-    folder; sha256: of the names and contents; flipped: mirrored copies are among them.
+    folder; sha256: of the names and contents; flipped: mirrored copies are among them; captions:
+    those that lie beside the pictures, one for each entry or none at all.
     """
 
     images: Pictures
@@ -108,6 +113,7 @@ class ReferenceSet:
     source: str = ""
     sha256: str = ""
     flipped: bool = False
+    captions: Sequence[str | None] = ()
     _embedded: dict[tuple[str, int], Tensor] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
@@ -116,29 +122,57 @@ class ReferenceSet:
         """Return one picture, uint8 [3, h, w]."""
         return self.images[number : number + 1][0]
 
+    @property
+    def copies(self) -> int:
+        """How many entries each picture has: 2 with its mirror, which follows it, else 1."""
+        return 2 if self.flipped else 1
+
     def nearest(
         self, metric: Metric, images: Tensor, on_progress: Progress | None = None
     ) -> tuple[list[float], list[int]]:
-        """Return distance and number of the picture nearest to each image [n, 3, h, w] in [0, 1].
+        """Return distance and number of the entry nearest to each image [n, 3, h, w] in [0, 1]."""
+        distances, numbers = self.neighbours(metric, metric.embed(images), 1, on_progress)
+        return distances[:, 0].tolist(), numbers[:, 0].tolist()
 
-        S is embedded in chunks, so that all pairs are never held at once. Embeddings are kept for
-        the next call as far as _KEPT_BYTES hold them, and between runs where one takes less room
-        than its picture.
+    def neighbours(
+        self, metric: Metric, queries: Tensor, k: int, on_progress: Progress | None = None
+    ) -> tuple[FloatArray, IntArray]:
+        """Return distances and numbers [n, k] of the k entries nearest to each embedding.
+
+        queries: [n, parts, d]. Nearest first; at most as many as S has. S is embedded in chunks, so
+        that all pairs are never held at once. Embeddings are kept for the next call as far as
+        _KEPT_BYTES hold them, and between runs where one takes less room than its picture.
         """
-        queries = metric.embed(images)
-        rows = max(1, min(1024, _CHUNK_BYTES // (4 * images[0].numel())))
-        best = torch.full((len(images),), torch.inf, dtype=torch.float64)
-        where = torch.zeros(len(images), dtype=torch.int64)
+        best = np.empty((len(queries), 0))
+        numbers = np.empty((len(queries), 0), dtype=np.int64)
+        rows = self._rows_of_chunk
         for start in range(0, len(self.names), rows):
             chunk = self._embeddings(metric, start, rows)
-            distances, indices = nearest(metric, queries, chunk)
-            found = torch.from_numpy(distances[:, 0])
-            nearer = found < best
-            best[nearer] = found[nearer]
-            where[nearer] = torch.from_numpy(indices[:, 0])[nearer] + start
+            found, indices = nearest(metric, queries, chunk, min(k, len(chunk)))
+            best = np.concatenate([best, found], axis=1)
+            numbers = np.concatenate([numbers, indices + start], axis=1)
+            # Stable, so that of equal distances the lower number comes first.
+            order = np.argsort(best, axis=1, kind="stable")[:, :k]
+            best = np.take_along_axis(best, order, axis=1)
+            numbers = np.take_along_axis(numbers, order, axis=1)
             if on_progress is not None:
                 on_progress(start + len(chunk), len(self.names))
-        return best.tolist(), where.tolist()
+        return best, numbers
+
+    def embedded(self, metric: Metric, numbers: Sequence[int] | IntArray) -> Tensor:
+        """Return the embeddings [n, parts, d] of the entries with these numbers."""
+        rows, chosen = self._rows_of_chunk, torch.as_tensor(np.asarray(numbers))
+        starts = chosen // rows * rows
+        first = self._embeddings(metric, 0, rows)
+        found = torch.empty(len(chosen), *first.shape[1:])
+        for start in starts.unique().tolist():
+            here = starts == start
+            found[here] = self._embeddings(metric, start, rows)[chosen[here] - start]
+        return found
+
+    @property
+    def _rows_of_chunk(self) -> int:
+        return max(1, min(1024, _CHUNK_BYTES // (4 * self.images[0:1][0].numel())))
 
     def _embeddings(self, metric: Metric, start: int, rows: int) -> Tensor:
         key = (_metric_key(metric), start)
@@ -298,7 +332,13 @@ def load_folder(
         source=_printable(contents.folder),
         sha256=contents.sha256,
         flipped=contents.flipped,
+        captions=_captions(contents),
     )
+
+
+def _captions(contents: FolderContents) -> list[str | None]:
+    captions = find_captions(contents.folder, [entry.file for entry in contents.entries])
+    return [captions.get(entry.file) for entry in contents.entries]
 
 
 def open_picture(file: Path | BinaryIO) -> Image:

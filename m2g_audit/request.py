@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from m2g_audit import calibration as calibrations
+from m2g_audit.base_model import BaseModel, find_base
 from m2g_audit.calibration import Facts, Fitting, ModelKind
+from m2g_audit.controls import load_prompts
 from m2g_audit.errors import UsageError
 from m2g_audit.fast_spectrum import TOLERANCE
+from m2g_audit.looks import AUTO, Look, looks
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
@@ -19,9 +23,7 @@ from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.runs import default_folder
-from m2g_audit.screening import LEAST_SEEDS
 from m2g_audit.similarity import Metric, default_metric, load_metric
-from m2g_audit.thresholds import use_controls
 
 SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
 _SPECTRUM_KINDS: Mapping[SpectrumChoice, Literal["jacobian", "paper"] | None] = {
@@ -33,6 +35,8 @@ _SPECTRUM_KINDS: Mapping[SpectrumChoice, Literal["jacobian", "paper"] | None] = 
 }
 
 MAX_PROMPT = 10_000
+_THRESHOLDS_VERSION = 2
+"""Of the rules that thresholds come from: a run made by others is another run."""
 FALSE_MEMORIZED_LIMIT = 0.01
 
 
@@ -53,11 +57,15 @@ class Request:
     prompt: str
     model: str = DEFAULT_MODEL
     revision: str | None = None
-    seeds: int = 16
+    seeds: int | Literal["auto"] = 16
     seed: int = 0
     reference: str | None = None
     reference_complete: bool = False
     reference_flipped: bool = False
+    unseen: Path | None = None
+    base: str | None = None
+    delta_m: float | None = None
+    delta_s: float | None = None
     out: Path | None = None
     metric: str = "auto"
     metric_weights: Path | None = None
@@ -75,10 +83,10 @@ class Request:
     spectrum_score: ScoreKind = "conditional"
     basin: bool = False
     basin_exact: bool = False
-    controls: bool | None = None
+    controls: bool = False
+    control_prompts: Path | None = None
     calibration: Path | None = None
     allow_pickle: bool = False
-    screen: bool = False
 
     def check(self) -> None:
         """Raise UsageError for what no model could make sense of; needs no model."""
@@ -104,7 +112,7 @@ class Request:
 
     def check_options(self) -> None:
         """Raise UsageError for options that no prompt could be audited with."""
-        if self.seeds < 2:
+        if self.seeds != "auto" and self.seeds < 2:
             raise UsageError(
                 f"--seeds {self.seeds} can't show anything: an attractor shows itself by two seeds "
                 "giving the same picture. Give at least 2; 16 can miss attractors of up to a "
@@ -120,11 +128,11 @@ class Request:
                 f"--spectrum-tolerance {self.spectrum_tolerance:g} is not possible: give a share "
                 "between 0 and 1, such as 0.03."
             )
-        if self.screen and self.seeds < LEAST_SEEDS:
-            raise UsageError(
-                f"--screen can't end any prompt early with --seeds {self.seeds}: give at least "
-                f"{LEAST_SEEDS}, or leave it away."
-            )
+        for name in ("delta_m", "delta_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value:g} is no distance: give one above 0.")
         if self.basin_exact and not self.basin:
             raise UsageError("--exact says how --basin is measured: give both, or neither.")
 
@@ -139,9 +147,9 @@ class Setup:
     """A request with everything loaded and resolved that does not depend on the prompt.
 
     One setup serves any number of prompts. identity: everything but the prompt that can change a
-    number; contents: of the reference folder, if there is one; controls: whether thresholds come
-    from control prompts, because it was asked for or because an earlier run left all of them;
-    calibration: one that fits the model, if one was given.
+    number; contents and unseen: of the reference folder and that of unseen pictures, if there are
+    any; base: the model that this one was fine-tuned from, if it was given; calibration: one that
+    fits the model, if one was given.
     """
 
     request: Request
@@ -150,8 +158,14 @@ class Setup:
     settings: Settings
     identity: dict[str, Any]
     contents: FolderContents | None
-    controls: bool
+    unseen: FolderContents | None
+    base: BaseModel | None
     calibration: Fitting | None
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """Return the numbers of seeds after which a prompt is looked at."""
+        return looks(None if self.settings.auto else self.settings.seeds)
 
     def job(
         self,
@@ -172,7 +186,8 @@ class Setup:
             settings=self.settings,
             identity={"prompt": prompt, **self.identity},
             contents=self.contents,
-            controls=self.controls,
+            unseen=self.unseen,
+            base=self.base,
             calibration=self.calibration,
             wording=wording,
             warnings=_warnings(self.request.model, prompt, wording),
@@ -205,8 +220,6 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
     the way; the reference folder is looked into before the model is loaded.
     """
     started = time.perf_counter()
-    if request.screen:
-        raise UsageError("Screening is for lists of prompts: use m2g-audit batch --screen.")
     request.check_prompt()
     setup = set_up(request, on_progress)
     return setup.job(request.prompt, {"loading": time.perf_counter() - started})
@@ -215,7 +228,7 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
 def set_up(request: Request, on_progress: Progress = silent) -> Setup:
     """Return what a request needs besides its prompt, which is not looked at; see `prepare`."""
     request.check_options()
-    contents = _scan_reference(request)
+    contents, unseen = _scan_reference(request), _scan_unseen(request)
     if request.calibration is not None:
         calibrations.load(request.calibration)
     on_progress("loading the model", 0, 1)
@@ -229,18 +242,22 @@ def set_up(request: Request, on_progress: Progress = silent) -> Setup:
     metric = _load_metric(request, pipeline)
     settings = resolve_settings(request, pipeline, metric)
     calibration = _fit_calibration(request, pipeline, settings)
-    controls = use_controls(request, pipeline, metric, settings, contents)
+    base = None
+    if request.base is not None:
+        base = find_base(request.base, pipeline, allow_pickle=request.allow_pickle)
     on_progress("loading the model", 1, 1)
-    return Setup(
+    setup = Setup(
         request=request,
         pipeline=pipeline,
         metric=metric,
         settings=settings,
-        identity=identify(request, pipeline, metric, settings, contents, controls, calibration),
+        identity={},
         contents=contents,
-        controls=controls,
+        unseen=unseen,
+        base=base,
         calibration=calibration,
     )
+    return replace(setup, identity=identify(setup))
 
 
 def _scan_reference(request: Request) -> FolderContents | None:
@@ -259,6 +276,16 @@ def _scan_reference(request: Request) -> FolderContents | None:
     return scan(Path(name).expanduser(), flipped=request.reference_flipped)
 
 
+def _scan_unseen(request: Request) -> FolderContents | None:
+    if request.unseen is None:
+        return None
+    if request.reference_name in ("none", POCKET):
+        raise UsageError(
+            "--unseen sets the thresholds of a --reference folder: give the training pictures too."
+        )
+    return scan(request.unseen.expanduser())
+
+
 def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) -> Settings:
     """Return every option as it will be used, beside what was asked."""
     steps, guidance = request.steps, request.guidance
@@ -274,14 +301,17 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
         if key not in ("prompt", "out")
     }
     name = request.reference_name
+    auto = request.seeds == "auto"
+    seeds = AUTO[-1].seeds if request.seeds == "auto" else request.seeds
     return Settings(
         asked=asked,
-        seeds=request.seeds,
+        seeds=seeds,
+        auto=auto,
         seed=request.seed,
         steps=pipeline.default_steps if steps is None else steps,
         guidance=pipeline.default_guidance if guidance is None else guidance,
         scheduler=request.scheduler,
-        batch_size=min(request.batch_size or batch_size, request.seeds),
+        batch_size=min(request.batch_size or batch_size, seeds),
         metric=metric.name,
         reference=None if name == "none" else name,
         reference_complete=name == POCKET or request.reference_complete,
@@ -293,26 +323,18 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
         spectrum_score=request.spectrum_score,
         basin=request.basin,
         basin_exact=request.basin_exact,
-        screen=request.screen,
     )
 
 
-def identify(
-    request: Request,
-    pipeline: TextToImage,
-    metric: Metric,
-    settings: Settings,
-    contents: FolderContents | None,
-    controls: bool,
-    calibration: Fitting | None,
-) -> dict[str, Any]:
+def identify(setup: Setup) -> dict[str, Any]:
     """Return everything but the prompt that can change a number of the run, as JSON values.
 
     The batch size is not in it: an image does not depend on its batch-mates, and a run that did not
     fit into memory must be able to go on with smaller batches.
     """
-    model = pipeline.identity
-    resolved = settings.model_dump(exclude={"asked", "batch_size", "reference", "screen"})
+    request, model, metric = setup.request, setup.pipeline.identity, setup.metric
+    resolved = setup.settings.model_dump(exclude={"asked", "batch_size", "reference"})
+    contents = setup.contents
     return {
         "model": model.id,
         "revision": model.revision,
@@ -321,12 +343,22 @@ def identify(
         "device": model.device.split(":")[0],
         **resolved,
         "metric_weights": metric.weights_sha256,
-        "reference": contents.sha256 if contents is not None else settings.reference,
-        "controls": controls,
-        # Only where there is one, so that runs made before there were any can go on.
-        **({"screen": True} if settings.screen else {}),
-        **({} if calibration is None else {"calibration": calibration.sha256}),
+        "reference": contents.sha256 if contents is not None else setup.settings.reference,
+        "thresholds": _THRESHOLDS_VERSION,
+        "unseen": None if setup.unseen is None else setup.unseen.sha256,
+        "base": None if setup.base is None else setup.base.identity.sha256,
+        "delta": [request.delta_m, request.delta_s],
+        "controls": request.controls,
+        "control_prompts": _control_prompts(request),
+        **({} if setup.calibration is None else {"calibration": setup.calibration.sha256}),
     }
+
+
+def _control_prompts(request: Request) -> str | None:
+    """What stands for a file of control prompts: the hash of those that it holds."""
+    if request.control_prompts is None:
+        return None
+    return hashlib.sha256("\n".join(load_prompts(request.control_prompts)).encode()).hexdigest()
 
 
 def _fit_calibration(request: Request, pipeline: TextToImage, settings: Settings) -> Fitting | None:

@@ -1,24 +1,81 @@
-"""Which thresholds an audit uses, and the rules of thumb that stand in where none were measured."""
+"""delta_m and delta_s of Eq. 9 and 10: what they are, which rule gave them, what they rest on.
+
+A threshold comes from a null, distances where nothing is copied; it is the null's 1% quantile.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, cast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
-from m2g_audit.caches import cache_folder
-from m2g_audit.controls import ControlSettings, images_needed, run_controls
-from m2g_audit.errors import UsageError
-from m2g_audit.model_folder import POCKET
-from m2g_audit.pocket.truth_table import TruthTable, load_table
-from m2g_audit.states import Thresholds
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from m2g_audit.pipelines import TextToImage
-    from m2g_audit.records import Settings
-    from m2g_audit.reference import FolderContents, Reference
-    from m2g_audit.request import Progress, Request, Setup
-    from m2g_audit.similarity import Metric
+from m2g_audit.errors import NumericsError, UsageError
+
+FloatArray = NDArray[np.float64]
+
+ALPHA = 0.01
+STRICT_ALPHA, LOOSE_ALPHA = 0.003, 0.03
+"""Quantiles between which a verdict that changes is said to hang on its threshold."""
+
+BAND = 1.5
+"""The ratio rule decides between delta_m / BAND and BAND delta_m only."""
+
+
+class Rule(StrEnum):
+    """Where thresholds come from; DEFINITIONS order them."""
+
+    UNSEEN = "unseen pictures"
+    LEAVE_ONE_OUT = "leave-one-out"
+    BASE = "base"
+    CONTROLS = "own controls"
+    RULE_OF_THUMB = "rule of thumb"
+    BY_HAND = "by hand"
+    TRUTH = "truth"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """delta_m and delta_s of Eq. 9 and 10 with the distance they belong to.
+
+    None where there is no such threshold. source: one sentence on where they come from; n_controls:
+    prompts or pictures that they were taken from; calibrated: whether they were measured for this
+    model and distance (else the record says `uncalibrated`); ratio: the cut under which the nearest
+    distance over the mean of the next ones also says "copy", None where it is not used; others: the
+    same thresholds at other quantiles of the null, by alpha.
+    """
+
+    metric: str
+    delta_m: float | None
+    delta_s: float | None
+    source: str
+    n_controls: int
+    calibrated: bool
+    rule: Rule = Rule.TRUTH
+    ratio: float | None = None
+    others: Mapping[float, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def scaled(self, factor: float) -> Thresholds:
+        """Return the thresholds times `factor`, for the results at half and at twice of them."""
+        return replace(
+            self,
+            delta_m=None if self.delta_m is None else factor * self.delta_m,
+            delta_s=None if self.delta_s is None else factor * self.delta_s,
+            source=f"{factor:g} x ({self.source})",
+            others={},
+        )
+
+    def at(self, alpha: float) -> Thresholds | None:
+        """Return the thresholds at another quantile of their null, None where there is none."""
+        if alpha not in self.others:
+            return None
+        delta_m, delta_s = self.others[alpha]
+        source = f"{alpha:.1%} quantile instead of {ALPHA:.0%}: {self.source}"
+        return replace(self, delta_m=delta_m, delta_s=delta_s, source=source, others={})
+
 
 # 2026-11: written down from the papers, never measured by this project on the model at hand.
 _RULES_OF_THUMB = {
@@ -28,14 +85,10 @@ _RULES_OF_THUMB = {
 }
 
 
-def rule_of_thumb(metric: str) -> Thresholds:
-    """Return uncalibrated thresholds of a metric; UsageError where no rule has been published."""
+def published_rule(metric: str) -> Thresholds | None:
+    """Return the published rule of thumb of a metric, uncalibrated; None where there is none."""
     if metric not in _RULES_OF_THUMB:
-        known = ", ".join(sorted(_RULES_OF_THUMB))
-        raise UsageError(
-            f"Nobody has published a distance at which {metric} calls pictures copies. Calibrate "
-            f"it on this model with --controls, or use one of {known}."
-        )
+        return None
     value, source = _RULES_OF_THUMB[metric]
     return Thresholds(
         metric=metric,
@@ -44,92 +97,79 @@ def rule_of_thumb(metric: str) -> Thresholds:
         source=f"a rule of thumb ({source})",
         n_controls=0,
         calibrated=False,
+        rule=Rule.RULE_OF_THUMB,
     )
 
 
-def use_controls(
-    request: Request,
-    pipeline: TextToImage,
-    metric: Metric,
-    settings: Settings,
-    contents: FolderContents | None,
-) -> bool:
-    """Return whether control prompts give the thresholds: if asked for, or if all are at hand.
+def rule_of_thumb(metric: str) -> Thresholds:
+    """Return uncalibrated thresholds of a metric; UsageError where no rule has been published."""
+    found = published_rule(metric)
+    if found is None:
+        known = ", ".join(sorted(_RULES_OF_THUMB))
+        raise UsageError(
+            f"Nobody has published a distance at which {metric} calls pictures copies. Measure it "
+            "with pictures that the model never saw (--reference with 99 or more pictures, "
+            f"--unseen) or with --base, give --delta-m and --delta-s, or use one of {known}."
+        )
+    return found
 
-    Raises UsageError for pocket, which knows no word of them; its thresholds are its own.
+
+def low_quantile(values: Sequence[float] | FloatArray, alpha: float = ALPHA) -> float:
+    """Return the threshold that one more such value is at or under with chance at most alpha.
+
+    The floor(alpha (n + 1))-th smallest of n values: the conformal form of the alpha quantile,
+    valid for any distribution. UsageError if n is too small to have one (99 values for 1%).
     """
-    if request.model == POCKET:
-        if request.controls:
-            raise UsageError(
-                "Control prompts mean nothing to pocket, whose words are few; its thresholds are "
-                "measured on its own world. Leave out --controls."
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if not np.isfinite(ordered).all():
+        raise NumericsError("A threshold cannot be taken from non-finite distances.")
+    # The small number undoes the rounding of products such as 0.01 x 100.
+    rank = math.floor(alpha * (len(ordered) + 1) + 1e-9)
+    if rank < 1:
+        raise UsageError(
+            f"{len(ordered)} controls cannot hold a rate of {alpha:g}: give at least "
+            f"{least_values(alpha)}."
+        )
+    return float(ordered[rank - 1])
+
+
+def least_values(alpha: float = ALPHA) -> int:
+    """Return how many values an alpha quantile needs: 99 for 1%."""
+    return math.ceil(1 / alpha - 1e-9) - 1
+
+
+def quantile_or_smallest(values: Sequence[float] | FloatArray, alpha: float) -> float:
+    """Return `low_quantile`, or where values are too few for it the smallest of them."""
+    if len(values) < least_values(alpha):
+        return float(np.min(values))
+    return low_quantile(values, alpha)
+
+
+def fresh_thresholds(
+    metric: str,
+    to_training: FloatArray,
+    among_fresh: FloatArray,
+    *,
+    source: str,
+    alpha: float = ALPHA,
+) -> Thresholds:
+    """Return thresholds where the training set S is known, from pictures the model never saw.
+
+    to_training: distance of each fresh picture to S, gives delta_m; among_fresh: nearest-neighbour
+    distance within a set of as many fresh pictures as S' has, gives delta_s.
+    """
+    return Thresholds(
+        metric=metric,
+        delta_m=low_quantile(to_training, alpha),
+        delta_s=low_quantile(among_fresh, alpha),
+        source=source,
+        n_controls=len(to_training),
+        calibrated=True,
+        others={
+            other: (
+                quantile_or_smallest(to_training, other),
+                quantile_or_smallest(among_fresh, other),
             )
-        return False
-    if request.controls is not None:
-        return request.controls
-    # Of a reference, only the hash is looked at.
-    reference = cast("Reference | None", contents)
-    return _images_needed(pipeline, metric, settings, reference) == 0
-
-
-def control_images(setup: Setup) -> int:
-    """Return how many images of control prompts an audit still has to make."""
-    if not setup.controls:
-        return 0
-    return _images_needed(
-        setup.pipeline, setup.metric, setup.settings, cast("Reference | None", setup.contents)
-    )
-
-
-def find_thresholds(setup: Setup, reference: Reference | None, on_progress: Progress) -> Thresholds:
-    """Return the thresholds of an audit: pocket's own, those of controls, else a rule of thumb.
-
-    Pocket's belong to the distance that its truth was measured with. A rule of thumb says that it
-    is uncalibrated.
-    """
-    if setup.request.model == POCKET:
-        table = load_table()
-        if table.metric == setup.metric.name:
-            return _of_this_model(table, setup)
-    if not setup.controls:
-        return rule_of_thumb(setup.metric.name)
-    return run_controls(
-        setup.pipeline,
-        setup.metric,
-        _control_settings(setup.settings),
-        cache_dir=cache_folder("controls"),
-        batch_size=setup.settings.batch_size,
-        reference=reference,
-        on_progress=partial(on_progress, "controls"),
-    )
-
-
-def _images_needed(
-    pipeline: TextToImage, metric: Metric, settings: Settings, reference: Reference | None
-) -> int:
-    return images_needed(
-        pipeline,
-        metric,
-        _control_settings(settings),
-        cache_dir=cache_folder("controls"),
-        reference=reference,
-    )
-
-
-def _control_settings(settings: Settings) -> ControlSettings:
-    return ControlSettings(
-        seeds_per_prompt=settings.seeds,
-        steps=settings.steps,
-        guidance=settings.guidance,
-        scheduler=settings.scheduler,
-    )
-
-
-def _of_this_model(table: TruthTable, setup: Setup) -> Thresholds:
-    if table.model_sha256 == setup.pipeline.identity.sha256:
-        return table.thresholds
-    return replace(
-        table.thresholds,
-        source=f"{table.thresholds.source}, measured with other weights than these",
-        calibrated=False,
+            for other in (STRICT_ALPHA, LOOSE_ALPHA)
+        },
     )

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 
 from m2g_audit.records import (
     AttractorRecord,
+    AuditRecord,
     CalibrationRecord,
     CurvatureRecord,
+    FindingsRecord,
     IntervalRecord,
+    LooksRecord,
+    PowerRecord,
     ReferenceRecord,
-    ScreeningRecord,
     SeedRecord,
     ThresholdRecord,
     VerdictWord,
@@ -46,7 +49,11 @@ class Findings:
     wording: Wording
     curvature: Sequence[CurvatureRecord] = field(default=())
     calibration: CalibrationRecord | None = None
-    screening: ScreeningRecord | None = None
+    looks: LooksRecord | None = None
+    power: PowerRecord | None = None
+    model: FindingsRecord | None = None
+    withheld: list[str] = field(default_factory=list)
+    hangs_on_threshold: bool = False
 
     @property
     def valid(self) -> int:
@@ -82,6 +89,8 @@ def summary(f: Findings) -> str:
             f"No attractor of mass above {_percent(f.undetected_mass)} was missed "
             f"({_level(f)} sure)."
         )
+    if f.word == "collapsed":
+        return _collapsed(f)
     if f.word == "mixed":
         return (
             "No behaviour prevails: some seeds repeat each other or the training set "
@@ -135,33 +144,92 @@ def _undecided(f: Findings) -> str:
             f"{len(f.seeds) - f.valid} of {len(f.seeds)} pictures are blank or not finite, so "
             "there is nothing to compare. In half precision, try --dtype float32."
         )
-    if f.screening is not None and f.screening.stopped_at is not None:
-        return _screened_out(f, f.screening)
-    if f.shares["generalized"].low > 0.5:
-        return (
-            f"Most pictures are new ({_share(f, 'generalized')}), but {f.valid} seeds may miss an "
-            f"attractor of up to {_percent(f.undetected_mass)} of the mass, more than the "
-            f"{_percent(f.undetected_limit)} that `generalized` allows. Take more --seeds."
-        )
+    if f.withheld:
+        return f"Most pictures are new ({_share(f, 'generalized')}), but {_withheld(f)}"
     return (
         f"{f.valid} seeds allow more than one word: {_repeating(f)} of their pictures repeat each "
-        f"other or match the reference, {f.count('generalized')} are new. Take more --seeds."
+        f"other or match the reference, {f.count('generalized')} are new."
+        + _unsure(f)
+        + " Take more --seeds."
     )
 
 
-def _screened_out(f: Findings, screening: ScreeningRecord) -> str:
-    what = "each other and to the reference" if f.reference else "each other"
-    near = "a copy" if screening.margin == 1 else f"{screening.margin:g} times a copy's distance"
+def _unsure(f: Findings) -> str:
+    unsure = f.count("unsure")
+    if not unsure:
+        return ""
     return (
-        f"Screened out after {screening.stopped_at} of {screening.looks[-1]} seeds: none of their "
-        f"pictures is as near as {near} to {what}. That ends the search and proves little: an "
-        f"attractor of up to {_percent(f.undetected_mass)} of the mass may be missed."
+        f" {unsure} lie so near the threshold that their distance says one thing and its ratio to "
+        "that of other pictures another."
     )
+
+
+def _withheld(f: Findings) -> str:
+    """Why new pictures clear nothing, and what to do, each reason a clause."""
+    clauses = {
+        "an attractor may have been missed": (
+            f"{f.valid} seeds may miss an attractor of up to {_percent(f.undetected_mass)} of the "
+            f"mass, more than the {_percent(f.undetected_limit)} that `generalized` allows: take "
+            "more --seeds"
+        ),
+        "the distance does not find planted copies": (
+            "planted copies are not found by this distance and these thresholds, so new pictures "
+            "say nothing: take another --metric, or give --unseen pictures"
+        ),
+        "power was not measured": "whether a copy would be found was not measured",
+        "the published rule of thumb says otherwise": (
+            "the published rule of thumb calls them copies, and no calibration clears that: look "
+            "at the nearest pictures"
+        ),
+    }
+    return "; ".join(clauses[reason] for reason in f.withheld) + "."
+
+
+def _collapsed(f: Findings) -> str:
+    return (
+        f"Seeds of this prompt repeat each other ({_repeating(f)} of {f.valid}), but in this model "
+        "seeds do little for any prompt, so that repeats tell nothing of this one. Whether it "
+        "copies training pictures, only a --reference can tell."
+    )
+
+
+def model_lines(record: AuditRecord) -> list[str]:
+    """Return what was found about a record's model, whatever the prompt, a sentence each."""
+    return [] if record.findings is None else _model(record.findings, record.thresholds)
+
+
+def _model(model: FindingsRecord, thresholds: ThresholdRecord | None) -> list[str]:
+    base = thresholds is not None and thresholds.rule == "base"
+    of = f"{model.prompts} ordinary prompts"
+    if model.collapsed:
+        else_ = ", or its subject is narrower than its base's," if base else ""
+        return [
+            f"About the model: seeds do little in it{else_} for any prompt: "
+            f"{_percent(model.repeats.estimate)} of the pictures for {of} repeat another one "
+            f"({_percent(model.repeats.low)} or more, 99% sure)."
+        ]
+    if model.contaminated:
+        return [
+            f"About the model: {_percent(model.flagged.estimate)} of the pictures for {of} repeat "
+            f"each other or copy ({_percent(model.flagged.low)} or more, 99% sure)."
+        ]
+    return []
+
+
+def warnings(f: Findings) -> list[str]:
+    """Return what a reader of the verdict must know beside it, a sentence each."""
+    found = [] if f.model is None else _model(f.model, f.thresholds)
+    if f.hangs_on_threshold:
+        found.append(
+            "The verdict hangs on the threshold: by the 0.3% or the 3% quantile of the same "
+            "distances it would be another."
+        )
+    return [*found, *f.thresholds.notes]
 
 
 def evidence(f: Findings) -> list[str]:
     """Return what the verdict rests on, one plain sentence or two each, most telling first."""
-    sentences = [_counts(f)]
+    sentences = [_rule(f), _counts(f)]
     sentences += [_one_attractor(f, i) for i in range(min(len(f.attractors), _DESCRIBED))]
     if len(f.attractors) > _DESCRIBED:
         sentences.append(f"{len(f.attractors) - _DESCRIBED} smaller attractors follow.")
@@ -170,11 +238,13 @@ def evidence(f: Findings) -> list[str]:
             f"{_seeds(f.loose)} repeat another picture but belong to no group in which all are "
             "alike, as the pictures of a continuous family do."
         )
-    sentences += [_not_seen(f), _rule(f)]
+    sentences.append(_not_seen(f))
     if f.reference is not None:
         sentences.append(_reference(f.reference))
-    if f.screening is not None:
-        sentences.append(_screening(f, f.screening))
+    if f.power is not None:
+        sentences.append(_power(f.power))
+    if f.looks is not None:
+        sentences.append(_looks(f, f.looks))
     if f.curvature:
         sentences.append(_curvature(f.curvature, f.calibration))
     if f.calibration is not None:
@@ -190,6 +260,7 @@ def _counts(f: Findings) -> str:
             (f.count("memorized"), "match a training picture"),
             (f.count("spurious"), "repeat each other and match no training picture"),
             (f.count("attractor"), "repeat each other"),
+            (f.count("unsure"), "lie too near the threshold to say"),
             (f.count("generalized"), new),
             (f.count("failed"), "are blank or not finite and were left out"),
         )
@@ -225,10 +296,10 @@ def _not_seen(f: Findings) -> str:
 
 def _rule(f: Findings) -> str:
     t = f.thresholds
+    copy = "" if t.delta_m is None else f"; a copy of a reference picture up to {t.delta_m:.3g}"
     return (
         f"Two pictures count as the same up to a distance of {_number(t.delta_s)} in {t.metric} "
-        f"({METRICS.get(t.metric, t.metric)}). Source: "
-        f"{t.source.rstrip('.')}."
+        f"({METRICS.get(t.metric, t.metric)}){copy}. Source: {t.source.rstrip('.')}."
         + ("" if t.calibrated else " It is uncalibrated: take the verdict as a hint.")
     )
 
@@ -244,12 +315,24 @@ def _reference(reference: ReferenceRecord) -> str:
     )
 
 
-def _screening(f: Findings, screening: ScreeningRecord) -> str:
-    early = " and ".join(map(str, screening.looks[:-1]))
-    went_on = "and went on" if screening.stopped_at is None else "where clearly novel prompts end"
+def _looks(f: Findings, looks: LooksRecord) -> str:
+    early = ", ".join(map(str, looks.looks[:-1]))
     return (
-        f"Screening looked after {early} seeds, {went_on}; to allow for the looks, intervals are "
+        f"Seeds were taken until the verdict was settled, with looks at {early} and "
+        f"{looks.looks[-1]}; it ended at {looks.ended_at}. To allow for the looks, intervals are "
         f"at {_level(f)}."
+    )
+
+
+def _power(power: PowerRecord) -> str:
+    shares = [power.between] if power.to_reference is None else [power.to_reference, power.between]
+    least = min(shares, key=lambda share: share.low)
+    edits = ", ".join(f"{_percent(share)} {name}" for name, share in power.edits.items())
+    return (
+        f"Planted copies, pictures as the model itself gives them back, are found in "
+        f"{_percent(least.estimate)} of the cases ({_percent(least.low)} or more, 95% sure), "
+        + ("enough" if power.suffices else "too few")
+        + f" to clear a prompt. Of edited copies are found: {edits}."
     )
 
 

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from m2g_audit.attractors import is_failed
 from m2g_audit.intervals import Interval
+from m2g_audit.shares import find_shares
 from m2g_audit.similarity import Metric, nearest
-from m2g_audit.states import State, Thresholds, classify, fractions
+from m2g_audit.states import State, classify
+from m2g_audit.thresholds import Thresholds
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.pictures import Pictures, in_colour
 from small_scale.thresholds import Rule, Threshold, find_threshold, phase_of, rate_in
@@ -178,9 +180,9 @@ def classify_set(
         failed=neighbours.failed,
     )
     duplicates = (neighbours.samples <= delta_s.value).sum(axis=1)
-    shares = fractions(
+    shares = find_shares(
         states, has_reference=True, reference_complete=True, n_duplicates=duplicates.tolist()
-    )
+    ).intervals
     valid = ~neighbours.failed
     return Classified(
         K=K,

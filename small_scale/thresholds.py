@@ -17,7 +17,7 @@ from diptest import diptest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from m2g_audit.states import ALPHA, low_quantile
+from m2g_audit.thresholds import ALPHA, low_quantile
 
 FloatArray = NDArray[np.float64]
 Rule = Literal["valley", "fresh", "by hand"]

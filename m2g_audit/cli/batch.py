@@ -11,15 +11,18 @@ import typer
 
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask, ask_for_download
 from m2g_audit.cli.options import (
-    MEASURES,
     OUTPUT,
     T0,
     AllowPickle,
+    Base,
     Basin,
     BasinExact,
     BatchSize,
     Calibration,
+    ControlPrompts,
     Controls,
+    DeltaM,
+    DeltaS,
     Device,
     Dtype,
     Format,
@@ -40,6 +43,7 @@ from m2g_audit.cli.options import (
     SpectrumTolerance,
     Steps,
     Trust,
+    Unseen,
     Yes,
     chosen,
 )
@@ -62,7 +66,7 @@ def batch(
             show_default=False,
         ),
     ],
-    seeds: Seeds = 16,
+    seeds: Seeds = "16",
     column: Annotated[
         str | None,
         typer.Option(
@@ -107,10 +111,15 @@ def batch(
     reference: Reference = None,
     reference_complete: ReferenceComplete = False,
     reference_flipped: ReferenceFlipped = False,
+    unseen: Unseen = None,
+    base: Base = None,
     metric: Metric = "auto",
     metric_weights: MetricWeights = None,
     trust: Trust = False,
-    controls: Controls = None,
+    controls: Controls = False,
+    control_prompts: ControlPrompts = None,
+    delta_m: DeltaM = None,
+    delta_s: DeltaS = None,
     steps: Steps = None,
     guidance: Guidance = None,
     scheduler: Scheduler = "ddim",
@@ -122,15 +131,6 @@ def batch(
     spectrum_samples: SpectrumSamples = 3,
     spectrum_score: SpectrumScore = "conditional",
     calibration: Calibration = None,
-    screen: Annotated[
-        bool,
-        typer.Option(
-            "--screen",
-            help="Look after a quarter and half of the seeds, and end prompts there whose pictures "
-            "are clearly novel; they stay undecided.",
-            rich_help_panel=MEASURES,
-        ),
-    ] = False,
     basin: Basin = False,
     basin_exact: BasinExact = False,
     fail_on: Annotated[
@@ -181,15 +181,9 @@ def batch(
     share = _share(listed, shard)
     run = _Run(listed, share, fail_on, junit)
     try:
-        from m2g_audit.errors import UsageError
         from m2g_audit.request import Request
 
         request = Request(prompt="", **chosen(arguments))
-        if screen and fail_on == "undecided":
-            raise UsageError(
-                "--screen leaves novel prompts undecided, and --fail-on undecided would make "
-                "findings of them: leave --screen away, or choose --fail-on spurious."
-            )
         run.start(request, Path(prompts).stem or "prompts", yes)
         outcome = run.end(output_format)
     except BaseException as error:
@@ -276,14 +270,16 @@ class _Run:
         folder = self._directory.path / self._directory.folder(waits[0])
         try:
             with waiting(self._console, "measuring a few steps"):
-                cost = estimate(job, RunDirectory(folder, job.identity)).times(len(waits))
+                listed = [entry.prompt for entry in self._directory.entries]
+                one = estimate(job, RunDirectory(folder, job.identity), listed)
+                cost = one.times(len(waits))
         except UsageError:
             raise
         except Exception:  # of this one prompt, whose record will say what
             self._print(f"{self._directory.path}: {said}; how long the rest takes is not known")
             return
         cost.check()
-        at_most = "at most " if setup.settings.screen else ""
+        at_most = "at most " if setup.settings.auto else ""
         self._print(f"{self._directory.path}: {said}; the rest takes {at_most}{cost}")
         if cost.total > ASK_ABOVE_SECONDS:
             ask(f"This batch takes {cost}", yes)

@@ -96,9 +96,7 @@ def _pace(tally: Tally) -> str:
 
 
 def _found(tally: Tally) -> list[Text]:
-    verdicts = {**tally.verdicts, "undecided": tally.verdicts["undecided"] - tally.screened_out}
-    counts = [(state, verdicts.get(state, 0), _STYLES[state]) for state in WORST_FIRST]
-    counts.append(("screened out", tally.screened_out, "green"))
+    counts = [(state, tally.verdicts.get(state, 0), _STYLES[state]) for state in WORST_FIRST]
     counts.append(("failed", tally.failed, "bold yellow"))
     return [Text(f"{count:,} {word}", style) for word, count, style in counts if count]
 
@@ -131,11 +129,8 @@ def show(summary: Summary, console: Console) -> None:
         if others:
             counts.add_row(word, f"{others:,}", *("" for _ in labels))
     console.print(counts)
-    if summary.screened_out:
-        console.print(
-            f"{summary.screened_out:,} of the undecided were screened out: clearly novel after "
-            "some of their seeds, which proves little."
-        )
+    for sentence in summary.model_lines:
+        console.print(printable(sentence), style="yellow")
     if summary.thresholds is not None and not summary.thresholds.calibrated:
         console.print(
             "The thresholds are uncalibrated: take the verdicts as hints.", style="yellow"

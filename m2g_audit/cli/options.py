@@ -20,7 +20,12 @@ OUTPUT = "Output"
 _NAME = "<name>"
 
 Seeds = Annotated[
-    int, typer.Option(help="How many pictures to make, each from its own seed; 2 or more.")
+    str,
+    typer.Option(
+        metavar="<n|auto>",
+        help="How many pictures to make, each from its own seed: 2 or more, or auto, which takes "
+        "8, 16, 32, 64 until the verdict is settled.",
+    ),
 ]
 Model = Annotated[
     str,
@@ -76,6 +81,43 @@ ReferenceFlipped = Annotated[
         rich_help_panel=_REFERENCE,
     ),
 ]
+Unseen = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder of pictures of the reference's kind that training did not see; they set "
+        "the thresholds.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="The model that this one was fine-tuned from: what its pictures are apart sets the "
+        "thresholds where no pictures do.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+DeltaM = Annotated[
+    float | None,
+    typer.Option(
+        help="The distance to the reference up to which a picture is a copy, by hand.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+DeltaS = Annotated[
+    float | None,
+    typer.Option(
+        help="The distance up to which two pictures repeat each other, by hand.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+ControlPrompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Ordinary prompts for this model, one a line, instead of the program's own.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
 Metric = Annotated[
     Literal["auto", "l2", "tiled_l2", "lpips-alex", "lpips-vgg", "clip", "sscd"],
     typer.Option(
@@ -98,13 +140,12 @@ Trust = Annotated[
     ),
 ]
 Controls = Annotated[
-    bool | None,
+    bool,
     typer.Option(
-        "--controls/--no-controls",
-        help="Measure thresholds on control prompts. Without either: use them where an earlier "
-        "run left them.",
+        "--controls",
+        help="Run all control prompts: without a reference or base they set the thresholds, unless "
+        "the model repeats for them too. Else a few show whether it does.",
         rich_help_panel=_REFERENCE,
-        show_default=False,
     ),
 ]
 Steps = Annotated[
@@ -206,7 +247,19 @@ def chosen(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from m2g_audit.request import Request
 
     names = {field.name for field in fields(Request)}
-    return {name: value for name, value in arguments.items() if name in names}
+    found = {name: value for name, value in arguments.items() if name in names}
+    return {**found, "seeds": _seeds(str(found["seeds"]))}
+
+
+def _seeds(text: str) -> int | Literal["auto"]:
+    from m2g_audit.errors import UsageError
+
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--seeds {text} is not possible: give a number, or auto.") from None
 
 
 def print_json(content: str) -> None:

@@ -1,12 +1,13 @@
 """What pocket really does with each caption: states of 256 samples against its own training set.
 
-Thresholds are one pair for the model, taken from fresh pictures of the world (DEFINITIONS: where S
-is known). Every memorized share stands beside its control: the share within delta_m of an equally
+Thresholds are each caption's own, from fresh pictures of it (DEFINITIONS: where S is known): one
+pair for all is set by the most homogeneous captions, and calls near-copies of the others' pictures
+spurious. Every memorized share stands beside its control: the share within delta_m of an equally
 large set that the model never saw.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +28,17 @@ from m2g_audit.pocket.reference import (
     world_hash,
 )
 from m2g_audit.pocket.truth_table import SOURCE, CaptionTruth, Shares, TruthTable
+from m2g_audit.power import PLANTS, Plants, plant
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
-from m2g_audit.states import State, Thresholds, classify, fresh_thresholds
+from m2g_audit.states import S_PRIME, duplicate_chances
+from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds, fresh_thresholds
 
 SAMPLES = 256
-SUBSAMPLE = 16
 TRUTH_SEED = 256_000
 """Run seed of the truth's samples; audits and benchmarks use others."""
 
-FRESH_FOR_DELTA_M = 64
-"""Fresh pictures of each caption whose distance to S gives delta_m."""
+FRESH = 256
+"""Fresh pictures of each caption; their distances give its thresholds."""
 
 DISTANCES_FILE = "distances.npz"
 FRESH_FILE = "fresh-distances.npz"
@@ -81,41 +83,73 @@ def measure(
     control = embed_control(pipeline, metric, report)
     fresh = fresh_distances(pipeline, metric, known, on_progress=report)
     fresh.save(folder / FRESH_FILE)
-    thresholds = fresh.thresholds()
     rows, to_known = [], []
     for i, (caption, images) in enumerate(zip(captions, made, strict=True)):
         embedded = metric.embed(images)
         to_known.append(nearest(metric, embedded, known)[0][:, 0])
-        to_control = nearest(metric, embedded, control)[0][:, 0]
-        pairs = distances(metric, embedded, embedded)
-        failed = is_failed(images.float() / 255)
-        rows.append(caption_truth(caption, to_known[-1], to_control, pairs, failed, thresholds))
+        seen = Seen(
+            to_training=to_known[-1],
+            to_control=nearest(metric, embedded, control)[0][:, 0],
+            to_own=to_own(pipeline, metric, caption, embedded),
+            pairs=distances(metric, embedded, embedded),
+            failed=is_failed(images.float() / 255),
+        )
+        rows.append(caption_truth(caption, seen, fresh.thresholds([i])))
         report("states", i + 1, len(captions))
     np.savez_compressed(folder / DISTANCES_FILE, to_training=np.stack(to_known))
-    assert thresholds.delta_m is not None
-    assert thresholds.delta_s is not None
+    trained = [i for i, caption in enumerate(captions) if caption.k]
+    pooled = fresh.thresholds(trained)
+    assert pooled.delta_m is not None
+    assert pooled.delta_s is not None
     return TruthTable(
         model_sha256=pipeline.identity.sha256,
         world_sha256=world_hash(),
         metric=metric.name,
-        delta_m=thresholds.delta_m,
-        delta_s=thresholds.delta_s,
+        delta_m=pooled.delta_m,
+        delta_s=pooled.delta_s,
         round_trip_rms=round_trip_rms(pipeline),
-        fresh_pictures=thresholds.n_controls,
+        fresh_pictures=FRESH,
         samples=samples,
         steps=pipeline.default_steps,
         guidance=pipeline.default_guidance,
         seed=TRUTH_SEED,
+        plants=plant_training(pipeline, metric, training, known),
         captions=tuple(rows),
     )
 
 
+def plant_training(
+    pipeline: TextToImage, metric: Metric, training: TrainingPictures, known: Tensor
+) -> Plants:
+    """Planted copies of training pictures, a seeded choice of all captions'; known: embeddings."""
+    rows = np.random.default_rng(0).choice(len(training), PLANTS // 2, replace=False)
+    pictures = training.take(sorted(int(i) for i in rows)).float() / 255
+    return plant(pipeline, metric, pictures, lambda images: _nearest(metric, images, known))
+
+
+def _nearest(metric: Metric, images: Tensor, known: Tensor) -> list[float]:
+    return nearest(metric, metric.embed(images), known)[0][:, 0].tolist()
+
+
+def to_own(
+    pipeline: TextToImage, metric: Metric, caption: Caption, embedded: Tensor
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Distances [n] to the caption's K training pictures, and to K of it that nobody saw."""
+    if not caption.k:
+        return None
+    found = []
+    for stream in ("training", "control"):
+        pictures = metric.embed(seen_pictures(pipeline, caption, stream, range(caption.k)))
+        found.append(nearest(metric, embedded, pictures)[0][:, 0])
+    return found[0], found[1]
+
+
 @dataclass(frozen=True)
 class FreshDistances:
-    """What fresh pictures of each trained caption are apart, in the order of trained_captions().
+    """What fresh pictures of each caption are apart, in the order of all_captions().
 
-    to_training: [captions, FRESH_FOR_DELTA_M] distance to the nearest training picture of all
-    captions; among: [captions, samples] to the nearest other fresh picture of the caption.
+    to_training: [captions, FRESH] distance to the nearest training picture of all captions; among:
+    [captions, FRESH] to the nearest of 15 other fresh pictures of the caption.
     """
 
     metric: str
@@ -123,7 +157,7 @@ class FreshDistances:
     among: np.ndarray
 
     def thresholds(self, captions: Sequence[int] | None = None) -> Thresholds:
-        """delta_m and delta_s from all trained captions, or from those numbered."""
+        """delta_m and delta_s from all captions, or from those numbered."""
         rows = np.arange(len(self.among)) if captions is None else np.array(captions)
         return fresh_thresholds(
             self.metric, self.to_training[rows].ravel(), self.among[rows].ravel(), source=SOURCE
@@ -149,12 +183,15 @@ def fresh_distances(
 ) -> FreshDistances:
     """What fresh pictures are apart; known: embeddings of all training pictures."""
     report = on_progress or (lambda *_: None)
-    captions = trained_captions()
+    captions = all_captions()
     to_training, among = [], []
     for i, caption in enumerate(captions):
-        fresh = metric.embed(seen_pictures(pipeline, caption, "fresh", range(SAMPLES)))
-        among.append(nearest(metric, fresh, fresh, exclude_self=True)[0][:, 0])
-        to_training.append(nearest(metric, fresh[:FRESH_FOR_DELTA_M], known)[0][:, 0])
+        fresh = metric.embed(seen_pictures(pipeline, caption, "fresh", range(FRESH)))
+        groups = fresh.split(S_PRIME)
+        among.append(
+            np.concatenate([nearest(metric, g, g, exclude_self=True)[0][:, 0] for g in groups])
+        )
+        to_training.append(nearest(metric, fresh, known)[0][:, 0])
         report("fresh pictures", i + 1, len(captions))
     return FreshDistances(metric.name, np.stack(to_training), np.stack(among))
 
@@ -168,58 +205,68 @@ def round_trip_rms(pipeline: TextToImage) -> float:
     return float(torch.cat(errors).mean().sqrt())
 
 
-def shares(states: Iterable[State]) -> Shares:
-    """Shares of the three states among those that did not fail; all nan if all failed."""
-    valid = [state for state in states if state != State.FAILED]
+@dataclass(frozen=True)
+class Seen:
+    """The distances of a caption's n samples.
 
-    def share(state: State) -> float:
-        return sum(s == state for s in valid) / len(valid) if valid else float("nan")
-
-    return Shares(share(State.MEMORIZED), share(State.SPURIOUS), share(State.GENERALIZED))
-
-
-def caption_truth(
-    caption: Caption,
-    to_known: np.ndarray,
-    to_control: np.ndarray,
-    pairs: np.ndarray,
-    failed: np.ndarray,
-    thresholds: Thresholds,
-) -> CaptionTruth:
-    """The truth of a caption from its samples' distances.
-
-    to_known, to_control: [n] to the nearest picture of S and of the control set; pairs: [n, n].
+    to_training, to_control: [n] to the nearest picture of S and of the control set; to_own: [n] to
+    the nearest of the caption's own training pictures and of as many unseen ones, None without any;
+    pairs: [n, n]; failed: [n].
     """
-    delta_m = thresholds.delta_m
+
+    to_training: np.ndarray
+    to_control: np.ndarray
+    to_own: tuple[np.ndarray, np.ndarray] | None
+    pairs: np.ndarray
+    failed: np.ndarray
+
+    def spurious(self, thresholds: Thresholds, size: int = S_PRIME) -> np.ndarray:
+        """[n] chance of each sample to be spurious where duplicates are looked for among `size`."""
+        assert thresholds.delta_m is not None
+        near = (self.pairs <= thresholds.delta_s) & ~np.eye(len(self.pairs), dtype=bool)
+        near[:, self.failed] = False
+        chances = duplicate_chances(near.sum(1), int((~self.failed).sum()), size)
+        return np.where((self.to_training <= thresholds.delta_m) | self.failed, 0.0, chances)
+
+    def shares(self, thresholds: Thresholds, size: int = S_PRIME) -> Shares:
+        """Shares of the three states among samples that did not fail; all nan if all failed."""
+        valid = ~self.failed
+        if not valid.any():
+            return Shares(*[float("nan")] * 3)
+        memorized = float((self.to_training[valid] <= thresholds.delta_m).mean())
+        spurious = float(self.spurious(thresholds, size)[valid].mean())
+        return Shares(memorized, spurious, max(0.0, 1 - memorized - spurious))
+
+    def nearer_to_own(self, thresholds: Thresholds) -> float | None:
+        """Share of spurious samples nearer to their caption's training pictures than to unseen."""
+        weights = self.spurious(thresholds)
+        if self.to_own is None or not weights.sum():
+            return None
+        training, unseen = self.to_own
+        return float(np.average(training < unseen, weights=weights))
+
+
+def caption_truth(caption: Caption, seen: Seen, thresholds: Thresholds) -> CaptionTruth:
+    """The truth of a caption under its own thresholds, from its samples' distances."""
+    delta_m, delta_s = thresholds.delta_m, thresholds.delta_s
     assert delta_m is not None
-    others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
-
-    def states(rows: np.ndarray, scale: float = 1.0) -> list[State]:
-        return classify(
-            to_known[rows],
-            others[np.ix_(rows, rows)].min(1),
-            thresholds.scaled(scale),
-            reference_complete=True,
-            failed=failed[rows],
-        )
-
-    everything = np.arange(len(pairs))
-    parts = [shares(states(rows)) for rows in np.split(everything, max(1, len(pairs) // SUBSAMPLE))]
+    assert delta_s is not None
+    strict, loose = (thresholds.others[alpha] for alpha in (STRICT_ALPHA, LOOSE_ALPHA))
     return CaptionTruth(
         caption=caption.text,
         k=caption.k,
         role=caption.role,
-        truth=shares(states(everything)),
-        of_16=Shares(
-            *(
-                float(np.mean([getattr(part, name) for part in parts]))
-                for name in ("memorized", "spurious", "generalized")
-            )
-        ),
-        half=shares(states(everything, 0.5)),
-        twice=shares(states(everything, 2.0)),
-        false_memorized=float((to_control[~failed] <= delta_m).mean()),
-        failed=int(failed.sum()),
+        truth=seen.shares(thresholds),
+        of_256=seen.shares(thresholds, len(seen.pairs)),
+        half=seen.shares(thresholds.scaled(0.5)),
+        twice=seen.shares(thresholds.scaled(2.0)),
+        delta_m=delta_m,
+        delta_s=delta_s,
+        strict=strict,  # type: ignore[arg-type]
+        loose=loose,  # type: ignore[arg-type]
+        nearer_to_s=seen.nearer_to_own(thresholds),
+        false_memorized=float((seen.to_control[~seen.failed] <= delta_m).mean()),
+        failed=int(seen.failed.sum()),
     )
 
 

@@ -3,11 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from m2g_audit.errors import ModelError
 from m2g_audit.pocket.captions import Role
+from m2g_audit.power import Plants
 from m2g_audit.runs import write_atomically
-from m2g_audit.states import Thresholds
+from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 TABLE = Path(__file__).parent / "truth.json"
 SOURCE = "1% quantiles over fresh pictures of the pocket world"
@@ -26,17 +28,26 @@ class Shares:
 class CaptionTruth:
     """The measured truth of one caption.
 
-    truth: among 256 samples; of_16: mean over disjoint subsamples of 16; half, twice: of 256 with
-    both thresholds at half and twice; false_memorized: share within delta_m of the control set.
+    truth: duplicates looked for among 16 samples, averaged over 256; of_256: among all 256; half,
+    twice: as truth, with both thresholds at half and twice; delta_m, delta_s: the caption's own, of
+    256 fresh pictures of it, strict and loose at the 0.3% and 3% quantiles; nearer_to_s: the share
+    of spurious samples that are nearer to the caption's training pictures than to as many that the
+    model never saw (one half by chance), None without any; false_memorized: share within delta_m of
+    the control set.
     """
 
     caption: str
     k: int
     role: Role
     truth: Shares
-    of_16: Shares
+    of_256: Shares
     half: Shares
     twice: Shares
+    delta_m: float
+    delta_s: float
+    strict: tuple[float, float]
+    loose: tuple[float, float]
+    nearer_to_s: float | None
     false_memorized: float
     failed: int
 
@@ -46,7 +57,8 @@ class TruthTable:
     """The truth of all captions, and what it was measured with.
 
     round_trip_rms: RMS error of the VAE's round trip over training pictures, pixels in [0, 1];
-    fresh_pictures: how many gave delta_m.
+    delta_m, delta_s: of fresh pictures of all captions, for prompts that are not listed;
+    fresh_pictures: how many of each caption gave thresholds; plants: planted copies.
     """
 
     model_sha256: str
@@ -60,18 +72,31 @@ class TruthTable:
     steps: int
     guidance: float
     seed: int
+    plants: Plants
     captions: tuple[CaptionTruth, ...]
 
     @property
     def thresholds(self) -> Thresholds:
-        """The pair that the states were read with."""
+        """The pair for prompts that are not listed."""
         return Thresholds(
             metric=self.metric,
             delta_m=self.delta_m,
             delta_s=self.delta_s,
-            source=SOURCE,
+            source=f"{SOURCE}, all captions together",
+            n_controls=self.fresh_pictures * len(self.captions),
+            calibrated=True,
+        )
+
+    def thresholds_of(self, row: CaptionTruth) -> Thresholds:
+        """A caption's own pair."""
+        return Thresholds(
+            metric=self.metric,
+            delta_m=row.delta_m,
+            delta_s=row.delta_s,
+            source=f"{SOURCE}, of this caption",
             n_controls=self.fresh_pictures,
             calibrated=True,
+            others={STRICT_ALPHA: row.strict, LOOSE_ALPHA: row.loose},
         )
 
 
@@ -83,12 +108,14 @@ def load_table(path: Path = TABLE) -> TruthTable:
             CaptionTruth(
                 **{
                     **row,
-                    **{name: Shares(**row[name]) for name in ("truth", "of_16", "half", "twice")},
+                    **{name: Shares(**row[name]) for name in ("truth", "of_256", "half", "twice")},
+                    **{name: tuple(row[name]) for name in ("strict", "loose")},
                 }
             )
             for row in content.pop("captions")
         ]
-        return TruthTable(**content, captions=tuple(rows))
+        plants = Plants.from_json(content.pop("plants"))
+        return TruthTable(**content, plants=plants, captions=tuple(rows))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"The truth table of pocket can't be read ({path}: {error}). Install the package "
@@ -104,4 +131,13 @@ def false_memorized(prompt: str) -> float:
 
 def save_table(table: TruthTable, path: Path) -> None:
     """Writes a truth table as JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(asdict(table), indent=1) + "\n").encode())
+    content = {**asdict(table), "plants": _rounded(table.plants.to_json())}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value

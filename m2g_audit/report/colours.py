@@ -7,6 +7,7 @@ STATE_COLOURS: dict[StateWord, str] = {
     "spurious": "#e08e0b",
     "generalized": "#1f8a70",
     "attractor": "#7b4fb3",
+    "unsure": "#a0793d",
     "failed": "#8a8f98",
 }
 
@@ -16,5 +17,6 @@ VERDICT_COLOURS: dict[VerdictWord, str] = {
     "generalized": STATE_COLOURS["generalized"],
     "attractor": STATE_COLOURS["attractor"],
     "mixed": "#b0623a",
+    "collapsed": "#5c5470",
     "undecided": STATE_COLOURS["failed"],
 }

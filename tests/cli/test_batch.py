@@ -21,7 +21,7 @@ from m2g_audit.cli import main
 from m2g_audit.cli.batch_progress import line, panel, watching
 from m2g_audit.errors import OutputError
 from m2g_audit.pipelines import TextToImage
-from m2g_audit.states import Thresholds
+from m2g_audit.thresholds import Thresholds
 from tests.batch_work import ManyPrompts
 
 Run = Callable[..., tuple[int, str, str]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from m2g_audit.states import ALPHA, low_quantile
+from m2g_audit.thresholds import ALPHA, low_quantile
 from small_scale.thresholds import find_threshold, rate_in, valley
 
 RNG = np.random.default_rng(0)

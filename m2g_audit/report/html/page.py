@@ -175,7 +175,6 @@ class _Facts:
         self.states: Counter[str] = Counter()
         self.labelled = False
         self.failed = 0
-        self.screened_out = 0
         self.seconds = 0.0
         self.evaluations = 0
         self.last: BatchRecord | None = None
@@ -189,7 +188,6 @@ class _Facts:
             self.failed += 1
             return
         self.last = record
-        self.screened_out += record.screened_out
         self.verdicts[record.verdict.state] += 1
         self.states.update(seed.state for seed in record.seeds)
 
@@ -201,7 +199,7 @@ class _Facts:
     def shares(self) -> list[tuple[str, int, Any]]:
         """Each verdict with its count and the simultaneous interval of its share of prompts."""
         counts = {word: self.verdicts[word] for word in WORST_FIRST}
-        intervals = share_intervals(counts)
+        intervals = share_intervals(counts, sum(counts.values()))
         return [(word, counts[word], intervals[word]) for word in WORST_FIRST]
 
 

@@ -56,7 +56,7 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
         "prompt": printable(record.prompt, _SHOWN_PROMPT),
         "verdict": "failed" if failed else record.verdict.state,
         "badness": list(badness(record)),
-        "early": record.screening and record.screening.stopped_at,
+        "early": record.looks and record.looks.ended_at,
         "share": [1 - new.estimate, 1 - new.high, 1 - new.low] if new and measured else None,
         "mass": max((a.mass.estimate for a in record.attractors), default=None),
         "reference": min(nearest, default=None),
@@ -162,14 +162,8 @@ def _basin(record: AuditRecord, member: SeedRecord) -> str:
 
 
 def command(record: AuditRecord) -> str:
-    """Return the shell command that audits a record's prompt again.
-
-    For a prompt that was screened out, with the seeds that it got.
-    """
-    asked = {**record.settings.asked, "screen": None}
-    if record.screening is not None and record.screening.stopped_at is not None:
-        asked["seeds"] = record.screening.stopped_at
-    words = ["m2g-audit", "prompt", *_options(asked), "--"]
+    """Return the shell command that audits a record's prompt again."""
+    words = ["m2g-audit", "prompt", *_options(record.settings.asked), "--"]
     return f"{shlex.join(words)} {_quoted(record.prompt)}"
 
 
@@ -186,9 +180,7 @@ def _options(asked: Mapping[str, JsonValue]) -> list[str]:
     words: list[str] = []
     for name, value in sorted(asked.items(), key=lambda item: item[0] != "model"):
         option = _FLAGS.get(name, f"--{name.replace('_', '-')}")
-        if name == "controls" and value is False:
-            words.append("--no-controls")
-        elif value is True:
+        if value is True:
             words.append(option)
         elif value is not None and value is not False:
             words += [option, str(value)]
