@@ -161,7 +161,7 @@ def measure(
 ) -> Result:
     """What each search finds for one sample, and what it takes."""
     caption, number = chosen["caption"], chosen["sample"]
-    x0 = pipeline.generate(caption, [_seeds(caption)[number]], batch_size=1).latents
+    x0 = pipeline.generate(caption, [_seeds(caption)[number]], batch_size=1).clean
     model = pipeline.bind(caption, kind="guided")
     distance = picture_distance(pipeline, load_metric(table.metric))
     seeds = [seed_for(SEED, f"search {caption}", i) for i in range(1 + fresh)]

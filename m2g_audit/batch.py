@@ -353,7 +353,7 @@ class Batch:
                     self.tally.work_on, "pictures", total=len(pairs) * settings.steps
                 ),
             )
-            images, latents = made.images, made.latents
+            images, latents = made.images, made.clean
             self._size.learn(len(pairs), made.fitted, time.perf_counter() - start)
         except NumericsError:
             # No picture is finite; what that means for each prompt depends on its other pictures.

@@ -18,7 +18,10 @@ from m2g_audit.runs import RunDirectory
 
 @dataclass(frozen=True)
 class Generated:
-    """Images [n, 3, h, w] in [0, 1], final latents [n, c, h, w], and which of the n failed."""
+    """Images [n, 3, h, w] in [0, 1], clean latents [n, c, h, w], and which of the n failed.
+
+    Latents are the last predicted clean samples (pipelines.Generations).
+    """
 
     images: Tensor
     latents: Tensor
@@ -46,7 +49,7 @@ class Pictures:
         return any(bool(_finite(latents[None])) for _, latents in self._kept.values())
 
     def add(self, indices: Sequence[int], images: Tensor, latents: Tensor) -> None:
-        """Keep generations: images [k, 3, h, w], final latents [k, c, h, w].
+        """Keep generations: images [k, 3, h, w], clean latents [k, c, h, w].
 
         All are read back from the folder, so that a resumed run sees what an undisturbed one sees.
         Raises NumericsError, and keeps nothing, while no latents of the prompt are finite.
@@ -110,7 +113,7 @@ def _make(
         if not pictures.any_finite:
             raise
         return blank(job, len(batch))
-    return made.images, made.latents
+    return made.images, made.clean
 
 
 def blank(job: Job, count: int) -> tuple[Tensor, Tensor]:

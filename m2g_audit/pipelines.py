@@ -61,12 +61,15 @@ class ModelIdentity:
 class Generations:
     """Final latents and decoded images of n seeds, fp32 on the CPU.
 
-    `images` lie in [0, 1] on the 256 levels of the PNG that diffusers would write. `finite` is
+    `clean` is the last predicted clean sample, where curvature and basins are taken: DDIM's final
+    latents keep the noise of the schedule's first level (half of sigma at t0 = 5). It equals
+    `latents` for schedulers that predict none. `images` lie in [0, 1] on the 256 levels of the PNG that diffusers would write. `finite` is
     False where the network overflowed; such an image is black and counts as failed. `fitted`: how
     many images the largest batch had that was made at once, less than asked where memory ran out.
     """
 
     latents: Float[Tensor, " n c h w"]
+    clean: Float[Tensor, " n c h w"]
     images: Float[Tensor, " n 3 H W"]
     finite: Bool[Tensor, " n"]
     fitted: int
@@ -217,7 +220,7 @@ class TextToImage:
         prompts = [prompt] * len(seeds) if isinstance(prompt, str) else prompt
         self._pipe.scheduler = self._scheduler(scheduler)
 
-        def work(batch: range) -> tuple[Tensor, Tensor]:
+        def work(batch: range) -> tuple[Tensor, Tensor, Tensor]:
             report = _progress(on_progress, batch, steps)
             texts = [prompts[index] for index in batch]
             chosen = [seeds[index] for index in batch]
@@ -225,8 +228,8 @@ class TextToImage:
 
         batches = list(in_batches(len(seeds), batch_size, work, "generating one picture"))
         parts = [part for _, part in batches]
-        latents, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return self._generations(latents, images, max(len(batch) for batch, _ in batches))
+        latents, clean, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return self._generations(latents, clean, images, max(len(batch) for batch, _ in batches))
 
     def evaluations(
         self,
@@ -264,7 +267,7 @@ class TextToImage:
         steps: int,
         guidance: float,
         on_step: Callable[[int], None],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         final: dict[str, Tensor] = {}
 
         def keep_latents(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict:
@@ -272,7 +275,7 @@ class TextToImage:
             on_step(step)
             return {}
 
-        with self._exact():
+        with self._exact(), _clean_samples(self._pipe.scheduler, final):
             images = self._pipe(
                 list(prompts),
                 num_inference_steps=steps,
@@ -281,9 +284,12 @@ class TextToImage:
                 output_type="pt",
                 callback_on_step_end=keep_latents,
             ).images
-        return final["latents"].float().cpu(), images.float().cpu()
+        clean = final.get("clean", final["latents"])
+        return final["latents"].float().cpu(), clean.float().cpu(), images.float().cpu()
 
-    def _generations(self, latents: Tensor, images: Tensor, fitted: int) -> Generations:
+    def _generations(
+        self, latents: Tensor, clean: Tensor, images: Tensor, fitted: int
+    ) -> Generations:
         finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(
             1
         )
@@ -298,7 +304,7 @@ class TextToImage:
                 f"likely {cure}."
             )
         images = torch.where(finite[:, None, None, None], images, torch.zeros(()))
-        return Generations(latents, _quantise(images), finite, fitted)
+        return Generations(latents, clean, _quantise(images), finite, fitted)
 
     @torch.no_grad()
     def decode(
@@ -604,6 +610,24 @@ def _readable(folder: ModelFolder) -> Iterator[None]:
             f"{folder.id} could not be loaded ({type(error).__name__}: {error}). Its files do not "
             "fit together: get the model again, or save it anew with save_pretrained."
         ) from error
+
+
+@contextmanager
+def _clean_samples(scheduler: Any, kept: dict[str, Tensor]) -> Iterator[None]:
+    """A block in which `kept["clean"]` is the clean sample that the scheduler predicted last."""
+    step = scheduler.step
+
+    def keep(*arguments: Any, **named: Any) -> Any:
+        found = step(*arguments, **named)
+        if isinstance(found, tuple) and len(found) > 1:  # (next sample, predicted clean sample)
+            kept["clean"] = found[1]
+        return found
+
+    scheduler.step = keep
+    try:
+        yield
+    finally:
+        del scheduler.step
 
 
 @contextmanager

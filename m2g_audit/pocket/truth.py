@@ -50,7 +50,7 @@ OnCaption = Callable[[str, int, int], None]
 def sample(
     pipeline: TextToImage, caption: Caption, seed: int, n: int, folder: Path
 ) -> tuple[Tensor, Tensor]:
-    """Images uint8 [n, 3, h, w] and final latents of a caption; kept in `folder` and read again."""
+    """Images uint8 [n, 3, h, w] and clean latents of a caption; kept in `folder` and read again."""
     name = f"{caption.text.replace(' ', '-')}-{seed}-{n}.npz"
     if (folder / name).exists():
         with np.load(folder / name) as kept:
@@ -60,9 +60,9 @@ def sample(
     images = to_levels(made.images)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial.npz"
-    np.savez_compressed(partial, images=images.numpy(), latents=made.latents.numpy())
+    np.savez_compressed(partial, images=images.numpy(), latents=made.clean.numpy())
     os.replace(partial, folder / name)
-    return images, made.latents
+    return images, made.clean
 
 
 def measure(
