@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -617,6 +617,7 @@ def _clean_samples(scheduler: Any, kept: dict[str, Tensor]) -> Iterator[None]:
     """A block in which `kept["clean"]` is the clean sample that the scheduler predicted last."""
     step = scheduler.step
 
+    @wraps(step)  # the pipeline asks for its signature
     def keep(*arguments: Any, **named: Any) -> Any:
         found = step(*arguments, **named)
         if isinstance(found, tuple) and len(found) > 1:  # (next sample, predicted clean sample)
