@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from resumable import machine
+from resumable import in_words, machine
 from stranger_models import STRANGERS, Stranger, Taught, fresh_rows, pictures_of, taught
 from torch import Tensor
 
@@ -242,7 +242,7 @@ def table(folder: Path, stranger: Stranger) -> tuple[str, dict[str, object]]:
         f"{len(by_metric['tiled_l2'])} captions, 16 seeds each (run seed {AUDIT_SEED}) unless said "
         f"otherwise, {stranger.steps} steps, guidance {stranger.guidance:g}. Truth: {SAMPLES} "
         "other samples a caption against S, thresholds of each caption's own class from fresh "
-        f"photographs, duplicates among 16. On {machine()}.",
+        f"photographs, duplicates among 16. On {in_words(machine())}.",
         "",
         *_truth_lines(list(by_metric["tiled_l2"].values())),
         "## Audits",
