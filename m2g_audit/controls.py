@@ -234,6 +234,7 @@ def _cache_file(
         **run,
         "version": _VERSION,
         "model": pipeline.identity.sha256,
+        "configuration": pipeline.identity.configuration_sha256,
         "dtype": pipeline.identity.dtype,
         "metric": metric.name,
         "metric_weights": metric.weights_sha256,

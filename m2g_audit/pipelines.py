@@ -8,9 +8,9 @@ in half precision: rounding to half is as large as the difference of two noise p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -34,6 +34,7 @@ from m2g_audit.numerics import (
     out_of_memory,
     too_little_memory,
 )
+from m2g_audit.runs import digest
 from m2g_audit.score_model import NoiseSchedule, ScoreModel
 
 ScoreKind = Literal["conditional", "unconditional", "guided"]
@@ -45,7 +46,11 @@ _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What a model is, for records: `sha256` is the content hash of its weights' files."""
+    """What a model is, for records and caches.
+
+    `sha256` is the content hash of its weights' files; `configuration` all else that its pipeline
+    reads, by file: settings as JSON, of other files the hash.
+    """
 
     id: str
     revision: str | None
@@ -55,6 +60,12 @@ class ModelIdentity:
     device: str
     scheduler: str
     prediction_type: str
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def configuration_sha256(self) -> str:
+        """SHA-256 of `configuration`."""
+        return digest(self.configuration)
 
 
 @dataclass(frozen=True)
@@ -473,6 +484,7 @@ def _identity(
         device=str(unet.device),
         scheduler=scheduler,
         prediction_type=prediction_type,
+        configuration=folder.configuration,
     )
 
 

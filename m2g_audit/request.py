@@ -309,14 +309,17 @@ def identify(
     """Return everything but the prompt that can change a number of the run, as JSON values.
 
     The batch size is not in it: an image does not depend on its batch-mates, and a run that did not
-    fit into memory must be able to go on with smaller batches.
+    fit into memory must be able to go on with smaller batches. Nor is where a model's folder lies:
+    what is in it counts.
     """
     model = pipeline.identity
+    has_name = model.revision is not None or model.id == POCKET
     resolved = settings.model_dump(exclude={"asked", "batch_size", "reference", "screen"})
     return {
-        "model": model.id,
+        "model": model.id if has_name else None,
         "revision": model.revision,
         "weights": model.sha256,
+        "configuration": dict(model.configuration),
         "dtype": model.dtype,
         "device": model.device.split(":")[0],
         **resolved,
