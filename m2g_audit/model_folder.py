@@ -41,6 +41,11 @@ _SETTINGS = frozenset(
 )
 _SETTINGS_BYTES = 2**15
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FUSE = (
+    "load the base in diffusers, call load_lora_weights, fuse_lora and unload_lora_weights, then "
+    "save_pretrained('folder'), and give that folder"
+)
+"""How a LoRA becomes part of a model that can be audited."""
 _LOCAL_COPY = (
     "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
     "`StableDiffusionPipeline.from_pretrained({model!r}).save_pretrained('folder')`. "
@@ -93,6 +98,19 @@ class ModelFolder:
     def location(self, component: str) -> Path:
         """The folder of one part."""
         return _location(self.path, component)
+
+    def class_of(self, component: str) -> tuple[str, str]:
+        """Library and name of the class of one part, as model_index.json has them."""
+        library, name = _json(self.path / "model_index.json")[component]
+        return library, name
+
+    def shapes(self, component: str) -> dict[str, list[int]]:
+        """The shape of each weight of one part, by its key; of pickles none is known."""
+        shapes: dict[str, list[int]] = {}
+        for file in self.weights_of(component):
+            if file.suffix == ".safetensors":
+                shapes |= _check_safetensors(file, self.path, self.id)
+        return shapes
 
     def weights_of(self, component: str) -> list[Path]:
         """The files that hold the weights of one part."""
@@ -262,6 +280,7 @@ def _checked(
     if class_name not in family.classes:
         raise ModelError(_wrong_kind(name, class_name, family))
     _refuse_foreign_code(path, name, family)
+    _refuse_adapters(path, name, family)
     for component in family.plain:
         marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
         _require(_location(path, component) / marker, path, name)
@@ -288,11 +307,8 @@ def _class_name(path: Path, name: str) -> str:
             f"{name} is a single file. A diffusers folder is needed: convert a checkpoint with "
             f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')`."
         )
-    if any(path.glob("*lora*.safetensors")):
-        raise ModelError(
-            f"{name} holds a LoRA without its base model. Load the base in diffusers, call "
-            "load_lora_weights and fuse_lora, and save_pretrained('folder'); then give that folder."
-        )
+    if any(map(_is_adapter, path.glob("*"))):
+        raise ModelError(f"{name} holds a LoRA without its base model. To audit both, {FUSE}.")
     raise ModelError(
         f"{name} is not a diffusers model: the folder {path} has no model_index.json. Give the "
         "folder that save_pretrained wrote; if it was downloaded, the download did not finish: "
@@ -303,12 +319,36 @@ def _class_name(path: Path, name: str) -> str:
 def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
     index = _json(path / "model_index.json")
     for component in (*family.weighted, *family.plain):
-        library, class_name = index.get(component) or (None, None)
+        match index.get(component):
+            case [str(library), str(class_name)]:
+                pass
+            case _:
+                raise ModelError(
+                    f"model_index.json of {name} does not say what its {component} is. Give a "
+                    "complete Stable Diffusion model, as save_pretrained writes it."
+                )
         if library not in ("diffusers", "transformers"):
             raise ModelError(
                 f"The {component} of {name} is {class_name} of {library}; only parts from "
                 "diffusers and transformers are loaded, because others would run their own code."
             )
+
+
+def _refuse_adapters(path: Path, name: str, family: Family) -> None:
+    places = {path, *(_location(path, component) for component in family.weighted)}
+    adapters = [file for place in sorted(places) for file in place.glob("*") if _is_adapter(file)]
+    if adapters:
+        raise ModelError(
+            f"{adapters[0].relative_to(path)} lies in {name}: a LoRA or another adapter, which is "
+            "not loaded with the model, so that the base alone would be audited. To audit both, "
+            f"{FUSE}; to audit the base, move that file elsewhere."
+        )
+
+
+def _is_adapter(file: Path) -> bool:
+    name = file.name.lower()
+    is_lora = "lora" in name and file.suffix in (".safetensors", ".bin")
+    return is_lora or name.startswith(("adapter_model.", "adapter_config."))
 
 
 def _wrong_kind(name: str, class_name: str, family: Family) -> str:

@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
-from diffusers import UNet2DConditionModel as ConditionalUNet
-from diffusers.utils import logging as diffusers_logging
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
+from m2g_audit.networks import load_network, quiet, readable
 from m2g_audit.numerics import (
     check_finite,
     exact_numerics,
@@ -122,18 +120,18 @@ class TextToImage:
         _check_architecture(folder)
         place = _device(device)
         kind = _dtype(dtype, place)
-        with _quiet(), _memory(f"loading {folder.id}"), _readable(folder):
+        with quiet(), _memory(f"loading {folder.id}"), readable(folder):
+            networks = {part: load_network(folder, part) for part in TEXT_TO_IMAGE.weighted}
             pipe: Any = StableDiffusionPipeline.from_pretrained(
                 folder.path,
+                **networks,
                 safety_checker=None,
                 feature_extractor=None,
                 image_encoder=None,
                 requires_safety_checker=False,
-                use_safetensors=None if folder.pickled else True,
                 local_files_only=True,
             )
-            for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-                part.eval().requires_grad_(False)
+            for part in networks.values():
                 # Not diffusers' own `to`, whose name for the dtype differs between its versions.
                 torch.nn.Module.to(part, kind)
             pipe.to(place)
@@ -375,13 +373,8 @@ class TextToImage:
     def _exact_unet(self) -> Any:
         if self.dtype == torch.float32:
             return self._pipe.unet
-        with _quiet(), _memory("reading the network in float32"):
-            unet: Any = ConditionalUNet.from_pretrained(
-                self._folder.location("unet"),
-                use_safetensors=None if self._folder.pickled else True,
-                local_files_only=True,
-            )
-            return unet.to(self.device).eval().requires_grad_(False)
+        with _memory("reading the network in float32"):
+            return load_network(self._folder, "unet").to(self.device)
 
     def _exact(self) -> Any:
         return exact_numerics() if self.dtype == torch.float32 else nullcontext()
@@ -449,13 +442,8 @@ class UnconditionalModel(ScoreModel):
             raise ModelError(f"{folder.id} is conditioned on a class, which is not supported.")
         if config.get("in_channels") != config.get("out_channels"):
             raise ModelError(f"{folder.id} predicts its variance too, which is not supported.")
-        with _quiet(), _memory(f"loading {folder.id}"), _readable(folder):
-            unet: Any = UNet2DModel.from_pretrained(
-                folder.location("unet"),
-                use_safetensors=None if folder.pickled else True,
-                local_files_only=True,
-            )
-            unet = unet.to(_device(device)).eval().requires_grad_(False)
+        with _memory(f"loading {folder.id}"):
+            unet = load_network(folder, "unet").to(_device(device))
         return cls(unet, DDPMScheduler.from_config(folder.config("scheduler")), folder)
 
     @cached_property
@@ -600,31 +588,3 @@ def _memory(what: str) -> Iterator[None]:
         if out_of_memory(error):
             raise ResourceError(too_little_memory(what)) from error
         raise
-
-
-@contextmanager
-def _readable(folder: ModelFolder) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder.id} could not be loaded ({type(error).__name__}: {error}). Its files do not "
-            "fit together: get the model again, or save it anew with save_pretrained."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A block without the libraries' own loading bars."""
-    bars = [
-        library
-        for library in (diffusers_logging, transformers_logging)
-        if library.is_progress_bar_enabled()
-    ]
-    for library in bars:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in bars:
-            library.enable_progress_bar()

@@ -111,9 +111,30 @@ def test_a_checkpoint_file_can_be_converted(tmp_path: Path) -> None:
     refused(file, "single file.*from_single_file")
 
 
-def test_a_lora_needs_its_base(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"x")
-    refused(tmp_path, "LoRA without its base")
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"])
+def test_a_lora_needs_its_base(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    refused(tmp_path, "LoRA without its base.*fuse_lora and unload_lora_weights")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/pytorch_lora_weights.safetensors",
+        "unet/My-LoRA.bin",
+        "text_encoder/adapter_config.json",
+        "pytorch_lora_weights.safetensors",
+    ],
+)
+def test_a_lora_beside_its_base_is_not_left_out_in_silence(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+    refused(folder, f"{name} lies in .*fuse_lora.*; to audit the base, move that file elsewhere")
+
+
+@pytest.mark.parametrize("entry", [None, 7, "UNet", ["diffusers"], ["diffusers", None], [1, 2, 3]])
+def test_an_index_that_names_no_class_is_refused(folder: Path, entry: object) -> None:
+    edit(folder / "model_index.json", unet=entry)
+    refused(folder, "does not say what its unet is")
 
 
 # -- the hub
