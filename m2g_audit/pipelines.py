@@ -34,6 +34,7 @@ from m2g_audit.numerics import (
 )
 from m2g_audit.runs import digest
 from m2g_audit.score_model import NoiseSchedule, ScoreModel
+from m2g_audit.tokens import check_tokenizer
 
 ScoreKind = Literal["conditional", "unconditional", "guided"]
 SchedulerChoice = Literal["ddim", "keep"]
@@ -131,6 +132,7 @@ class TextToImage:
                 requires_safety_checker=False,
                 local_files_only=True,
             )
+            check_tokenizer(pipe.tokenizer, pipe.text_encoder, folder.id)
             for part in networks.values():
                 # Not diffusers' own `to`, whose name for the dtype differs between its versions.
                 torch.nn.Module.to(part, kind)
@@ -164,15 +166,18 @@ class TextToImage:
 
     def token_count(self, prompt: str) -> tuple[int, int]:
         """(tokens that `prompt` has, tokens that the text encoder reads), marks included."""
-        tokenizer = self._pipe.tokenizer
-        return len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
+        return len(self._tokens(prompt)), self._pipe.tokenizer.model_max_length
 
     def cut_off(self, prompt: str) -> str:
         """The end of `prompt` that the text encoder does not read, as its tokens spell it."""
         tokenizer = self._pipe.tokenizer
-        tokens = tokenizer(prompt, verbose=False).input_ids
         # The encoder's last place is the end mark's.
-        return tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1])
+        return tokenizer.decode(self._tokens(prompt)[tokenizer.model_max_length - 1 : -1])
+
+    def _tokens(self, prompt: str) -> list[int]:
+        # A word of a textual inversion may stand for several vectors, each a token.
+        whole = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
+        return self._pipe.tokenizer(whole, verbose=False).input_ids
 
     def bind(
         self, prompt: str, *, guidance: float | None = None, kind: ScoreKind = "conditional"

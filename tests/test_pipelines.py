@@ -445,6 +445,14 @@ def test_tokens_are_counted(model: TextToImage) -> None:
     assert model.token_count("kite " * 20000)[0] == 80002
 
 
+def test_a_word_of_several_vectors_counts_them(folder: Path, tmp_path: Path) -> None:
+    pipe = tiny.text_to_image()
+    pipe.load_textual_inversion({"<dog>": torch.zeros(3, 16)}, token="<dog>")
+    inverted = TextToImage.load(tiny.save(pipe, tmp_path), device="cpu")
+    assert inverted.token_count("a <dog>") == (2 + 1 + 3, 77)
+    assert inverted.cut_off(" ".join("a" * 74) + " <dog>") == "<dog>_1<dog>_2"
+
+
 def test_what_is_cut_off_is_named(model: TextToImage) -> None:
     letters = "abcdefghijklmnopqrstuvwxy" * 3  # as many as the encoder has places for
     assert model.cut_off(" ".join(letters)) == ""
