@@ -14,7 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
@@ -74,6 +76,16 @@ UNCONDITIONAL = Family(
 )
 
 
+class OwnSettings(BaseModel):
+    """How a model made for this program is meant to be sampled, as its m2g.json says."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: Annotated[float, Field(ge=1)] | None = None
+    metric: str | None = None
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None)."""
@@ -94,6 +106,19 @@ class ModelFolder:
         """The configuration of one part as a dict."""
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         return _json(self.location(component) / name)
+
+    def own_settings(self) -> OwnSettings:
+        """What m2g.json says, all None where there is none; ModelError where it can't be read."""
+        file = self.path / "m2g.json"
+        try:
+            return OwnSettings.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return OwnSettings()
+        except (OSError, ValidationError) as error:
+            raise ModelError(
+                f"{file} is not what this program reads ({first_line(error)}): mend it, or leave "
+                "it out and say --steps and --guidance."
+            ) from error
 
     def location(self, component: str) -> Path:
         """The folder of one part."""
@@ -470,6 +495,11 @@ def _location(path: Path, component: str) -> Path:
 
 def _stem(component: str) -> str:
     return "model" if component == "text_encoder" else "diffusion_pytorch_model"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as one line that steers no terminal."""
+    return printable(" ".join(str(error).split()), 200)
 
 
 def _index_name(component: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ModelMixin
+from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor
@@ -41,7 +41,7 @@ def load_network(folder: ModelFolder, component: str) -> Any:
     Raises ModelError unless its weights are those that its config.json asks for, no more, no fewer
     and of the same shapes: what is missing would be drawn at random, what is left over ignored.
     """
-    kind = _kind(folder, component)
+    kind = _class(folder, component, ModelMixin, PreTrainedModel)
     with quiet(), readable(folder):
         if issubclass(kind, PreTrainedModel):
             network, found = _load_transformer(folder, component, kind)
@@ -51,14 +51,32 @@ def load_network(folder: ModelFolder, component: str) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _kind(folder: ModelFolder, component: str) -> type:
-    library, name = folder.class_of(component)
-    base = ModelMixin if library == "diffusers" else PreTrainedModel
-    found = getattr(diffusers if library == "diffusers" else transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
+def load_scheduler(folder: ModelFolder) -> Any:
+    """The scheduler of a model; ModelError unless it has a noise schedule of betas.
+
+    From settings without betas another scheduler would make up a schedule that no training saw.
+    """
+    _, name = folder.class_of("scheduler")
+    scheduler = _class(folder, "scheduler", SchedulerMixin).from_pretrained(
+        folder.location("scheduler"), local_files_only=True
+    )
+    if not hasattr(scheduler, "alphas_cumprod"):
         raise ModelError(
-            f"The {_NAMES[component]} of {folder.id} is a {name} of {library}, which is no network "
-            f"that the installed {library} knows. Update {library}, or save the model anew."
+            f"The scheduler of {folder.id} ({name}) has no betas: what noise the model was trained "
+            "with is not known. Save it with the scheduler of its training, such as DDPMScheduler."
+        )
+    return scheduler
+
+
+def _class(folder: ModelFolder, component: str, *bases: type) -> Any:
+    """The class of one part, one of `bases`; ModelError where the libraries know no such class."""
+    library, name = folder.class_of(component)
+    found = getattr(diffusers if library == "diffusers" else transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        raise ModelError(
+            f"The {_NAMES.get(component, component)} of {folder.id} is a {name} of {library}: no "
+            f"such part is known to the installed {library}. Update {library}, or save the model "
+            "anew with a part that it knows."
         )
     return found
 

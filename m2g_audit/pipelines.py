@@ -7,7 +7,7 @@ in half precision: rounding to half is as large as the difference of two noise p
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
-from m2g_audit.networks import load_network, quiet, readable
+from m2g_audit.networks import load_network, load_scheduler, quiet, readable
 from m2g_audit.numerics import (
     check_finite,
     exact_numerics,
@@ -40,6 +40,10 @@ ScoreKind = Literal["conditional", "unconditional", "guided"]
 SchedulerChoice = Literal["ddim", "keep"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Their noise comes from a Brownian tree for a whole batch, not from the pictures' generators.
+_OWN_NOISE = frozenset({"DPMSolverSDEScheduler"})
+_FEW_STEPS = frozenset({"LCMScheduler", "TCDScheduler"})
+_FEW_STEPS_NAME = re.compile(r"(?i)(?<![a-z])(lcm|tcd|turbo|lightning|hyper-?sd)(?![a-z])")
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -96,10 +100,8 @@ class TextToImage:
         self.schedule = NoiseSchedule.vp(self._ddim.alphas_cumprod)
         self.device: torch.device = pipe.unet.device
         self.dtype: torch.dtype = pipe.unet.dtype
-        settings = _own_settings(folder)
-        self.default_steps: int = settings.get("steps", 50)
-        self.default_guidance: float = settings.get("guidance", 7.5)
-        self.default_metric: str | None = settings.get("metric")
+        self._settings = folder.own_settings()
+        self.default_metric: str | None = self._settings.metric
 
     @classmethod
     def load(
@@ -122,10 +124,12 @@ class TextToImage:
         place = _device(device)
         kind = _dtype(dtype, place)
         with quiet(), _memory(f"loading {folder.id}"), readable(folder):
+            scheduler = load_scheduler(folder)
             networks = {part: load_network(folder, part) for part in TEXT_TO_IMAGE.weighted}
             pipe: Any = StableDiffusionPipeline.from_pretrained(
                 folder.path,
                 **networks,
+                scheduler=scheduler,
                 safety_checker=None,
                 feature_extractor=None,
                 image_encoder=None,
@@ -139,6 +143,31 @@ class TextToImage:
             pipe.to(place)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, folder)
+
+    @property
+    def default_steps(self) -> int:
+        """The model's own number of steps, else 50; UsageError for a distilled model that has none.
+
+        Such a model shows what it makes only with few steps and with little or no guidance.
+        """
+        if self._settings.steps is None:
+            self._refuse_usual_settings()
+        return self._settings.steps or 50
+
+    @property
+    def default_guidance(self) -> float:
+        """The model's own guidance, else 7.5; UsageError for a distilled model that has none."""
+        if self._settings.guidance is None:
+            self._refuse_usual_settings()
+        return self._settings.guidance or 7.5
+
+    def _refuse_usual_settings(self) -> None:
+        if why := _distilled(self._folder, type(self._own_scheduler).__name__):
+            raise UsageError(
+                f"{self._folder.id} is distilled ({why}): the usual 50 steps with guidance 7.5 "
+                "would not show what it makes. Give both as its model card does, such as --steps 4 "
+                "--guidance 0 --scheduler keep."
+            )
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -215,8 +244,9 @@ class TextToImage:
         `scheduler`: "ddim" (eta 0) or "keep" (the pipeline's own). `on_progress` gets the number of
         image-steps done, of len(seeds) * steps; it may raise, and may step back when a batch that
         did not fit in memory is done again in halves. Raises NumericsError if no image is finite,
-        ResourceError if a batch of one does not fit, UsageError for guidance below 1 (which the
-        pipeline would take as 1) or steps outside the schedule.
+        ResourceError if a batch of one does not fit, UsageError for steps outside the schedule, for
+        guidance that is neither 0 (none, as model cards say it) nor 1 or more, and for "keep" where
+        the pipeline's own scheduler draws noise that no generator decides.
         """
         if not seeds:
             raise UsageError(
@@ -255,15 +285,18 @@ class TextToImage:
         """Steps and guidance as they will be used; UsageError for those that can't be."""
         steps = self.default_steps if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
-        if not guidance >= 1 or guidance == float("inf"):
-            raise UsageError(
-                f"A guidance of {guidance} is not possible: give 1 (no guidance) or more."
-            )
+        guidance = resolve_guidance(guidance)
         if not 1 <= steps <= len(self.schedule):
             raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
         return steps, guidance
 
     def _scheduler(self, choice: SchedulerChoice) -> Any:
+        if choice == "keep" and type(self._own_scheduler).__name__ in _OWN_NOISE:
+            raise UsageError(
+                f"The scheduler of {self._folder.id} ({type(self._own_scheduler).__name__}) draws "
+                "noise that no seed decides, so that no picture could be made again. Use "
+                "--scheduler ddim."
+            )
         return self._ddim if choice == "ddim" else self._own_scheduler
 
     def _generate_batch(
@@ -481,6 +514,25 @@ def _identity(
     )
 
 
+def resolve_guidance(guidance: float) -> float:
+    """The guidance that is used; 0, by which model cards mean none, is 1. UsageError below 1."""
+    if guidance == 0:
+        return 1.0
+    if not guidance >= 1 or guidance == float("inf"):
+        raise UsageError(
+            f"A guidance of {guidance} is not possible: give 0 or 1 (no guidance) or more than 1."
+        )
+    return guidance
+
+
+def _distilled(folder: ModelFolder, scheduler: str) -> str | None:
+    """What tells that a model was distilled to few steps, None where nothing does."""
+    if scheduler in _FEW_STEPS:
+        return f"its scheduler is {scheduler}"
+    name = Path(folder.id).name or folder.path.resolve().name
+    return f"by its name, {name}" if _FEW_STEPS_NAME.search(name) else None
+
+
 def noise_from_output(
     prediction_type: str,
     output: Float[Tensor, " *b"],
@@ -538,12 +590,6 @@ def _check_architecture(folder: ModelFolder) -> None:
             f"{folder.id} is a flow-matching model ({scheduler}), which has no noise schedule of "
             "the kind alpha, sigma. Give a Stable Diffusion 1.x or 2.x model."
         )
-
-
-def _own_settings(folder: ModelFolder) -> dict[str, Any]:
-    # Models made for this program say how they are meant to be sampled.
-    file = folder.path / "m2g.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _quantise(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from m2g_audit.errors import UsageError
 from m2g_audit.fast_spectrum import TOLERANCE
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
-from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
+from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
@@ -279,7 +279,7 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
         seeds=request.seeds,
         seed=request.seed,
         steps=pipeline.default_steps if steps is None else steps,
-        guidance=pipeline.default_guidance if guidance is None else guidance,
+        guidance=pipeline.default_guidance if guidance is None else resolve_guidance(guidance),
         scheduler=request.scheduler,
         batch_size=min(request.batch_size or batch_size, request.seeds),
         metric=metric.name,

@@ -378,6 +378,16 @@ def test_what_an_identity_cannot_hold_is_told_apart_by_its_hash(folder: Path, va
     assert content == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "7", '{"steps": "9"}', '{"steps": 0}', '{"guidance": NaN}', '{"metric": 1}'],
+)
+def test_own_settings_that_make_no_sense_are_refused(folder: Path, content: str) -> None:
+    (folder / "m2g.json").write_text(content)
+    with pytest.raises(ModelError, match=r"m2g.json is not what this program reads .*leave it out"):
+        resolve(folder, TEXT_TO_IMAGE).own_settings()
+
+
 # -- the files that the loaders choose
 
 

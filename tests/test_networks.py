@@ -128,4 +128,4 @@ def test_a_precision_in_a_configuration_rounds_no_weight(original: Path, folder:
 def test_a_class_that_is_no_network_is_refused(folder: Path, name: str) -> None:
     file = folder / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"unet": ["diffusers", name]}))
-    refused(folder, f"U-Net of .* is a {name} of diffusers, which is no network")
+    refused(folder, f"U-Net of .* is a {name} of diffusers: no such part is known")
