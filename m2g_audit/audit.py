@@ -741,8 +741,10 @@ def error_record(job: Job, started: str, error: AuditError) -> AuditRecord:
 
 
 def _model_record(job: Job) -> ModelRecord:
+    identity = job.pipeline.identity
     return ModelRecord(
-        **asdict(job.pipeline.identity),
+        **asdict(identity),
+        configuration_sha256=identity.configuration_sha256,
         latent_shape=job.pipeline.latent_shape,
         image_size=job.pipeline.image_size,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from m2g_audit.errors import UsageError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, ModelFolder, resolve
 from m2g_audit.pipelines import Generations, TextToImage
+from m2g_audit.runs import digest
 
 _SAME = ("in_channels", "sample_size", "cross_attention_dim", "block_out_channels")
 
@@ -19,6 +20,7 @@ class BaseIdentity:
     """What results of a base are kept by."""
 
     sha256: str
+    configuration_sha256: str
     dtype: str
 
 
@@ -37,8 +39,12 @@ class BaseModel:
 
     @cached_property
     def identity(self) -> BaseIdentity:
-        """The hash of its weights, and the precision that it is sampled in."""
-        return BaseIdentity(self._folder.sha256, str(self._dtype).removeprefix("torch."))
+        """The hashes of its weights and of the rest, and the precision that it is sampled in."""
+        return BaseIdentity(
+            self._folder.sha256,
+            digest(self._folder.configuration),
+            str(self._dtype).removeprefix("torch."),
+        )
 
     def generate(self, prompt: Sequence[str], seeds: Sequence[int], **sampling: Any) -> Generations:
         """Pictures of prompts as `TextToImage.generate` gives them."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
@@ -244,7 +244,12 @@ def _notices(
     old: AuditRecord | None,
     new: AuditRecord | None,
 ) -> Iterator[str]:
-    if changed := differences(before.identity, after.identity, there="before"):
+    identities = _identity(before, old), _identity(after, new)
+    if any("configuration" not in identity for identity in identities):
+        # An older version did not keep it: that tells nothing about the models.
+        for identity in identities:
+            identity.pop("configuration", None)
+    if changed := differences(*identities, there="before"):
         yield f"The runs differ in {changed}."
     if old is None or new is None:
         return
@@ -256,6 +261,11 @@ def _notices(
         )
     if (old.reference and old.reference.sha256) != (new.reference and new.reference.sha256):
         yield "The reference pictures differ: so may what counts as memorized."
+
+
+def _identity(run: StoredRun, record: AuditRecord | None) -> dict[str, Any]:
+    """A run's identity, with the name of its model, which is no part of it."""
+    return run.identity | ({} if record is None else {"model": record.model.id})
 
 
 def _changes(pairs: Sequence[tuple[str, Side, Side]], level: float) -> list[Change]:

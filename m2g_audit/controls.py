@@ -169,6 +169,7 @@ class Controls:
             **asdict(self.settings),
             "version": _VERSION,
             "model": self.pipeline.identity.sha256,
+            "configuration": self.pipeline.identity.configuration_sha256,
             "dtype": self.pipeline.identity.dtype,
             "metric": self.metric.name,
             "metric_weights": self.metric.weights_sha256,

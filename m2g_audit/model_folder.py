@@ -9,15 +9,18 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.printable import printable
 from m2g_audit.runs import write_atomically
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -27,7 +30,24 @@ POCKET_FOLDER = Path(__file__).parent / "pocket" / "weights"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # A file changed twice within a tick of its clock shows one time; 2 s is the longest tick (FAT).
 _TICK_NS = 2 * 10**9
+# Of these the identity keeps what they say, of other files only the hash.
+_SETTINGS = frozenset(
+    {
+        "config.json",
+        "m2g.json",
+        "model_index.json",
+        "scheduler_config.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    }
+)
+_SETTINGS_BYTES = 2**15
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FUSE = (
+    "load the base in diffusers, call load_lora_weights, fuse_lora and unload_lora_weights, then "
+    "save_pretrained('folder'), and give that folder"
+)
+"""How a LoRA becomes part of a model that can be audited."""
 _LOCAL_COPY = (
     "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
     "`StableDiffusionPipeline.from_pretrained({model!r}).save_pretrained('folder')`. "
@@ -56,6 +76,16 @@ UNCONDITIONAL = Family(
 )
 
 
+class OwnSettings(BaseModel):
+    """How a model made for this program is meant to be sampled, as its m2g.json says."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: Annotated[float, Field(ge=1)] | None = None
+    metric: str | None = None
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None)."""
@@ -77,9 +107,61 @@ class ModelFolder:
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         return _json(self.location(component) / name)
 
+    def own_settings(self) -> OwnSettings:
+        """What m2g.json says, all None where there is none; ModelError where it can't be read."""
+        file = self.path / "m2g.json"
+        try:
+            return OwnSettings.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return OwnSettings()
+        except (OSError, ValidationError) as error:
+            raise ModelError(
+                f"{file} is not what this program reads ({first_line(error)}): mend it, or leave "
+                "it out and say --steps and --guidance."
+            ) from error
+
     def location(self, component: str) -> Path:
         """The folder of one part."""
         return _location(self.path, component)
+
+    def class_of(self, component: str) -> tuple[str, str]:
+        """Library and name of the class of one part, as model_index.json has them."""
+        library, name = _json(self.path / "model_index.json")[component]
+        return library, name
+
+    def shapes(self, component: str) -> dict[str, list[int]]:
+        """The shape of each weight of one part, by its key; of pickles none is known."""
+        shapes: dict[str, list[int]] = {}
+        for file in self.weights_of(component):
+            if file.suffix == ".safetensors":
+                shapes |= _check_safetensors(file, self.path, self.id)
+        return shapes
+
+    def weights_of(self, component: str) -> list[Path]:
+        """The files that hold the weights of one part."""
+        folder = self.location(component)
+        return [file for file in self.weights if file.parent == folder]
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """All that the pipeline reads beside weights, by relative name.
+
+        Of a file of settings its content as JSON, without the path that it was once saved from; of
+        any other file, such as a tokenizer's vocabulary, the SHA-256.
+        """
+        files = sorted(set(self._configuring()))
+        return {file.relative_to(self.path).as_posix(): _content(file) for file in files}
+
+    def _configuring(self) -> Iterator[Path]:
+        yield self.path / "model_index.json"
+        if (own := self.path / "m2g.json").is_file():
+            yield own
+        for component in self.family.weighted:
+            yield self.location(component) / "config.json"
+        yield self.location("scheduler") / "scheduler_config.json"
+        if "tokenizer" in self.family.plain:
+            inside = self.location("tokenizer").iterdir()
+            yield from (f for f in inside if f.is_file() and not f.name.startswith("."))
 
     @cached_property
     def sha256(self) -> str:
@@ -223,6 +305,7 @@ def _checked(
     if class_name not in family.classes:
         raise ModelError(_wrong_kind(name, class_name, family))
     _refuse_foreign_code(path, name, family)
+    _refuse_adapters(path, name, family)
     for component in family.plain:
         marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
         _require(_location(path, component) / marker, path, name)
@@ -249,11 +332,8 @@ def _class_name(path: Path, name: str) -> str:
             f"{name} is a single file. A diffusers folder is needed: convert a checkpoint with "
             f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')`."
         )
-    if any(path.glob("*lora*.safetensors")):
-        raise ModelError(
-            f"{name} holds a LoRA without its base model. Load the base in diffusers, call "
-            "load_lora_weights and fuse_lora, and save_pretrained('folder'); then give that folder."
-        )
+    if any(map(_is_adapter, path.glob("*"))):
+        raise ModelError(f"{name} holds a LoRA without its base model. To audit both, {FUSE}.")
     raise ModelError(
         f"{name} is not a diffusers model: the folder {path} has no model_index.json. Give the "
         "folder that save_pretrained wrote; if it was downloaded, the download did not finish: "
@@ -264,12 +344,36 @@ def _class_name(path: Path, name: str) -> str:
 def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
     index = _json(path / "model_index.json")
     for component in (*family.weighted, *family.plain):
-        library, class_name = index.get(component) or (None, None)
+        match index.get(component):
+            case [str(library), str(class_name)]:
+                pass
+            case _:
+                raise ModelError(
+                    f"model_index.json of {name} does not say what its {component} is. Give a "
+                    "complete Stable Diffusion model, as save_pretrained writes it."
+                )
         if library not in ("diffusers", "transformers"):
             raise ModelError(
                 f"The {component} of {name} is {class_name} of {library}; only parts from "
                 "diffusers and transformers are loaded, because others would run their own code."
             )
+
+
+def _refuse_adapters(path: Path, name: str, family: Family) -> None:
+    places = {path, *(_location(path, component) for component in family.weighted)}
+    adapters = [file for place in sorted(places) for file in place.glob("*") if _is_adapter(file)]
+    if adapters:
+        raise ModelError(
+            f"{adapters[0].relative_to(path)} lies in {name}: a LoRA or another adapter, which is "
+            "not loaded with the model, so that the base alone would be audited. To audit both, "
+            f"{FUSE}; to audit the base, move that file elsewhere."
+        )
+
+
+def _is_adapter(file: Path) -> bool:
+    name = file.name.lower()
+    is_lora = "lora" in name and file.suffix in (".safetensors", ".bin")
+    return is_lora or name.startswith(("adapter_model.", "adapter_config."))
 
 
 def _wrong_kind(name: str, class_name: str, family: Family) -> str:
@@ -288,14 +392,14 @@ def _wrong_kind(name: str, class_name: str, family: Family) -> str:
 
 
 def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[Path]:
-    folder, stem = _location(path, component), _stem(component)
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        shards = sorted({folder / shard for shard in _json(index)["weight_map"].values()})
-        for shard in shards:
-            _check_safetensors(shard, path, name)
-        return shards
-    if single.is_file():
+    folder = _location(path, component)
+    single, index = folder / f"{_stem(component)}.safetensors", folder / _index_name(component)
+    # Where there are both, transformers loads the single file and diffusers what the index names.
+    order = (single, index) if component == "text_encoder" else (index, single)
+    chosen = next((file for file in order if file.is_file()), None)
+    if chosen == index:
+        return _shards(index, path, name)
+    if chosen == single:
         _check_safetensors(single, path, name)
         return [single]
     pickles = sorted(folder.glob(f"{_pickle_stem(component)}.bin"))
@@ -312,8 +416,39 @@ def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[
     return pickles
 
 
-def _check_safetensors(file: Path, path: Path, name: str) -> None:
-    """Raises ModelError unless the file is as long as its header says."""
+def _shards(index: Path, path: Path, name: str) -> list[Path]:
+    """The files that an index names; ModelError unless they hold what it says."""
+    listed = _listed(index, name)
+    shards = sorted({index.parent / shard for shard in listed.values()})
+    held: dict[str, str] = {}
+    for shard in shards:
+        held |= dict.fromkeys(_check_safetensors(shard, path, name), shard.name)
+    if wrong := {key for key, _ in held.items() ^ listed.items()}:
+        raise ModelError(
+            f"{index.relative_to(path)} of {name} does not fit the files beside it: "
+            f"{count_and_names(wrong)} of the weights lie elsewhere or are not there. "
+            "Get the model again, or save it anew with save_pretrained."
+        )
+    return shards
+
+
+def _listed(index: Path, name: str) -> dict[str, str]:
+    """The file that holds each weight, beside the index; ModelError where it does not say that."""
+    listed = _json(index).get("weight_map")
+    if isinstance(listed, dict) and listed and all(map(_is_plain_name, listed.values())):
+        return listed
+    raise ModelError(
+        f"{index} of {name} does not say which of the files beside it holds which weights. "
+        "Get the model again, or save it anew with save_pretrained."
+    )
+
+
+def _is_plain_name(shard: Any) -> bool:
+    return isinstance(shard, str) and Path(shard).name == shard
+
+
+def _check_safetensors(file: Path, path: Path, name: str) -> dict[str, list[int]]:
+    """The shape of each tensor; ModelError unless the file is as long as its header says."""
     _require(file, path, name)
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -328,6 +463,13 @@ def _check_safetensors(file: Path, path: Path, name: str) -> None:
     expected = 8 + length + max(ends, default=0)
     if size < expected:
         raise ModelError(_incomplete(file, path, name, f"has {size:,} of {expected:,} bytes"))
+    return {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
+
+
+def count_and_names(keys: Collection[str], shown: int = 3) -> str:
+    """How many keys of weights there are and the first of them, such as "12 (a, b, c, ...)"."""
+    first = ", ".join(printable(key, 80) for key in sorted(keys)[:shown])
+    return f"{len(keys):,} ({first}{', ...' if len(keys) > shown else ''})"
 
 
 def _require(file: Path, path: Path, name: str) -> None:
@@ -355,8 +497,29 @@ def _stem(component: str) -> str:
     return "model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, as one line that steers no terminal."""
+    return printable(" ".join(str(error).split()), 200)
+
+
+def _index_name(component: str) -> str:
+    return f"{_stem(component)}.safetensors.index.json"
+
+
 def _pickle_stem(component: str) -> str:
     return "pytorch_model" if component == "text_encoder" else "diffusion_pytorch_model"
+
+
+def _content(file: Path) -> Any:
+    raw = file.read_bytes()
+    if file.name in _SETTINGS and len(raw) <= _SETTINGS_BYTES:
+        # What identity.json can't hold, such as NaN, is told apart by its hash.
+        with suppress(ValueError, RecursionError):
+            content = json.loads(raw)
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+            if isinstance(content, dict):
+                return {key: value for key, value in content.items() if key != "_name_or_path"}
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -7,25 +7,23 @@ in half precision: rounding to half is as large as the difference of two noise p
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
-from diffusers import UNet2DConditionModel as ConditionalUNet
-from diffusers.utils import logging as diffusers_logging
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
+from m2g_audit.networks import load_network, load_scheduler, quiet, readable
 from m2g_audit.numerics import (
     check_finite,
     exact_numerics,
@@ -34,18 +32,28 @@ from m2g_audit.numerics import (
     out_of_memory,
     too_little_memory,
 )
+from m2g_audit.runs import digest
 from m2g_audit.score_model import NoiseSchedule, ScoreModel
+from m2g_audit.tokens import check_tokenizer
 
 ScoreKind = Literal["conditional", "unconditional", "guided"]
 SchedulerChoice = Literal["ddim", "keep"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Their noise comes from a Brownian tree for a whole batch, not from the pictures' generators.
+_OWN_NOISE = frozenset({"DPMSolverSDEScheduler"})
+_FEW_STEPS = frozenset({"LCMScheduler", "TCDScheduler"})
+_FEW_STEPS_NAME = re.compile(r"(?i)(?<![a-z])(lcm|tcd|turbo|lightning|hyper-?sd)(?![a-z])")
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What a model is, for records: `sha256` is the content hash of its weights' files."""
+    """What a model is, for records and caches.
+
+    `sha256` is the content hash of its weights' files; `configuration` all else that its pipeline
+    reads, by file: settings as JSON, of other files the hash.
+    """
 
     id: str
     revision: str | None
@@ -55,6 +63,12 @@ class ModelIdentity:
     device: str
     scheduler: str
     prediction_type: str
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def configuration_sha256(self) -> str:
+        """SHA-256 of `configuration`."""
+        return digest(self.configuration)
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,10 @@ class Generations:
 
     `clean` is the last predicted clean sample, where curvature and basins are taken: DDIM's final
     latents keep the noise of the schedule's first level (half of sigma at t0 = 5). It equals
-    `latents` for schedulers that predict none. `images` lie in [0, 1] on the 256 levels of the PNG that diffusers would write. `finite` is
-    False where the network overflowed; such an image is black and counts as failed. `fitted`: how
-    many images the largest batch had that was made at once, less than asked where memory ran out.
+    `latents` for schedulers that predict none. `images` lie in [0, 1] on the 256 levels of the PNG
+    that diffusers would write. `finite` is False where the network overflowed; such an image is
+    black and counts as failed. `fitted`: how many images the largest batch had that was made at
+    once, less than asked where memory ran out.
     """
 
     latents: Float[Tensor, " n c h w"]
@@ -89,10 +104,8 @@ class TextToImage:
         self.schedule = NoiseSchedule.vp(self._ddim.alphas_cumprod)
         self.device: torch.device = pipe.unet.device
         self.dtype: torch.dtype = pipe.unet.dtype
-        settings = _own_settings(folder)
-        self.default_steps: int = settings.get("steps", 50)
-        self.default_guidance: float = settings.get("guidance", 7.5)
-        self.default_metric: str | None = settings.get("metric")
+        self._settings = folder.own_settings()
+        self.default_metric: str | None = self._settings.metric
 
     @classmethod
     def load(
@@ -114,23 +127,51 @@ class TextToImage:
         _check_architecture(folder)
         place = _device(device)
         kind = _dtype(dtype, place)
-        with _quiet(), _memory(f"loading {folder.id}"), _readable(folder):
+        with quiet(), _memory(f"loading {folder.id}"), readable(folder):
+            scheduler = load_scheduler(folder)
+            networks = {part: load_network(folder, part) for part in TEXT_TO_IMAGE.weighted}
             pipe: Any = StableDiffusionPipeline.from_pretrained(
                 folder.path,
+                **networks,
+                scheduler=scheduler,
                 safety_checker=None,
                 feature_extractor=None,
                 image_encoder=None,
                 requires_safety_checker=False,
-                use_safetensors=None if folder.pickled else True,
                 local_files_only=True,
             )
-            for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-                part.eval().requires_grad_(False)
+            check_tokenizer(pipe.tokenizer, pipe.text_encoder, folder.id)
+            for part in networks.values():
                 # Not diffusers' own `to`, whose name for the dtype differs between its versions.
                 torch.nn.Module.to(part, kind)
             pipe.to(place)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, folder)
+
+    @property
+    def default_steps(self) -> int:
+        """The model's own number of steps, else 50; UsageError for a distilled model that has none.
+
+        Such a model shows what it makes only with few steps and with little or no guidance.
+        """
+        if self._settings.steps is None:
+            self._refuse_usual_settings()
+        return self._settings.steps or 50
+
+    @property
+    def default_guidance(self) -> float:
+        """The model's own guidance, else 7.5; UsageError for a distilled model that has none."""
+        if self._settings.guidance is None:
+            self._refuse_usual_settings()
+        return self._settings.guidance or 7.5
+
+    def _refuse_usual_settings(self) -> None:
+        if why := _distilled(self._folder, type(self._own_scheduler).__name__):
+            raise UsageError(
+                f"{self._folder.id} is distilled ({why}): the usual 50 steps with guidance 7.5 "
+                "would not show what it makes. Give both as its model card does, such as --steps 4 "
+                "--guidance 0 --scheduler keep."
+            )
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -163,15 +204,18 @@ class TextToImage:
 
     def token_count(self, prompt: str) -> tuple[int, int]:
         """(tokens that `prompt` has, tokens that the text encoder reads), marks included."""
-        tokenizer = self._pipe.tokenizer
-        return len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
+        return len(self._tokens(prompt)), self._pipe.tokenizer.model_max_length
 
     def cut_off(self, prompt: str) -> str:
         """The end of `prompt` that the text encoder does not read, as its tokens spell it."""
         tokenizer = self._pipe.tokenizer
-        tokens = tokenizer(prompt, verbose=False).input_ids
         # The encoder's last place is the end mark's.
-        return tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1])
+        return tokenizer.decode(self._tokens(prompt)[tokenizer.model_max_length - 1 : -1])
+
+    def _tokens(self, prompt: str) -> list[int]:
+        # A word of a textual inversion may stand for several vectors, each a token.
+        whole = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
+        return self._pipe.tokenizer(whole, verbose=False).input_ids
 
     def bind(
         self, prompt: str, *, guidance: float | None = None, kind: ScoreKind = "conditional"
@@ -209,8 +253,9 @@ class TextToImage:
         `scheduler`: "ddim" (eta 0) or "keep" (the pipeline's own). `on_progress` gets the number of
         image-steps done, of len(seeds) * steps; it may raise, and may step back when a batch that
         did not fit in memory is done again in halves. Raises NumericsError if no image is finite,
-        ResourceError if a batch of one does not fit, UsageError for guidance below 1 (which the
-        pipeline would take as 1) or steps outside the schedule.
+        ResourceError if a batch of one does not fit, UsageError for steps outside the schedule, for
+        guidance that is neither 0 (none, as model cards say it) nor 1 or more, and for "keep" where
+        the pipeline's own scheduler draws noise that no generator decides.
         """
         if not seeds:
             raise UsageError(
@@ -249,15 +294,18 @@ class TextToImage:
         """Steps and guidance as they will be used; UsageError for those that can't be."""
         steps = self.default_steps if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
-        if not guidance >= 1 or guidance == float("inf"):
-            raise UsageError(
-                f"A guidance of {guidance} is not possible: give 1 (no guidance) or more."
-            )
+        guidance = resolve_guidance(guidance)
         if not 1 <= steps <= len(self.schedule):
             raise UsageError(f"{steps} steps are not possible: give 1 to {len(self.schedule)}.")
         return steps, guidance
 
     def _scheduler(self, choice: SchedulerChoice) -> Any:
+        if choice == "keep" and type(self._own_scheduler).__name__ in _OWN_NOISE:
+            raise UsageError(
+                f"The scheduler of {self._folder.id} ({type(self._own_scheduler).__name__}) draws "
+                "noise that no seed decides, so that no picture could be made again. Use "
+                "--scheduler ddim."
+            )
         return self._ddim if choice == "ddim" else self._own_scheduler
 
     def _generate_batch(
@@ -375,13 +423,8 @@ class TextToImage:
     def _exact_unet(self) -> Any:
         if self.dtype == torch.float32:
             return self._pipe.unet
-        with _quiet(), _memory("reading the network in float32"):
-            unet: Any = ConditionalUNet.from_pretrained(
-                self._folder.location("unet"),
-                use_safetensors=None if self._folder.pickled else True,
-                local_files_only=True,
-            )
-            return unet.to(self.device).eval().requires_grad_(False)
+        with _memory("reading the network in float32"):
+            return load_network(self._folder, "unet").to(self.device)
 
     def _exact(self) -> Any:
         return exact_numerics() if self.dtype == torch.float32 else nullcontext()
@@ -449,13 +492,8 @@ class UnconditionalModel(ScoreModel):
             raise ModelError(f"{folder.id} is conditioned on a class, which is not supported.")
         if config.get("in_channels") != config.get("out_channels"):
             raise ModelError(f"{folder.id} predicts its variance too, which is not supported.")
-        with _quiet(), _memory(f"loading {folder.id}"), _readable(folder):
-            unet: Any = UNet2DModel.from_pretrained(
-                folder.location("unet"),
-                use_safetensors=None if folder.pickled else True,
-                local_files_only=True,
-            )
-            unet = unet.to(_device(device)).eval().requires_grad_(False)
+        with _memory(f"loading {folder.id}"):
+            unet = load_network(folder, "unet").to(_device(device))
         return cls(unet, DDPMScheduler.from_config(folder.config("scheduler")), folder)
 
     @cached_property
@@ -484,7 +522,27 @@ def _identity(
         device=str(unet.device),
         scheduler=scheduler,
         prediction_type=prediction_type,
+        configuration=folder.configuration,
     )
+
+
+def resolve_guidance(guidance: float) -> float:
+    """The guidance that is used; 0, by which model cards mean none, is 1. UsageError below 1."""
+    if guidance == 0:
+        return 1.0
+    if not guidance >= 1 or guidance == float("inf"):
+        raise UsageError(
+            f"A guidance of {guidance} is not possible: give 0 or 1 (no guidance) or more than 1."
+        )
+    return guidance
+
+
+def _distilled(folder: ModelFolder, scheduler: str) -> str | None:
+    """What tells that a model was distilled to few steps, None where nothing does."""
+    if scheduler in _FEW_STEPS:
+        return f"its scheduler is {scheduler}"
+    name = Path(folder.id).name or folder.path.resolve().name
+    return f"by its name, {name}" if _FEW_STEPS_NAME.search(name) else None
 
 
 def noise_from_output(
@@ -546,12 +604,6 @@ def _check_architecture(folder: ModelFolder) -> None:
         )
 
 
-def _own_settings(folder: ModelFolder) -> dict[str, Any]:
-    # Models made for this program say how they are meant to be sampled.
-    file = folder.path / "m2g.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
 def _quantise(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round() / 255
 
@@ -602,17 +654,6 @@ def _memory(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _readable(folder: ModelFolder) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder.id} could not be loaded ({type(error).__name__}: {error}). Its files do not "
-            "fit together: get the model again, or save it anew with save_pretrained."
-        ) from error
-
-
-@contextmanager
 def _clean_samples(scheduler: Any, kept: dict[str, Tensor]) -> Iterator[None]:
     """A block in which `kept["clean"]` is the clean sample that the scheduler predicted last."""
     step = scheduler.step
@@ -629,20 +670,3 @@ def _clean_samples(scheduler: Any, kept: dict[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         del scheduler.step
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A block without the libraries' own loading bars."""
-    bars = [
-        library
-        for library in (diffusers_logging, transformers_logging)
-        if library.is_progress_bar_enabled()
-    ]
-    for library in bars:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in bars:
-            library.enable_progress_bar()

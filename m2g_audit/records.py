@@ -51,11 +51,16 @@ class IntervalRecord(_Part):
 
 
 class ModelRecord(_Part):
-    """Which model was audited; `sha256` is the content hash of its weight files."""
+    """Which model was audited; `sha256` is the content hash of its weight files.
+
+    `configuration_sha256` is that of all else that its pipeline reads, which a run's identity.json
+    holds as `configuration`.
+    """
 
     id: str
     revision: str | None = None
     sha256: str | None = None
+    configuration_sha256: str | None = None
     architecture: str
     dtype: str
     device: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ReferenceFolderError
 from m2g_audit.picture_captions import find_captions
-from m2g_audit.runs import read_picture, to_picture, write_atomically
+from m2g_audit.runs import digest, read_picture, to_picture, write_atomically
 from m2g_audit.similarity import Metric, nearest
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ class Identity(Protocol):
 
     @property
     def dtype(self) -> str: ...
+
+    @property
+    def configuration(self) -> Mapping[str, Any]: ...
+
+    @property
+    def configuration_sha256(self) -> str: ...
 
 
 class RoundTrip(Protocol):
@@ -376,7 +382,9 @@ def _prepared(entry: _Entry, size: tuple[int, int]) -> Tensor:
 
 def _stored(entry: _Entry, pipeline: RoundTrip) -> Path:
     model = pipeline.identity
-    way = f"{model.sha256} {model.dtype} {pipeline.image_size} {entry.mirrored}"
+    # Of the configuration only the VAE's has a say: a corrected scheduler costs no round trip.
+    vae = digest({k: v for k, v in model.configuration.items() if k.startswith("vae/")})
+    way = f"{model.sha256} {vae} {model.dtype} {pipeline.image_size} {entry.mirrored}"
     return cache_folder("reference") / _digest(way)[:16] / f"{entry.sha256}.png"
 
 

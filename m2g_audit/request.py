@@ -18,7 +18,7 @@ from m2g_audit.fast_spectrum import TOLERANCE
 from m2g_audit.looks import AUTO, Look, looks
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
-from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
+from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
@@ -309,7 +309,7 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
         auto=auto,
         seed=request.seed,
         steps=pipeline.default_steps if steps is None else steps,
-        guidance=pipeline.default_guidance if guidance is None else guidance,
+        guidance=pipeline.default_guidance if guidance is None else resolve_guidance(guidance),
         scheduler=request.scheduler,
         batch_size=min(request.batch_size or batch_size, seeds),
         metric=metric.name,
@@ -330,15 +330,18 @@ def identify(setup: Setup) -> dict[str, Any]:
     """Return everything but the prompt that can change a number of the run, as JSON values.
 
     The batch size is not in it: an image does not depend on its batch-mates, and a run that did not
-    fit into memory must be able to go on with smaller batches.
+    fit into memory must be able to go on with smaller batches. Nor is where a model's folder lies:
+    what is in it counts.
     """
     request, model, metric = setup.request, setup.pipeline.identity, setup.metric
     resolved = setup.settings.model_dump(exclude={"asked", "batch_size", "reference"})
     contents = setup.contents
+    has_name = model.revision is not None or model.id == POCKET
     return {
-        "model": model.id,
+        "model": model.id if has_name else None,
         "revision": model.revision,
         "weights": model.sha256,
+        "configuration": dict(model.configuration),
         "dtype": model.dtype,
         "device": model.device.split(":")[0],
         **resolved,
@@ -346,7 +349,7 @@ def identify(setup: Setup) -> dict[str, Any]:
         "reference": contents.sha256 if contents is not None else setup.settings.reference,
         "thresholds": _THRESHOLDS_VERSION,
         "unseen": None if setup.unseen is None else setup.unseen.sha256,
-        "base": None if setup.base is None else setup.base.identity.sha256,
+        "base": None if setup.base is None else asdict(setup.base.identity),
         "delta": [request.delta_m, request.delta_s],
         "controls": request.controls,
         "control_prompts": _control_prompts(request),

@@ -7,12 +7,13 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2g_audit.errors import OutputError
+from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, format_record, parse_record
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ IDENTITY_FILE = "identity.json"
 RECORD_FILE = "record.json"
 DISTANCES_FILE = "distances.safetensors"
 """Of the generations among each other, float64 [n, n], under the key `samples`."""
+_NAMED = 8
 
 
 def slug(text: str, limit: int = 40) -> str:
@@ -249,14 +251,32 @@ def read_picture(path: Path) -> "Tensor":
 
 
 def differences(old: Mapping[str, Any], now: Mapping[str, Any], *, there: str = "there") -> str:
-    """Return in words where two identities differ; `there` says where the old one is from."""
-    keys = sorted(k for k in now.keys() | old.keys() if old.get(k) != now.get(k))
-    return "; ".join(f"{k}: {_brief(old.get(k))} {there}, {_brief(now.get(k))} now" for k in keys)
+    """Return in words where two identities differ; `there` says where the old one is from.
+
+    What holds values of its own, such as a model's configuration, comes last, value by value.
+    """
+    found = sorted(_differences(old, now, there), key=lambda change: " " in change[0])
+    more = len(found) - _NAMED
+    named = [f"{where}: {what}" for where, what in found[:_NAMED]]
+    return "; ".join([*named, *([f"and {more} more"] if more > 0 else [])])
+
+
+def _differences(
+    old: Mapping[str, Any], now: Mapping[str, Any], there: str, above: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield where two values differ and how, each place with the names of all that it lies in."""
+    for key in sorted(k for k in now.keys() | old.keys() if old.get(k) != now.get(k)):
+        where, a, b = f"{above}{printable(key)}", old.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, there, f"{where} ")
+        elif a is None and isinstance(b, dict):
+            yield where, f"not kept {there}"
+        else:
+            yield where, f"{_brief(a)} {there}, {_brief(b)} now"
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return printable(json.dumps(value, ensure_ascii=False), 40)
 
 
 def read_json(path: Path) -> Any:

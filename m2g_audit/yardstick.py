@@ -476,6 +476,7 @@ def _plants_file(setup: Setup, reference: Reference | None) -> Path:
         sampling = {"steps": settings.steps, "guidance": settings.guidance}
     identity = {
         "model": setup.pipeline.identity.sha256,
+        "configuration": setup.pipeline.identity.configuration_sha256,
         "dtype": setup.pipeline.identity.dtype,
         "metric": setup.metric.name,
         "metric_weights": setup.metric.weights_sha256,

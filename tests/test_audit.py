@@ -228,6 +228,17 @@ def test_what_changes_a_number_makes_another_run(
     assert first.identity != second.identity
 
 
+def test_no_guidance_is_one_however_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline = FakePipeline(PROMPT, [1, 2])
+    jobs = [prepare(monkeypatch, pipeline, tmp_path, guidance=value) for value in (0.0, 1.0)]
+    assert jobs[0].settings.guidance == jobs[1].settings.guidance == 1
+    assert jobs[0].identity == jobs[1].identity
+    with pytest.raises(UsageError, match=r"guidance of 0\.5"):
+        prepare(monkeypatch, pipeline, tmp_path, guidance=0.5)
+
+
 def test_another_algorithm_for_basins_makes_another_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

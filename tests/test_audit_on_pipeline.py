@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from m2g_audit.audit import execute
+from m2g_audit.errors import OutputError
 from m2g_audit.records import AuditRecord, format_record
 from m2g_audit.request import Request, prepare
 from m2g_audit.runs import RunDirectory, read_picture
@@ -75,6 +77,38 @@ def test_what_an_interrupted_run_left_is_used(folder: Path, tmp_path: Path) -> N
     os.utime(kept, (1, 1))
     assert numbers(audit(folder, tmp_path / "run", batch_size=1)) == numbers(whole)
     assert kept.stat().st_mtime == 1
+
+
+def corrected(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model whose scheduler's prediction type was put right in place."""
+    copy = shutil.copytree(folder, tmp_path / "corrected")
+    file = copy / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"prediction_type": "v_prediction"}))
+    return copy
+
+
+def test_a_corrected_configuration_is_another_run_and_named(folder: Path, tmp_path: Path) -> None:
+    record = audit(folder, tmp_path / "run", spectrum="none")
+    copy = corrected(folder, tmp_path)
+    with pytest.raises(OutputError) as error:
+        audit(copy, tmp_path / "run", spectrum="none")
+    assert 'scheduler_config.json prediction_type: "epsilon" there, "v_pre' in str(error.value)
+    after = audit(copy, tmp_path / "other", spectrum="none")
+    assert after.model.sha256 == record.model.sha256
+    assert after.model.configuration_sha256 != record.model.configuration_sha256
+
+
+@pytest.mark.parametrize("spelling", ["{name}", "./{name}", "{name}/", "../{parent}/{name}"])
+def test_the_spelling_of_a_path_makes_no_other_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    audit(folder, tmp_path / "run", spectrum="none")
+    monkeypatch.chdir(folder.parent)
+    path = spelling.format(name=folder.name, parent=folder.parent.name)
+    options = {**OPTIONS, "spectrum": "none", "out": tmp_path / "run"}
+    job = prepare(Request("a harbour", model=path, **options))  # type: ignore[arg-type]
+    assert RunDirectory.open(job.folder, job.identity).finished() is not None
 
 
 def test_a_reference_folder_goes_through_the_vae(folder: Path, tmp_path: Path) -> None:

@@ -171,6 +171,16 @@ def test_prompts_are_matched_by_text(found: Comparison) -> None:
     assert any("guidance: 3.0 before, 6.0 now" in notice for notice in found.notices)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_an_older_version_did_not_keep_is_no_difference(tmp_path: Path, kept: bool) -> None:
+    one, other = ({"configuration": {"vae/config.json": {"scale": x}}} for x in (0.18, 0.13))
+    before = make_run(tmp_path / "a", BEFORE, identity=IDENTITY | (one if kept else {}))
+    after = make_run(tmp_path / "b", AFTER, identity=IDENTITY | other)
+    said = " ".join(compare(StoredRun.read(before), StoredRun.read(after)).notices)
+    assert ("vae/config.json scale: 0.18 before, 0.13 now" in said) == kept
+    assert ("configuration" in said) == kept
+
+
 def test_worse_and_better_and_chance(found: Comparison) -> None:
     assert {one.prompt for one in found.significant("worse")} == {"got worse", "named now"}
     assert [one.prompt for one in found.significant("better")] == ["got better"]

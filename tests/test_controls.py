@@ -28,6 +28,7 @@ class FakePipeline:
     """Gives a noise picture for each (prompt, seed), and counts what it was asked for."""
 
     sha256: str = "0" * 64
+    configuration_sha256: str = "0" * 64
     black: Sequence[str] = ()
     stuck: bool = False
     fail_after: int | None = None
@@ -35,7 +36,9 @@ class FakePipeline:
 
     @property
     def identity(self) -> Any:
-        return SimpleNamespace(sha256=self.sha256, dtype="float32")
+        return SimpleNamespace(
+            sha256=self.sha256, configuration_sha256=self.configuration_sha256, dtype="float32"
+        )
 
     def generate(self, prompt: str, seeds: Sequence[int], **settings: Any) -> Any:
         assert set(settings) == {"steps", "guidance", "batch_size", "scheduler"}
@@ -116,9 +119,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         {"settings": replace(SETTINGS, guidance=3.0)},
         {"settings": replace(SETTINGS, seeds_per_prompt=4)},
         {"pipeline": FakePipeline(sha256="1" * 64)},
+        {"pipeline": FakePipeline(configuration_sha256="1" * 64)},
         {"metric": load_metric("tiled_l2")},
     ],
-    ids=["guidance", "seeds", "model", "metric"],
+    ids=["guidance", "seeds", "weights", "configuration", "metric"],
 )
 def test_what_can_change_a_result_is_not_taken_from_the_cache(
     tmp_path: Path, change: dict[str, Any]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -108,9 +111,30 @@ def test_a_checkpoint_file_can_be_converted(tmp_path: Path) -> None:
     refused(file, "single file.*from_single_file")
 
 
-def test_a_lora_needs_its_base(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"x")
-    refused(tmp_path, "LoRA without its base")
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"])
+def test_a_lora_needs_its_base(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    refused(tmp_path, "LoRA without its base.*fuse_lora and unload_lora_weights")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/pytorch_lora_weights.safetensors",
+        "unet/My-LoRA.bin",
+        "text_encoder/adapter_config.json",
+        "pytorch_lora_weights.safetensors",
+    ],
+)
+def test_a_lora_beside_its_base_is_not_left_out_in_silence(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+    refused(folder, f"{name} lies in .*fuse_lora.*; to audit the base, move that file elsewhere")
+
+
+@pytest.mark.parametrize("entry", [None, 7, "UNet", ["diffusers"], ["diffusers", None], [1, 2, 3]])
+def test_an_index_that_names_no_class_is_refused(folder: Path, entry: object) -> None:
+    edit(folder / "model_index.json", unet=entry)
+    refused(folder, "does not say what its unet is")
 
 
 # -- the hub
@@ -306,6 +330,115 @@ def test_the_hash_is_that_of_the_weights_alone(original: Path, folder: Path) -> 
     assert resolve(folder, TEXT_TO_IMAGE).sha256 == before
     flip_a_bit(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert resolve(folder, TEXT_TO_IMAGE).sha256 != before
+
+
+CONFIGURATION = {
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer_config.json",
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATION))
+def test_a_setting_of_any_part_is_in_the_configuration(folder: Path, name: str) -> None:
+    before = resolve(folder, TEXT_TO_IMAGE).configuration
+    assert set(before) >= CONFIGURATION
+    edit(folder / name, some_setting=2.5)
+    after = resolve(folder, TEXT_TO_IMAGE).configuration
+    assert after.pop(name) == {**before.pop(name), "some_setting": 2.5}
+    assert after == before
+
+
+def test_all_files_of_the_tokenizer_and_own_settings_are_in_the_configuration(folder: Path) -> None:
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    before = resolve(folder, TEXT_TO_IMAGE).configuration
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\nt h\n")
+    (folder / "m2g.json").write_text('{"steps": 9}')
+    after = resolve(folder, TEXT_TO_IMAGE).configuration
+    assert after.pop("m2g.json") == {"steps": 9}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"tokenizer/merges.txt"}
+
+
+def test_where_a_model_lies_is_not_in_the_configuration(original: Path, folder: Path) -> None:
+    edit(folder / "unet" / "config.json", _name_or_path="/elsewhere/unet")
+    (folder / "tokenizer" / ".DS_Store").write_bytes(b"x")
+    configurations = [resolve(place, TEXT_TO_IMAGE).configuration for place in (original, folder)]
+    assert configurations[0] == configurations[1]
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", r'"\ud800"'])
+def test_what_an_identity_cannot_hold_is_told_apart_by_its_hash(folder: Path, value: str) -> None:
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(file.read_text().replace("{", f'{{"beta": {value}, ', 1))
+    content = resolve(folder, TEXT_TO_IMAGE).configuration["scheduler/scheduler_config.json"]
+    assert content == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "7", '{"steps": "9"}', '{"steps": 0}', '{"guidance": NaN}', '{"metric": 1}'],
+)
+def test_own_settings_that_make_no_sense_are_refused(folder: Path, content: str) -> None:
+    (folder / "m2g.json").write_text(content)
+    with pytest.raises(ModelError, match=r"m2g.json is not what this program reads .*leave it out"):
+        resolve(folder, TEXT_TO_IMAGE).own_settings()
+
+
+# -- the files that the loaders choose
+
+
+def sharded(pipe: StableDiffusionPipeline, folder: Path, component: str) -> None:
+    """Put shards with an index beside the single file of one part's weights."""
+    (single,) = (folder / component).glob("*.safetensors")
+    kept = single.read_bytes()
+    getattr(pipe, component).save_pretrained(folder / component, max_shard_size="20KB")
+    assert len(list((folder / component).glob("*-of-*.safetensors"))) > 1
+    single.write_bytes(kept)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_what_is_hashed_is_what_is_loaded(folder: Path, component: str) -> None:
+    sharded(tiny.text_to_image(seed=1), folder, component)
+    model = TextToImage.load(folder, device="cpu")
+    (single,) = (folder / component).glob("*[!0-9].safetensors")
+    loaded_single = single in resolve(folder, TEXT_TO_IMAGE).weights
+    seed = 0 if loaded_single else 1
+    own = getattr(tiny.text_to_image(seed=seed), component).state_dict()
+    loaded = getattr(model._pipe, component).state_dict()
+    assert all(torch.equal(loaded[key], own[key]) for key in own)
+    plain = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    plainly = getattr(plain, component).state_dict()
+    assert all(torch.equal(loaded[key], plainly[key]) for key in own)
+
+
+@pytest.mark.parametrize("change", ["left out", "of another shard", "invented"])
+def test_an_index_that_does_not_fit_its_shards_is_refused(folder: Path, change: str) -> None:
+    sharded(tiny.text_to_image(), folder, "unet")
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    listed = content["weight_map"]
+    key = next(iter(listed))
+    shards = sorted(set(listed.values()))
+    if change == "left out":
+        del listed[key]
+    elif change == "of another shard":
+        listed[key] = next(shard for shard in shards if shard != listed[key])
+    else:
+        key = "one.more.weight"
+        listed[key] = shards[0]
+    index.write_text(json.dumps(content))
+    refused(folder, rf"index.json of .* does not fit the files beside it: 1 \({re.escape(key)}\)")
+
+
+@pytest.mark.parametrize("listed", [None, [], {}, {"a": 1}, {"a": "../unet/x.safetensors"}])
+def test_an_index_that_names_no_file_beside_it_is_refused(folder: Path, listed: object) -> None:
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": listed}))
+    refused(folder, "does not say which of the files beside it")
 
 
 @pytest.fixture

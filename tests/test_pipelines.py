@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import asdict
@@ -11,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    DDIMScheduler,
+    EDMEulerScheduler,
+    IPNDMScheduler,
+    LCMScheduler,
+    TCDScheduler,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +27,13 @@ from torch import Tensor
 from m2g_audit.curvature import alg2, exact_jacobian
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
 from m2g_audit.numerics import noise_for, noises_for
-from m2g_audit.pipelines import Generations, TextToImage, UnconditionalModel, noise_from_output
+from m2g_audit.pipelines import (
+    Generations,
+    TextToImage,
+    UnconditionalModel,
+    noise_from_output,
+    resolve_guidance,
+)
 from m2g_audit.score_model import NoiseSchedule, ScoreModel, perturb, predict_sample
 from tests import tiny
 from tests.test_score_model import VP
@@ -185,7 +199,7 @@ def test_ddim_does_not_clip_latents_where_the_scheduler_is_silent(tmp_path: Path
 
 
 def test_settings_that_mean_nothing_are_refused(model: TextToImage) -> None:
-    for guidance in (0.5, float("nan"), float("inf")):
+    for guidance in (0.5, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="guidance"):
             generate(model, [0], guidance=guidance)
     for steps in (0, 1001):
@@ -428,6 +442,83 @@ def test_identity_follows_the_weights(folder: Path, model: TextToImage, tmp_path
     assert TextToImage.load(other, device="cpu").identity.sha256 != identity.sha256
 
 
+def with_scheduler(folder: Path, place: Path, scheduler: type) -> Path:
+    """A copy of a model that has the default settings of another scheduler."""
+    shutil.copytree(folder, place)
+    (place / "scheduler" / "scheduler_config.json").unlink()
+    scheduler().save_pretrained(place / "scheduler")
+    index = json.loads((place / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", scheduler.__name__]
+    (place / "model_index.json").write_text(json.dumps(index))
+    return place
+
+
+@pytest.mark.parametrize(
+    "scheduler", [EDMEulerScheduler, IPNDMScheduler, CMStochasticIterativeScheduler]
+)
+def test_a_scheduler_without_betas_gets_none_made_up(
+    folder: Path, tmp_path: Path, scheduler: type
+) -> None:
+    changed = with_scheduler(folder, tmp_path / "copy", scheduler)
+    with pytest.raises(ModelError, match=f"{scheduler.__name__}. has no betas"):
+        TextToImage.load(changed, device="cpu")
+
+
+def test_a_scheduler_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
+    changed = with_scheduler(folder, tmp_path / "copy", EDMEulerScheduler)
+    index = json.loads((changed / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "NewestScheduler"]
+    (changed / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="NewestScheduler of diffusers: no such part"):
+        TextToImage.load(changed, device="cpu")
+
+
+def test_a_scheduler_with_noise_of_its_own_is_not_kept(model: TextToImage) -> None:
+    class DPMSolverSDEScheduler:
+        """Stands for diffusers' own, which needs a package of its own."""
+
+    other = copy.copy(model)
+    other._own_scheduler = DPMSolverSDEScheduler()
+    with pytest.raises(UsageError, match=r"no seed decides.*--scheduler ddim"):
+        generate(other, [0], scheduler="keep")
+    assert generate(other, [0]).finite.all()
+
+
+@pytest.mark.parametrize("scheduler", [LCMScheduler, TCDScheduler])
+def test_a_distilled_model_has_no_usual_settings(
+    folder: Path, tmp_path: Path, scheduler: type
+) -> None:
+    distilled = TextToImage.load(with_scheduler(folder, tmp_path / "copy", scheduler), device="cpu")
+    for name in ("default_steps", "default_guidance"):
+        with pytest.raises(UsageError, match=f"{scheduler.__name__}.*--steps 4 --guidance 0"):
+            getattr(distilled, name)
+    assert generate(distilled, [0], guidance=0.0, scheduler="keep").finite.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [("sd-turbo", True), ("my_LCM_v2", True), ("SD15-Lightning-4", True), ("turbocharged", False)],
+)
+def test_a_distilled_model_is_told_by_its_name(
+    folder: Path, tmp_path: Path, name: str, few: bool
+) -> None:
+    model = TextToImage.load(shutil.copytree(folder, tmp_path / name), device="cpu")
+    if few:
+        with pytest.raises(UsageError, match=f"by its name, {name}"):
+            assert model.default_steps
+    else:
+        assert model.default_steps == 50
+    (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 1}')
+    own = TextToImage.load(model._folder.path, device="cpu")
+    assert (own.default_steps, own.default_guidance) == (4, 1)
+
+
+def test_guidance_0_is_none_as_in_diffusers(model: TextToImage) -> None:
+    ours = generate(model, [0, 1], guidance=0.0)
+    assert torch.equal(ours.images, generate(model, [0, 1], guidance=1.0).images)
+    assert resolve_guidance(0.0) == 1
+
+
 def test_sizes_and_defaults(folder: Path, model: TextToImage, tmp_path: Path) -> None:
     assert model.latent_shape == tiny.LATENT
     assert model.image_size == tiny.IMAGE
@@ -443,6 +534,14 @@ def test_tokens_are_counted(model: TextToImage) -> None:
     assert model.token_count("") == (2, 77)
     assert model.token_count("a kite") == (7, 77)
     assert model.token_count("kite " * 20000)[0] == 80002
+
+
+def test_a_word_of_several_vectors_counts_them(folder: Path, tmp_path: Path) -> None:
+    pipe = tiny.text_to_image()
+    pipe.load_textual_inversion({"<dog>": torch.zeros(3, 16)}, token="<dog>")
+    inverted = TextToImage.load(tiny.save(pipe, tmp_path), device="cpu")
+    assert inverted.token_count("a <dog>") == (2 + 1 + 3, 77)
+    assert inverted.cut_off(" ".join("a" * 74) + " <dog>") == "<dog>_1<dog>_2"
 
 
 def test_what_is_cut_off_is_named(model: TextToImage) -> None:
@@ -484,7 +583,7 @@ def test_weights_that_do_not_fit_their_configuration(folder: Path, tmp_path: Pat
     copy = shutil.copytree(folder, tmp_path / "copy")
     file = copy / "unet" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"cross_attention_dim": 24}))
-    with pytest.raises(ModelError, match="do not fit together"):
+    with pytest.raises(ModelError, match=r"U-Net.* do not fit.* of another shape 8 "):
         TextToImage.load(copy, device="cpu")
 
 

@@ -1,7 +1,8 @@
 """Reference pictures are what training saw; folders that can't be used are refused by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from m2g_audit.similarity import Metric, load_metric
 class Identity:
     sha256: str = "00"
     dtype: str = "float32"
+    configuration: dict[str, Any] = field(default_factory=dict)
+    configuration_sha256: str = ""
 
 
 class HalvingPipeline:
@@ -34,8 +37,8 @@ class HalvingPipeline:
 
     image_size = (8, 8)
 
-    def __init__(self, sha256: str = "00") -> None:
-        self.identity = Identity(sha256)
+    def __init__(self, sha256: str = "00", **configuration: Any) -> None:
+        self.identity = Identity(sha256, configuration=configuration)
         self.seen = 0
 
     def round_trip(self, images: Tensor) -> Tensor:
@@ -102,6 +105,18 @@ def test_a_second_audit_repeats_no_round_trip(folder: Path) -> None:
     other_vae = HalvingPipeline("01")
     load_folder(scan(folder), other_vae)
     assert other_vae.seen == 4
+
+
+def test_round_trips_belong_to_the_vaes_configuration_and_no_other(folder: Path) -> None:
+    vae, scheduler = "vae/config.json", "scheduler/scheduler_config.json"
+    before = {vae: {"scaling_factor": 0.18}, scheduler: {"prediction_type": "epsilon"}}
+    load_folder(scan(folder), HalvingPipeline(**before))
+    same_vae = HalvingPipeline(**{**before, scheduler: {"prediction_type": "v_prediction"}})
+    load_folder(scan(folder), same_vae)
+    assert same_vae.seen == 0
+    other_vae = HalvingPipeline(**{**before, vae: {"scaling_factor": 0.13}})
+    load_folder(scan(folder), other_vae)
+    assert other_vae.seen == 3
 
 
 def test_progress_counts_what_was_at_hand(folder: Path) -> None:

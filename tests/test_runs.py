@@ -94,6 +94,38 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None
         RunDirectory.open(tmp_path / "run", {**IDENTITY, "seeds": 32})
 
 
+def other_run(tmp_path: Path, there: dict[str, object], now: dict[str, object]) -> str:
+    """What is said where a run of `now` is asked for in the folder of a run of `there`."""
+    RunDirectory.open(tmp_path / "run", there).save_record(sample_record())
+    with pytest.raises(OutputError) as error:
+        RunDirectory.open(tmp_path / "run", now)
+    return str(error.value)
+
+
+def test_of_a_models_configuration_the_file_and_the_key_are_named(tmp_path: Path) -> None:
+    there, now = (
+        {"configuration": {"scheduler/scheduler_config.json": {"beta_end": 0.012, "kind": kind}}}
+        for kind in ("epsilon", "v_prediction")
+    )
+    said = other_run(tmp_path, there, now)
+    assert 'configuration scheduler/scheduler_config.json kind: "epsilon" there, "v_pred' in said
+    assert "beta_end" not in said
+
+
+def test_a_run_of_a_version_that_kept_no_configuration_says_so(tmp_path: Path) -> None:
+    now = {**IDENTITY, "configuration": {"model_index.json": {"_class_name": "Pipeline"}}}
+    assert "(configuration: not kept there)" in other_run(tmp_path, IDENTITY, now)
+
+
+def test_the_list_of_differences_has_an_end_and_steers_no_terminal(tmp_path: Path) -> None:
+    there = {"weights": "ab", "configuration": {f"\x1b]0;{i}": i for i in range(5000)}}
+    said = other_run(tmp_path, there, {"weights": "cd", "configuration": {}})
+    assert said.index("weights") < said.index("configuration")
+    assert said.count("there") == 8
+    assert "and 4993 more" in said
+    assert "\x1b" not in said
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(OutputError, match="not a run's folder"):

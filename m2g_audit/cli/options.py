@@ -154,7 +154,9 @@ Steps = Annotated[
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Guidance scale; the model's own, else 7.5.", rich_help_panel=_SAMPLING),
+    typer.Option(
+        help="Guidance scale; the model's own, else 7.5. 0 or 1: none.", rich_help_panel=_SAMPLING
+    ),
 ]
 Scheduler = Annotated[
     Literal["ddim", "keep"],

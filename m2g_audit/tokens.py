@@ -1,0 +1,59 @@
+"""Whether a model's tokenizer is the one that its text encoder was trained with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from m2g_audit.errors import ModelError
+
+# Embeddings are padded to a multiple of at most this.
+_PADDED = 128
+_WHOLE_WORD = re.compile(r"[a-z]{3,}</w>")
+_TRIED = 200
+
+
+def check_tokenizer(tokenizer: Any, text_encoder: Any, name: str) -> None:
+    """Raise ModelError where prompts would not reach the text encoder as they are meant.
+
+    Without its vocabulary a tokenizer makes the same of all prompts, without its merges it spells
+    them letter by letter, and with too many tokens it asks for embeddings that are not there.
+    """
+    said = _size(tokenizer, text_encoder) or _length(tokenizer, text_encoder) or _merges(tokenizer)
+    if said:
+        raise ModelError(
+            f"The tokenizer of {name} does not belong to its text encoder: {said}. Get the folder "
+            "`tokenizer` again, from where the model comes from."
+        )
+
+
+def _size(tokenizer: Any, text_encoder: Any) -> str | None:
+    numbers = tokenizer.get_vocab().values()
+    rows = text_encoder.get_input_embeddings().num_embeddings
+    if numbers and max(numbers) < rows and rows - len(numbers) <= max(_PADDED, rows // 100):
+        return None
+    highest = f" up to number {max(numbers):,}" if numbers else ""
+    return f"it has {len(numbers):,} tokens{highest}, the text encoder knows {rows:,}"
+
+
+def _length(tokenizer: Any, text_encoder: Any) -> str | None:
+    places = getattr(text_encoder.config, "max_position_embeddings", None)
+    if places is None or tokenizer.model_max_length <= places:
+        return None
+    return (
+        f"it makes up to {tokenizer.model_max_length:,} tokens of a prompt, the text encoder reads "
+        f"{places:,} (`model_max_length` in tokenizer_config.json)"
+    )
+
+
+def _merges(tokenizer: Any) -> str | None:
+    """What is said where words that have a token of their own are taken apart all the same."""
+    words = sorted(filter(_WHOLE_WORD.fullmatch, tokenizer.get_vocab()))
+    some = words[:: max(1, len(words) // _TRIED)]
+    whole = sum(tokenizer.tokenize(word.removesuffix("</w>")) == [word] for word in some)
+    if 2 * whole >= len(some):
+        return None
+    return (
+        f"of {len(some)} words that it has tokens for it takes {len(some) - whole} apart, as if "
+        "merges.txt were empty"
+    )
