@@ -37,8 +37,11 @@ def toy(
     from rich.console import Console
 
     from m2g_audit.cli.progress import progress_on, waiting
+    from m2g_audit.current_folder import import_matplotlib
     from m2g_audit.runs import default_folder
     from m2g_audit.words import duration
+
+    import_matplotlib()
     from small_scale.circle.cost import seconds_left
     from small_scale.circle.recipe import PRESETS
     from small_scale.circle.toy import RESULTS, open_run, run

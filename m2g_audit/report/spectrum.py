@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.errors import OutputError
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
@@ -32,6 +33,7 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     press the rest together. Beside fast spectra stands what Alg. 2 would show, in the paper's own
     units.
     """
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

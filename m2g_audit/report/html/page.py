@@ -13,17 +13,17 @@ import json
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.calibration import load
 from m2g_audit.compare import Change, Comparison, compare
+from m2g_audit.current_folder import worker_processes
 from m2g_audit.errors import AuditError
 from m2g_audit.gate import WORST_FIRST
 from m2g_audit.intervals import LEVEL, share_intervals
@@ -117,8 +117,7 @@ def _drawn(
         yield from ((record, make(record)) for record in records)
         return
     waiting: deque[tuple[BatchRecord, Future[_Made]]] = deque()
-    # Not forked: the caller may have threads.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with worker_processes(processes) as pool:
         for record in records:
             waiting.append((record, pool.submit(make, record)))
             if len(waiting) > _AHEAD * processes:

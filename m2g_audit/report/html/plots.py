@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.calibration import Calibration
+from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
 from m2g_audit.report.groups import grouped
@@ -117,6 +118,7 @@ def spectrum_figure(record: AuditRecord, folder: Path, bands: Bands) -> bytes | 
 
 
 def _drawn(size: tuple[float, float], draw: Any) -> bytes:
+    import_matplotlib()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
