@@ -248,11 +248,11 @@ class _Run:
             setup = requests.set_up(request, progress)
         self._directory = directory = open_directory(setup, self._listed, name)
         self._notices += directory.log.repair()
+        batch = Batch(setup, directory, self._share)
+        self._notices += batch.recall()
         for notice in self._notices:
             self._print(f"Note: {notice}")
-        batch = Batch(setup, directory, self._share)
         self._ask(setup, batch, yes)
-        batch.recall()
         with progress_on(self._console) as progress:
             batch.gather(progress)
         with watching(self._console, batch.tally):

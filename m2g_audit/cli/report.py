@@ -41,6 +41,7 @@ def report(
     """
     from rich.console import Console
 
+    from m2g_audit.printable import printable
     from m2g_audit.report.html.page import write_report
     from m2g_audit.stored_runs import StoredRun
 
@@ -56,6 +57,8 @@ def report(
                 f"making the report: {done:,} of {stored.prompts:,} prompts"
             ),
         )
+    for notice in stored.notices:
+        Console(stderr=True).print(f"Note: {printable(notice)}", soft_wrap=True, markup=False)
     console = Console()
     console.print(str(page.path), soft_wrap=True, highlight=False, markup=False)
     if page.details is not None:
