@@ -265,7 +265,7 @@ def test_a_line_that_is_no_record_is_done_again(run: Run) -> None:
     first, *others = file.read_text().splitlines()
     record = json.loads(first)
     file.write_text("\n".join([json.dumps({**record, "seeds": "none"}), *others]) + "\n")
-    code, out, err = run("list.csv", "--out", "run")
+    code, _, err = run("list.csv", "--out", "run")
     assert code == 0
     assert "1 lines of run/records.jsonl are no records" in err
     assert "2 of 3 prompts are done" in err
