@@ -139,6 +139,8 @@ def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> Audi
     except AuditError as error:
         run.save_record(error_record(job, started, error))
         raise
+    if job.calibration is not None:
+        run.save_calibration(job.calibration.content)
     run.save_record(record)
     return record
 

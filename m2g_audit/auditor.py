@@ -96,13 +96,13 @@ class Auditor(JupyterMixin):
         """
         from m2g_audit.batch import Batch
 
-        batch = Batch(self.setup, self.directory)
         seen = set()
         for record in self.directory.records():
             if record.error is None:
                 seen.add(record.listed.id)
                 yield record
-        for record in batch.run():
+        self.directory.log.repair()  # of lines that were found to be no records
+        for record in Batch(self.setup, self.directory).run():
             seen.add(record.listed.id)
             yield record
         # Other processes may have done some.

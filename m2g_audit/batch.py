@@ -40,7 +40,7 @@ from m2g_audit.looks import Look
 from m2g_audit.prompt_list import Entry, Listed, PromptList
 from m2g_audit.records import AuditRecord, Wording
 from m2g_audit.request import Job, Progress, Setup, silent
-from m2g_audit.runs import RunDirectory, default_folder
+from m2g_audit.runs import CALIBRATION_FILE, RunDirectory, default_folder, write_atomically
 from m2g_audit.yardstick import Yardstick
 
 _POLL_SECONDS = 0.5
@@ -208,12 +208,17 @@ class Batch:
             guidance=setup.settings.guidance,
             scheduler=setup.request.scheduler,
         )
+        self.tally = Tally(len(self._entries))
+        self._plan()
+
+    def _plan(self) -> None:
+        """Find out which prompts have no record yet."""
         self._log.refresh()
         self._failed_before = dict(self._log.failures)
         waiting = [entry for entry in self._entries if entry.id not in self._log.finished]
         # What failed before comes last: it may well fail again.
         self._waiting = deque(sorted(waiting, key=lambda entry: entry.id in self._failed_before))
-        self.tally = Tally(len(self._entries), before=len(self._entries) - len(waiting))
+        self.tally.before = len(self._entries) - len(waiting)
         self._count()
 
     @property
@@ -221,10 +226,19 @@ class Batch:
         """Return the prompts that have no finished record and were not begun here."""
         return tuple(self._waiting)
 
-    def recall(self) -> None:
-        """Take the records that are there into the tally, so that it speaks of all prompts."""
+    def recall(self) -> list[str]:
+        """Take the records that are there into the tally, so that it speaks of all prompts.
+
+        Lines that turn out to be no records are taken out of the file, their prompts are done
+        again, and sentences about that are returned.
+        """
         for record in self._log.get([entry.id for entry in self._entries]):
             self.tally.see(record)
+        if not self._log.unreadable:
+            return []
+        said = self._log.repair()
+        self._plan()
+        return said
 
     def gather(self, on_progress: Progress = silent) -> None:
         """Load the reference and find the thresholds, which `run` does where nobody did."""
@@ -488,7 +502,10 @@ def open_directory(setup: Setup, prompts: PromptList, name: str) -> BatchDirecto
     """
     identity = {**setup.identity, "prompts": prompts.sha256}
     folder = setup.request.out or default_folder(name, identity)
-    return BatchDirectory.open(folder, setup.identity, prompts)
+    directory = BatchDirectory.open(folder, setup.identity, prompts)
+    if setup.calibration is not None:
+        write_atomically(folder / CALIBRATION_FILE, setup.calibration.content)
+    return directory
 
 
 def _helper(name: str) -> ThreadPoolExecutor:

@@ -6,6 +6,7 @@
     records.damaged     bytes that were no whole line of records.jsonl, taken out of it
     prompts/SLUG-ID/    of each prompt, what `m2g-audit prompt` leaves: record.json, images/,
                         latents/, reference/, curvature/, distances.safetensors, identity.json
+    calibration.json    a copy of the one that was used, if one was
     claims/ID.lock      locked while a process works on that prompt
     results.parquet     one row a prompt (batch_results.py), once every prompt has a record
     summary.json        counts, the worst prompts, what failed (batch_results.py), likewise
@@ -14,6 +15,7 @@ records.jsonl grows by whole lines, each flushed to the disk before its prompt c
 a lock. So all that a crash can leave is one line without its end: it is moved to records.damaged,
 and its prompt is taken from its own folder or audited again. A prompt that failed has a record with
 its error and is tried again by the next run; where a prompt has several lines the last one counts.
+A line that is no record counts as none, and the next run takes it out like damaged bytes.
 Locks belong to processes: one that dies, however it dies, lets go of its claims.
 
 Nothing here imports torch, so that a report can be made where it is not installed.
@@ -23,18 +25,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from m2g_audit.errors import OutputError, UsageError
+from m2g_audit.foreign_files import open_file, read_file
 from m2g_audit.printable import printable
 from m2g_audit.prompt_list import Entry, Listed, PromptList, parse_list
-from m2g_audit.records import AuditRecord
+from m2g_audit.records import SCHEMA_VERSION, AuditRecord
 from m2g_audit.runs import (
     IDENTITY_FILE,
     cannot_write,
@@ -43,6 +47,7 @@ from m2g_audit.runs import (
     draft_of,
     is_draft,
     read_json,
+    refuse_links,
     slug,
     write_atomically,
 )
@@ -54,6 +59,7 @@ RESULTS_FILE = "results.parquet"
 SUMMARY_FILE = "summary.json"
 _LOCK_FILE = ".lock"
 _CHUNK = 2**16
+_PROMPT_FOLDER = r"^(prompts/[a-z0-9-]+|\.)$"
 
 
 class BatchRecord(AuditRecord):
@@ -65,7 +71,7 @@ class BatchRecord(AuditRecord):
     """
 
     listed: Listed
-    folder: str
+    folder: Annotated[str, Field(pattern=_PROMPT_FOLDER)]
     evaluations: dict[str, int]
 
 
@@ -95,6 +101,12 @@ class RecordLog:
         self._last: dict[str, int] = {}
         self._finished: set[str] = set()
         self._failures: dict[str, int] = {}
+        self._unreadable: set[int] = set()
+
+    @property
+    def unreadable(self) -> int:
+        """Return how many lines turned out to be no records since the file was last rewritten."""
+        return len(self._unreadable)
 
     @property
     def finished(self) -> set[str]:
@@ -109,7 +121,7 @@ class RecordLog:
     def refresh(self) -> None:
         """Take in the lines that were added since."""
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 stat = os.fstat(file.fileno())
                 if stat.st_ino != self._inode or stat.st_size < self._read_to:
                     self._forget(stat.st_ino)
@@ -127,10 +139,12 @@ class RecordLog:
     def _forget(self, inode: int) -> None:
         self._read_to, self._inode = 0, inode
         self._last, self._finished, self._failures = {}, set(), {}
+        self._unreadable = set()
 
     def _take_in(self, line: bytes) -> None:
         key = _key(line)
         if key is None:
+            self._unreadable.add(self._read_to)
             return
         prompt, failed = key
         self._last[prompt] = self._read_to
@@ -166,6 +180,7 @@ class RecordLog:
         try:
             with FileLock(self._lock_file):
                 tail = self._mend_tail()
+                self.refresh()
                 inside = self._take_out_unreadable()
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -177,8 +192,8 @@ class RecordLog:
             )
         if inside:
             said.append(
-                f"{inside:,} lines of {self.path} could not be read: they are now in "
-                f"{DAMAGED_FILE}, and their prompts are done again."
+                f"{inside:,} lines of {self.path} are no records: they are now in {DAMAGED_FILE}, "
+                "and their prompts are done again."
             )
         return said
 
@@ -204,9 +219,9 @@ class RecordLog:
             return len(tail)
 
     def _take_out_unreadable(self) -> int:
-        damaged = {at: line for at, line in self._lines() if _key(line) is None}
+        damaged = self._unreadable
         if damaged:
-            self._keep_damaged(b"".join(damaged.values()))
+            self._keep_damaged(b"".join(line for at, line in self._lines() if at in damaged))
             self._rewrite(line for at, line in self._lines() if at not in damaged)
         return len(damaged)
 
@@ -214,6 +229,8 @@ class RecordLog:
         """Leave one line a prompt, its last, where there are more."""
         try:
             with FileLock(self._lock_file):
+                self.refresh()
+                self._take_out_unreadable()
                 self.refresh()
                 kept = set(self._last.values())
                 if any(at not in kept for at, _ in self._lines()):
@@ -224,7 +241,7 @@ class RecordLog:
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield where each line starts, and the line; nothing where there is no file."""
         at = 0
-        with suppress(FileNotFoundError), self.path.open("rb") as file:
+        with suppress(FileNotFoundError), open_file(self.path) as file:
             for line in file:
                 yield at, line
                 at += len(line)
@@ -245,28 +262,48 @@ class RecordLog:
             os.fsync(file.fileno())
 
     def get(self, ids: Sequence[str]) -> Iterator[BatchRecord]:
-        """Yield the last record of each of these prompts that has one."""
+        """Yield the last record of each of these prompts that has one.
+
+        A prompt whose line turns out to be no record counts as one without. OutputError where the
+        file can't be read, or was written by a version with other records.
+        """
         try:
-            file = self.path.open("rb")
+            file = open_file(self.path)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise OutputError(f"Can't read {self.path}: {error.strerror}.") from error
         with file:
             self.refresh()
             if os.fstat(file.fileno()).st_ino != self._inode:  # replaced in between
                 yield from self.get(ids)
                 return
-            for offset in [self._last[prompt] for prompt in ids if prompt in self._last]:
-                file.seek(offset)
-                yield self._parse(file.readline())
+            for prompt in [prompt for prompt in ids if prompt in self._last]:
+                file.seek(offset := self._last[prompt])
+                record = self._parse(file.readline())
+                if record is None:
+                    self._pass_over(prompt, offset)
+                else:
+                    yield record
 
-    def _parse(self, line: bytes) -> BatchRecord:
+    def _parse(self, line: bytes) -> BatchRecord | None:
         try:
             return BatchRecord.model_validate_json(line)
         except ValidationError as error:
-            first = " ".join(str(error).splitlines()[:3])
+            version = _version(line)
+            if version is None or version.split(".")[0] == SCHEMA_VERSION.split(".")[0]:
+                return None
             raise OutputError(
-                f"A line of {self.path} is no record that this program reads ({first})."
+                f"{self.path} holds records of schema version {version}; this program reads "
+                f"{SCHEMA_VERSION.split('.')[0]}.x. Use the version that wrote them, or choose "
+                "another folder with --out DIR."
             ) from error
+
+    def _pass_over(self, prompt: str, offset: int) -> None:
+        self._unreadable.add(offset)
+        self._finished.discard(prompt)
+        for known in (self._failures, self._last):
+            known.pop(prompt, None)
 
 
 class BatchDirectory:
@@ -286,6 +323,8 @@ class BatchDirectory:
         """
         whole = json.loads(json.dumps({"kind": "batch", **identity, "prompts": prompts.sha256}))
         check_writable(path)
+        for part in (path, path / "prompts", path / "claims"):
+            refuse_links(part)
         if not (path / IDENTITY_FILE).exists():
             _refuse_strangers(path)
         try:
@@ -309,7 +348,7 @@ class BatchDirectory:
         if not isinstance(identity, dict) or identity.get("kind") != "batch":
             raise OutputError(f"{path} is no folder of a batch: make one with m2g-audit batch.")
         try:
-            prompts = parse_list((path / PROMPTS_FILE).read_bytes())
+            prompts = parse_list(read_file(path / PROMPTS_FILE))
         except (OSError, ValueError) as error:
             raise OutputError(f"Can't read {path / PROMPTS_FILE}: {error}.") from error
         return cls(path, prompts.entries)
@@ -381,9 +420,16 @@ def _key(line: bytes) -> tuple[str, bool] | None:
     """Return whose record a line is and whether it failed; None for what is no record."""
     try:
         content = json.loads(line)
-        return content["listed"]["id"], content["error"] is not None
+        prompt, failed = content["listed"]["id"], content["error"] is not None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return (prompt, failed) if isinstance(prompt, str) else None
+
+
+def _version(line: bytes) -> str | None:
+    """Return the schema version that a line states, None where it states none."""
+    stated = json.loads(line).get("schema_version")
+    return stated if isinstance(stated, str) and re.fullmatch(r"\d+\.\d+", stated) else None
 
 
 def _sync_folder(path: Path) -> None:

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from m2g_audit.errors import UsageError
+from m2g_audit.foreign_files import read_file
+from m2g_audit.printable import printable
 from m2g_audit.records import Distance, Finite, Index, IntervalRecord, Share
 from m2g_audit.runs import write_atomically
 
@@ -172,7 +174,7 @@ class Trained(_Part):
     K: Count
     seed: int
     sha256: str
-    distances: list[DistanceFacts]
+    distances: Annotated[list[DistanceFacts], Field(min_length=1)]
 
 
 class Transfer(_Part):
@@ -267,11 +269,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Fitting:
-    """A calibration that fits a model, with the hash of its file and the transfer that counts."""
+    """A calibration that fits a model, with its file's content and the transfer that counts."""
 
     calibration: Calibration
-    sha256: str
+    content: bytes
     transfer: Transfer
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the calibration's file."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def source(self) -> str:
@@ -332,26 +339,36 @@ def read_out(name: Readout, spectrum: ArrayLike) -> float:
 
 def load(path: Path) -> Calibration:
     """The calibration written at `path`; UsageError where there is none that can be read."""
+    return _parse(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        return read_file(path)
     except OSError as error:
         raise UsageError(
             f"No calibration can be read at {path} ({error.strerror}). Give the calibration.json "
             "of a sweep, or leave out --calibration."
         ) from error
+
+
+def _parse(content: bytes, path: Path) -> Calibration:
+    try:
+        return Calibration.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = "".join(f"{part}: " for part in first["loc"])
         raise UsageError(
             f"{path} is not a calibration that this program reads "
-            f"({f'{where}: ' if where else ''}{first['msg']}). Give the calibration.json of a "
-            "sweep made with this version, or leave out --calibration."
+            f"({printable(where + first['msg'], 200)}). Give the calibration.json of a sweep made "
+            "with this version, or leave out --calibration."
         ) from error
 
 
 def fit(path: Path, facts: Facts) -> Fitting:
     """The calibration at `path`, if it fits the model; else UsageError, with all reasons."""
-    calibration = load(path)
+    content = _read(path)
+    calibration = _parse(content, path)
     reasons = check_fit(calibration, facts)
     transfer = calibration.transfer_to(facts.kind)
     if reasons or transfer is None:
@@ -359,7 +376,7 @@ def fit(path: Path, facts: Facts) -> Fitting:
             f"The calibration {path} does not fit this audit: {'; '.join(reasons)}. Leave out "
             "--calibration, or give one that was made for such a model."
         )
-    return Fitting(calibration, hashlib.sha256(path.read_bytes()).hexdigest(), transfer)
+    return Fitting(calibration, content, transfer)
 
 
 def json_schema() -> dict[str, Any]:

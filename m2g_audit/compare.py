@@ -184,7 +184,11 @@ def compare(before: StoredRun, after: StoredRun, level: float = LEVEL) -> Compar
         before=str(before.path),
         after=str(after.path),
         level=level,
-        notices=list(_notices(before, after, old.first, new.first)),
+        notices=[
+            *before.notices,
+            *after.notices,
+            *_notices(before, after, old.first, new.first),
+        ],
         changes=_changes(pairs, level),
         only_before=[prompt for prompt in old.prompts if prompt not in new.prompts],
         only_after=[prompt for prompt in new.prompts if prompt not in old.prompts],

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Annotated, Any, BinaryIO, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from m2g_audit.errors import UsageError
 from m2g_audit.printable import printable
@@ -69,7 +69,7 @@ class Listed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     index: int
-    id: str
+    id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     rows: list[int]
     label: str | None = None
     extra: dict[str, JsonValue] = {}

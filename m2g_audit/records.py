@@ -7,7 +7,7 @@ be read, checked and shown where torch is not installed.
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from m2g_audit.older_records import from_version_1, from_version_2
 
@@ -419,6 +419,22 @@ class AuditRecord(_Part):
     timings: Timings
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "AuditRecord":
+        """What is named by its index must be there: a record may be anybody's."""
+        named = [*self.loose, *(entry.image for entry in self.curvature)]
+        named += [i for group in self.attractors for i in (group.medoid, *group.seeds)]
+        if [seed.index for seed in self.seeds] != list(range(len(self.seeds))):
+            raise ValueError("`seeds` are not in order")
+        if not all(group.seeds for group in self.attractors):
+            raise ValueError("an attractor has no seeds")
+        if max(named, default=-1) >= len(self.seeds):
+            raise ValueError(f"seed {max(named)} is named and not there")
+        groups = [seed.attractor for seed in self.seeds if seed.attractor is not None]
+        if max(groups, default=-1) >= len(self.attractors):
+            raise ValueError(f"attractor {max(groups)} is named and not there")
+        return self
+
     @field_validator("schema_version")
     @classmethod
     def _readable(cls, version: str) -> str:
@@ -437,7 +453,7 @@ def parse_record(text: str | bytes) -> AuditRecord:
     """
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"this is no JSON: {error}") from error
     for version, convert in (("1", from_version_1), ("2", from_version_2)):
         if isinstance(content, dict) and _major(content) == version:

@@ -1,5 +1,6 @@
 """A run's folder: whose it is, what of it is finished, and writing that leaves no half a file."""
 
+import errno
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2g_audit.errors import OutputError
+from m2g_audit.foreign_files import links_in, read_file
 from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, format_record, parse_record
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 IDENTITY_FILE = "identity.json"
 RECORD_FILE = "record.json"
+CALIBRATION_FILE = "calibration.json"
 DISTANCES_FILE = "distances.safetensors"
 """Of the generations among each other, float64 [n, n], under the key `samples`."""
 _NAMED = 8
@@ -46,12 +49,18 @@ def default_folder(prompt: str, identity: Mapping[str, Any], parent: Path = Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content`: `path` then holds all of it, or what it held before; raises OutputError."""
+    """Write `content`: `path` then holds all of it, or what it held before; raises OutputError.
+
+    Only files are replaced: a device or a pipe at `path` is refused.
+    """
     draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is there and no file")
         try:
-            with draft.open("wb") as file:
+            draft.unlink(missing_ok=True)
+            with draft.open("xb") as file:  # a link that lies there is not followed
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -98,6 +107,17 @@ def check_writable(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
+def refuse_links(path: Path) -> None:
+    """Raise OutputError where links lie in a run's folder: what is written could leave it."""
+    links = list(links_in(path)) if path.is_dir() else []
+    if links:
+        raise OutputError(
+            f"{path} holds links ({printable(', '.join(links), 80)}), and nothing is written "
+            "through links. Put what they point to in their place, or choose another folder with "
+            "--out DIR."
+        )
+
+
 class RunDirectory:
     """The folder of one run: pictures, latents, spectra, the record and the report."""
 
@@ -109,11 +129,12 @@ class RunDirectory:
     def open(cls, path: Path, identity: Mapping[str, Any]) -> "RunDirectory":
         """Return the run of `identity` at `path`; the folder is made with the first file of it.
 
-        Raises OutputError where the folder can't be written, holds another run, or holds files that
-        are no run at all.
+        Raises OutputError where the folder can't be written, holds another run, files that are no
+        run at all, or links.
         """
         run = cls(path, json.loads(json.dumps(dict(identity))))
         check_writable(path)
+        refuse_links(path)
         marker = path / IDENTITY_FILE
         if marker.exists():
             run._refuse_other(read_json(marker))
@@ -206,6 +227,10 @@ class RunDirectory:
         """Write the record, whole or not at all."""
         self._write(RECORD_FILE, format_record(record).encode())
 
+    def save_calibration(self, content: bytes) -> None:
+        """Keep a copy of the calibration that the record rests on, for reports of the run."""
+        self._write(CALIBRATION_FILE, content)
+
     def finished(self) -> AuditRecord | None:
         """Return the record of this run where it was finished without an error, else None."""
         if not (self.path / RECORD_FILE).exists():
@@ -218,7 +243,7 @@ def read_record(folder: Path) -> AuditRecord:
     """Return the record of a run's folder; OutputError where there is none that can be read."""
     path = folder / RECORD_FILE
     try:
-        return parse_record(path.read_bytes())
+        return parse_record(read_file(path))
     except OSError as error:
         raise OutputError(f"No record at {path}: {error.strerror}. Run the audit again.") from error
     except ValueError as error:
@@ -245,7 +270,7 @@ def read_picture(path: Path) -> "Tensor":
     import torch
     from PIL import Image as Pillow
 
-    with Pillow.open(path) as picture:
+    with Pillow.open(path, formats=["PNG"]) as picture:  # as `write_png` writes them
         levels = np.array(picture.convert("RGB"))
     return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
 
@@ -282,8 +307,8 @@ def _brief(value: Any) -> str:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file of a run; OutputError where it can't be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
             f"Can't read {path} ({error}): choose another folder with --out DIR."
         ) from error

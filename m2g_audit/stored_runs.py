@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m2g_audit.batch_directory import BatchDirectory, BatchRecord
+from m2g_audit.batch_directory import RECORDS_FILE, BatchDirectory, BatchRecord
 from m2g_audit.errors import OutputError
 from m2g_audit.prompt_list import Listed, prompt_id
 from m2g_audit.runs import IDENTITY_FILE, RECORD_FILE, read_json, read_record
@@ -41,6 +41,17 @@ class StoredRun:
     def name(self) -> str:
         """Return the folder's own name."""
         return self.path.resolve().name
+
+    @property
+    def notices(self) -> list[str]:
+        """Return sentences about what could not be read while `records` was gone through."""
+        lines = 0 if self.batch is None else self.batch.log.unreadable
+        if not lines:
+            return []
+        return [
+            f"{lines:,} lines of {self.path / RECORDS_FILE} are no records and were passed over; "
+            "the m2g-audit batch that made the folder takes them out and does their prompts again."
+        ]
 
     def records(self) -> Iterator[BatchRecord]:
         """Yield the record of each prompt that has one, in the order of the list."""

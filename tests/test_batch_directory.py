@@ -172,11 +172,50 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert log.repair() == []
 
 
-def test_a_record_that_is_none_says_which_file(tmp_path: Path) -> None:
+def test_a_line_that_is_json_but_no_record_is_passed_over_and_set_aside(tmp_path: Path) -> None:
+    log = filled(tmp_path, "a kite", "a dog")
+    line = json.dumps({"listed": {"id": prompt_id("a kite")}, "error": None}) + "\n"
+    with log.path.open("a") as file:
+        file.write(line)
+    assert prompts_of(log, "a kite", "a dog") == ["a dog"]
+    assert log.finished == {prompt_id("a dog")}
+    [said] = log.repair()
+    assert "1 lines" in said
+    assert log.path.with_name(DAMAGED_FILE).read_text() == line
+    assert prompts_of(log, "a kite", "a dog") == ["a kite", "a dog"]
+    assert RecordLog(tmp_path).repair() == []
+
+
+def test_compacting_loses_no_line_that_is_no_record(tmp_path: Path) -> None:
     log = filled(tmp_path, "a kite")
-    log.path.write_text(json.dumps({"listed": {"id": prompt_id("a kite")}, "error": None}) + "\n")
-    with pytest.raises(OutputError, match=r"records\.jsonl is no record"):
+    with log.path.open("ab") as file:
+        file.write(b"{}\n")
+    log.compact()
+    assert log.path.with_name(DAMAGED_FILE).read_bytes() == b"{}\n"
+    assert prompts_of(log, "a kite") == ["a kite"]
+
+
+def test_records_of_another_version_are_not_set_aside(tmp_path: Path) -> None:
+    log = filled(tmp_path, "a kite")
+    newer = log.path.read_text().replace('"schema_version":"2.', '"schema_version":"3.')
+    log.path.write_text(newer)
+    with pytest.raises(OutputError, match=r"schema version 3\.\d+; this program reads 2\.x"):
         prompts_of(log, "a kite")
+    assert log.repair() == []
+    assert log.path.read_text() == newer
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "claims", "prompts/x", "claims/x.lock"])
+def test_nothing_is_written_through_links(tmp_path: Path, name: str) -> None:
+    listed = from_python(["a kite"])
+    run = BatchDirectory.open(tmp_path / "run", {"model": "a"}, listed).path
+    if name == "claims":
+        (run / "claims").rmdir()
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="holds links"):
+        BatchDirectory.open(run, {"model": "a"}, listed)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 # -- claims

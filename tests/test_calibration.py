@@ -267,7 +267,7 @@ def named(
             states[i] = State(state)
         start += size
     found = name_attractors(
-        calibrations.Fitting(calibration(), "0" * 64, transfer(**changes)),
+        calibrations.Fitting(calibration(), b"a file", transfer(**changes)),
         Verdict.ATTRACTOR,
         states,
         [5] * n,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -67,6 +68,27 @@ def generate(model: TextToImage, seeds: list[int], **settings) -> Generations:
 
 def levels(images: Tensor) -> np.ndarray:
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "None.py",
+        "StableDiffusionPipeline.py",
+        "diffusers.py",
+        "unet/diffusers.py",
+        "unet/UNet2DConditionModel.py",
+        "text_encoder/transformers.py",
+        "scheduler/diffusers.py",
+    ],
+)
+def test_no_code_that_lies_in_a_model_folder_runs(folder: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / name).write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    with suppress(ModelError):
+        TextToImage.load(copy, device="cpu")
+    assert not (tmp_path / "owned").exists()
 
 
 # -- generation

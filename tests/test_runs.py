@@ -188,3 +188,36 @@ def test_what_is_no_record_is_said(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text('{"schema_version": "7.0"}')
     with pytest.raises(OutputError, match="not a record that this program reads"):
         read_record(tmp_path)
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    for name in ("pipe", "null"):
+        with pytest.raises(OutputError, match="it is there and no file"):
+            write_atomically(tmp_path / name, b"a")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "null").is_symlink()
+
+
+def test_a_draft_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(tmp_path / "elsewhere")
+    write_atomically(tmp_path / "a", b"a")
+    assert (tmp_path / "a").read_bytes() == b"a"
+    assert not (tmp_path / "a").is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_nothing_is_written_through_links_in_a_run(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", IDENTITY)
+    run.save_record(sample_record())
+    (tmp_path / "elsewhere").mkdir()
+    (run.path / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="holds links"):
+        RunDirectory.open(run.path, IDENTITY)
+
+
+def test_deep_nesting_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text("[" * 100_000)
+    with pytest.raises(OutputError, match="is not a record"):
+        read_record(tmp_path)

@@ -8,6 +8,7 @@ import typer
 
 from m2g_audit.cli import batch, calibrate, compare, doctor, pocket, prompt, report, schema, toy
 from m2g_audit.errors import Interrupted, as_audit_error
+from m2g_audit.printable import printable
 
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 model or metric, 4 reference, 5 numerics, 6 memory or other "
@@ -56,11 +57,12 @@ def main() -> NoReturn:
 def _report(error: BaseException) -> int:
     """Write what happened and the way out to stderr; return the exit code."""
     known = as_audit_error(error)
-    from rich.console import Console
     from rich.text import Text
 
+    from m2g_audit.terminal import Terminal
+
     colour, word = ("yellow", "Stopped") if isinstance(known, Interrupted) else ("red", "Error")
-    Console(stderr=True, soft_wrap=True).print(
-        Text.assemble((f"{word}: ", f"bold {colour}"), str(known))
+    Terminal(stderr=True, soft_wrap=True).print(
+        Text.assemble((f"{word}: ", f"bold {colour}"), printable(str(known)))
     )
     return known.exit_code

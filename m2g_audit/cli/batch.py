@@ -217,11 +217,11 @@ class _Run:
         fail_on: FailOn | None,
         junit: Path | None,
     ) -> None:
-        from rich.console import Console
+        from m2g_audit.terminal import Terminal
 
         self._listed, self._share = listed, share
         self._fail_on, self._junit = fail_on, junit
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._notices = list(listed.notices)
         self._directory: BatchDirectory | None = None
 
@@ -242,11 +242,11 @@ class _Run:
             setup = requests.set_up(request, progress)
         self._directory = directory = open_directory(setup, self._listed, name)
         self._notices += directory.log.repair()
+        batch = Batch(setup, directory, self._share)
+        self._notices += batch.recall()
         for notice in self._notices:
             self._print(f"Note: {notice}")
-        batch = Batch(setup, directory, self._share)
         self._ask(setup, batch, yes)
-        batch.recall()
         with progress_on(self._console) as progress:
             batch.gather(progress)
         with watching(self._console, batch.tally):
@@ -286,11 +286,10 @@ class _Run:
 
     def end(self, output_format: str) -> Outcome:
         """Write and show what the batch came to; return what it means for the gate."""
-        from rich.console import Console
-
         from m2g_audit.batch_results import RESULTS_FILE, SUMMARY_FILE, finish, summarise
         from m2g_audit.cli.batch_progress import show
         from m2g_audit.cli.options import print_json
+        from m2g_audit.terminal import Terminal
 
         assert self._directory is not None
         whole = finish(self._directory, self._notices)
@@ -299,7 +298,7 @@ class _Run:
         if output_format == "json":
             print_json(summary.model_dump_json(indent=1))
             return outcome
-        console = Console()
+        console = Terminal()
         show(summary, console)
         names = (RESULTS_FILE, SUMMARY_FILE) if whole else ()
         for name in ("records.jsonl", *names):
@@ -337,4 +336,4 @@ class _Run:
         return outcome(log.get(ids), len(self._share), self._fail_on)
 
     def _print(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self._console.print(text, soft_wrap=True, highlight=False)

@@ -122,10 +122,9 @@ def calibrate(
     """
     from dataclasses import replace
 
-    from rich.console import Console
-
     from m2g_audit.cli.progress import progress_on
     from m2g_audit.errors import UsageError
+    from m2g_audit.terminal import Terminal
     from small_scale.lab import SETTINGS_FILE, Lab
     from small_scale.report import write_beside
     from small_scale.settings import PUBLISHED
@@ -161,7 +160,7 @@ def calibrate(
     lab = replace(Lab.at(folder, settings), given=(delta_m, delta_s))
     accelerator = _accelerator(settings, folder, tracker, cpu)
     # Of several processes (accelerate launch) one speaks.
-    console = Console(stderr=True, soft_wrap=True, quiet=not accelerator.is_main_process)
+    console = Terminal(stderr=True, soft_wrap=True, quiet=not accelerator.is_main_process)
     progress = progress_on(console, keep=False)
     sweep = Sweep(lab, progress, accelerator=accelerator, weights=weights)
     left, _ = sweep.cost(stages)
@@ -306,16 +305,16 @@ def _tell_cost(lab: Lab, left: int, device: torch.device, console: Console, yes:
 def _summarise(lab: Lab, others: list[Lab]) -> None:
     """Prints what became of the samples at each K, and where the sweep lies."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from m2g_audit.terminal import Terminal
     from small_scale.classification import STATES
     from small_scale.report import BESIDE
     from small_scale.sizes import transition
     from small_scale.summaries import possible_peaks, spurious_range
 
     classified = lab.classified["per-K"]
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     if classified:
         table = Table(
             box=box.SIMPLE_HEAD,

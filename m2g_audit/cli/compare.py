@@ -23,17 +23,16 @@ def compare(
 
     Example: m2g-audit compare runs/release-2 runs/release-3
     """
-    from rich.console import Console
-
     from m2g_audit.cli.options import print_json
     from m2g_audit.compare import compare as compared
     from m2g_audit.stored_runs import StoredRun
+    from m2g_audit.terminal import Terminal
 
-    with Console(stderr=True).status("comparing"):
+    with Terminal(stderr=True).status("comparing"):
         found = compared(StoredRun.read(before), StoredRun.read(after))
     if output_format == "json":
         print_json(found.model_dump_json(indent=1))
         return
     from m2g_audit.report.changes import show
 
-    show(found, Console())
+    show(found, Terminal())

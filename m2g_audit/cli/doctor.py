@@ -8,16 +8,15 @@ def doctor(output_format: Format = "text") -> None:
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from m2g_audit.cli.options import print_json
     from m2g_audit.diagnosis import diagnose
+    from m2g_audit.terminal import Terminal
 
-    with Console(stderr=True).status("looking around"):
+    with Terminal(stderr=True).status("looking around"):
         found = diagnose()
     if output_format == "json":
         print_json(json.dumps(asdict(found), indent=1))
         return
     from m2g_audit.report.diagnosis import show
 
-    show(found, Console())
+    show(found, Terminal())

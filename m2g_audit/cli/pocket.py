@@ -36,16 +36,15 @@ def prompts(
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from m2g_audit.cli.options import print_json
     from m2g_audit.pocket.truth_table import TABLE, load_table
+    from m2g_audit.terminal import Terminal
 
     table = load_table(truth or TABLE)
     if output_format == "json":
         print_json(json.dumps([asdict(row) for row in table.captions], indent=1))
         return
-    Console().print(_table(table))
+    Terminal().print(_table(table))
 
 
 def _table(table: TruthTable) -> Table:
@@ -92,13 +91,12 @@ def train(
     """
     from dataclasses import replace
 
-    from rich.console import Console
-
     from m2g_audit.cli.progress import progress_on
     from m2g_audit.pocket import training
     from m2g_audit.pocket.recipe import PRESETS
+    from m2g_audit.terminal import Terminal
 
-    with progress_on(Console(stderr=True)) as progress:
+    with progress_on(Terminal(stderr=True)) as progress:
         recipe = replace(PRESETS[preset], seed=seed)
         folder = training.train(out, recipe, device=device, on_step=progress)
     print(folder)
@@ -113,18 +111,17 @@ def measure(
     Writes weights/training-index.npy and truth.json. Half an hour on two cores; the same command
     continues. Example: m2g-audit pocket measure runs/pocket
     """
-    from rich.console import Console
-
     from m2g_audit.cli.progress import progress_on
     from m2g_audit.pipelines import TextToImage
     from m2g_audit.pocket import truth
     from m2g_audit.pocket.reference import INDEX_FILE, TrainingPictures, build_index
     from m2g_audit.pocket.truth_table import save_table
+    from m2g_audit.terminal import Terminal
 
     weights = out / "weights"
     pipeline = TextToImage.load(weights)
     training = TrainingPictures(pipeline)
-    with progress_on(Console(stderr=True)) as progress:
+    with progress_on(Terminal(stderr=True)) as progress:
         table = truth.measure(pipeline, training, out / "samples", on_progress=progress)
     build_index(training, weights / INDEX_FILE)
     save_table(table, out / "truth.json")

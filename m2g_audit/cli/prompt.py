@@ -121,13 +121,12 @@ def prompt(
 
 
 def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> None:
-    from rich.console import Console
-
     from m2g_audit import request as requests
     from m2g_audit.cli.progress import progress_on
     from m2g_audit.runs import RunDirectory, check_writable
+    from m2g_audit.terminal import Terminal
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     request.check()
     check_writable(request.out or Path("runs"))
     ask_for_download(request, yes, console)
@@ -167,8 +166,7 @@ def _show(record: AuditRecord, run: RunDirectory, output_format: str) -> None:
     if output_format == "json":
         print_json(format_record(record))
         return
-    from rich.console import Console
-
     from m2g_audit.report.text import show
+    from m2g_audit.terminal import Terminal
 
-    show(made, run.path, Console())
+    show(made, run.path, Terminal())

@@ -39,12 +39,11 @@ def report(
 
     Example: m2g-audit report runs/release
     """
-    from rich.console import Console
-
     from m2g_audit.report.html.page import write_report
     from m2g_audit.stored_runs import StoredRun
+    from m2g_audit.terminal import Terminal
 
-    with Console(stderr=True).status("making the report") as status:
+    with Terminal(stderr=True).status("making the report") as status:
         stored = StoredRun.read(run)
         page = write_report(
             stored,
@@ -56,12 +55,13 @@ def report(
                 f"making the report: {done:,} of {stored.prompts:,} prompts"
             ),
         )
-    console = Console()
-    console.print(str(page.path), soft_wrap=True, highlight=False, markup=False)
+    for notice in stored.notices:
+        Terminal(stderr=True).print(f"Note: {notice}", soft_wrap=True)
+    console = Terminal()
+    console.print(str(page.path), soft_wrap=True, highlight=False)
     if page.details is not None:
         console.print(
             f"The run is large: prompts' details lie in {page.details}, which belongs to it.",
             soft_wrap=True,
             highlight=False,
-            markup=False,
         )

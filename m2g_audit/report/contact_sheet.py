@@ -13,6 +13,7 @@ from PIL.Image import Image
 from m2g_audit.records import AuditRecord, NearestReference
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.groups import Group, grouped
+from m2g_audit.report.run_files import read_picture
 
 _COLUMNS = 8
 _CELL = 144
@@ -115,8 +116,7 @@ def _picture(run_dir: Path, name: str | None, side: int) -> Image | None:
     if name is None:
         return None
     try:
-        with Pillow.open(run_dir / name) as file:
-            picture = file.convert("RGB")
+        picture = read_picture(run_dir, name)
     except OSError:
         return None
     # Small pictures keep their pixels, as blocks of whole size; large ones are scaled down.

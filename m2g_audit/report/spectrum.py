@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.errors import OutputError
+from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
+from m2g_audit.report.run_files import read_array, read_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,7 @@ _UNITS = {
     "paper": r"singular value of $M$, times $\sigma_t/\sqrt{4N}$",
 }
 _Curves = list[tuple[CurvatureRecord, NDArray[np.float64]]]
+_MOST = 1e100  # so that axes with some room above the values can have numbers
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -32,6 +36,7 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     press the rest together. Beside fast spectra stands what Alg. 2 would show, in the paper's own
     units.
     """
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -50,7 +55,8 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     _draw_curves(axes, curves, point_mass_curve(first.kind, len(curves[0][1])))
     axes.set_ylabel(_UNITS[first.kind])
     axes.legend(frameon=False, fontsize=9)
-    title = f"Curvature of the {first.score} score at $t_0$ = {first.t0} ({first.algorithm})"
+    algorithm = first.algorithm.replace("$", r"\$")
+    title = f"Curvature of the {first.score} score at $t_0$ = {first.t0} ({algorithm})"
     axes.set_title(title, loc="left", fontsize=11)
     if predicted:
         _draw_predicted(figure.add_subplot(grid[:, 1]), predicted)
@@ -63,9 +69,12 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
 
 def singular_values(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64]:
     """Return a spectrum, largest value first: from the record, else from the run's file."""
-    if entry.singular_values is not None:
-        return np.asarray(entry.singular_values)
-    return _stored(entry, run_dir, "singular_values")
+    if entry.singular_values is None:
+        return _stored(entry, run_dir, "singular_values")
+    values = np.asarray(entry.singular_values, dtype=np.float64)
+    if not _can_be_drawn(values):
+        raise OutputError(f"The spectrum of seed {entry.image} in {run_dir} can't be drawn.")
+    return values
 
 
 def _predicted(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64]:
@@ -77,16 +86,21 @@ def _predicted(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64]:
 
 
 def _stored(entry: CurvatureRecord, run_dir: Path, name: str) -> NDArray[np.float64]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        return load_file(run_dir / entry.file)[name]
-    except (OSError, SafetensorError, KeyError) as error:
+        values = read_array(run_dir, entry.file, name, dimensions=1)
+        if not _can_be_drawn(values):
+            raise OSError("its values can't be drawn")
+        return values
+    except OSError as error:
         raise OutputError(
-            f"The spectrum {run_dir / entry.file} is missing or broken ({error}). "
+            f"The spectrum {printable(entry.file)} in {run_dir} is missing or broken "
+            f"({printable(str(error))}). "
             "Move record.json away and run the same command again: it makes what is missing."
         ) from error
+
+
+def _can_be_drawn(values: NDArray[np.float64]) -> bool:
+    return bool(values.size) and bool((np.abs(values) < _MOST).all())  # none of them NaN
 
 
 def _draw_curves(axes: Axes, curves: _Curves, point_mass: NDArray[np.float64]) -> None:
@@ -125,8 +139,6 @@ def _top(curves: list[NDArray[np.float64]], one: float) -> float:
 
 
 def _draw_picture(axes: Axes, record: AuditRecord, entry: CurvatureRecord, run_dir: Path) -> None:
-    from PIL import Image
-
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -134,8 +146,8 @@ def _draw_picture(axes: Axes, record: AuditRecord, entry: CurvatureRecord, run_d
         spine.set_linewidth(2.5)
     axes.set_title(f"seed {entry.image}", fontsize=8, pad=3)
     try:
-        with Image.open(run_dir / record.seeds[entry.image].image) as picture:
-            axes.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+        picture = read_picture(run_dir, record.seeds[entry.image].image)
+        axes.imshow(np.asarray(picture), interpolation="nearest")
     except OSError:
         axes.text(0.5, 0.5, "missing", ha="center", va="center", transform=axes.transAxes)
 

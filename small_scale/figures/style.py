@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.report.colours import STATE_COLOURS
 from m2g_audit.words import METRICS
 from small_scale.lab import Cell, Lab
@@ -53,6 +54,7 @@ class Page:
 
 def new_page(width: float, height: float, title: str, about: str) -> Page:
     """An empty page with a body of so many inches, under its title and a line about it."""
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -259,6 +259,19 @@ def test_damage_is_repaired_and_said(run: Run) -> None:
     assert len(Path("run/records.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_line_that_is_no_record_is_done_again(run: Run) -> None:
+    assert run("list.csv", "--out", "run")[0] == 0
+    file = Path("run/records.jsonl")
+    first, *others = file.read_text().splitlines()
+    record = json.loads(first)
+    file.write_text("\n".join([json.dumps({**record, "seeds": "none"}), *others]) + "\n")
+    code, _, err = run("list.csv", "--out", "run")
+    assert code == 0
+    assert "1 lines of run/records.jsonl are no records" in err
+    assert "2 of 3 prompts are done" in err
+    assert sorted(file.read_text().splitlines()) == sorted([first, *others])
+
+
 def test_a_long_batch_needs_yes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from m2g_audit import estimates
 

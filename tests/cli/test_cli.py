@@ -337,3 +337,50 @@ def test_every_error_class_has_a_documented_code() -> None:
     assert OutputError in kinds
     for kind in kinds:
         assert re.search(rf"\b{kind.exit_code}\b", cli._EPILOG), kind
+
+
+# -- text of others
+
+STEERING = "\x1b]52;c;cm0gLXJm\x07\x1b[2J\u202e"
+
+
+def hostile_model() -> list[str]:
+    Path("model").mkdir()
+    Path("model/model_index.json").write_text(json.dumps({"_class_name": STEERING}))
+    return ["prompt", "a", "--model", "model"]
+
+
+def hostile_calibration() -> list[str]:
+    Path("calibration.json").write_text(json.dumps({"schema_version": STEERING}))
+    return ["prompt", "a", "--model", "pocket", "--calibration", "calibration.json"]
+
+
+def hostile_columns() -> list[str]:
+    Path("list.csv").write_text(f"a{STEERING},b\n1,2\n")
+    return ["batch", "list.csv", "--model", "pocket"]
+
+
+def hostile_record() -> list[str]:
+    Path("run").mkdir()
+    Path("run/record.json").write_text(json.dumps({"schema_version": f"1.{STEERING}"}))
+    return ["report", "run"]
+
+
+def hostile_list_of_a_run() -> list[str]:
+    Path("run").mkdir()
+    Path("run/identity.json").write_text('{"kind": "batch"}')
+    Path("run/prompts.jsonl").write_text(json.dumps({"index": STEERING}))
+    return ["report", "run"]
+
+
+@pytest.mark.parametrize(
+    "prepared",
+    [hostile_model, hostile_calibration, hostile_columns, hostile_record, hostile_list_of_a_run],
+)
+def test_errors_about_files_of_others_steer_no_terminal(
+    run: Run, prepared: Callable[[], list[str]]
+) -> None:
+    code, out, err = run(*prepared())
+    assert code in (2, 3, 7)
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out + err

@@ -29,7 +29,7 @@ from m2g_audit.report.html.page import write_report
 from m2g_audit.report.html.pictures import THUMBNAIL, thumbnail
 from m2g_audit.report.html.plots import bands_of
 from m2g_audit.report.html.prompt import command
-from m2g_audit.runs import write_atomically
+from m2g_audit.runs import CALIBRATION_FILE, write_atomically
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import RELEASE, Made, gives, make_run
 from tests.samples import interval, sample_record
@@ -136,15 +136,19 @@ def test_many_prompts_lie_beside_the_page(
 ) -> None:
     whole = written(small, tmp_path / "r.html")
     monkeypatch.setattr(pages, "INLINE_BYTES", 0)
+    monkeypatch.setattr(pages, "_PART", 10_000)
     made = write_report(small, tmp_path / "r.html")
     assert made.details == tmp_path / "r-files"
     page = made.path.read_text()
     assert "<template" not in page
     [record] = small.records()
-    script = (made.details / f"{record.listed.id}.js").read_text()
-    name, fragment = json.loads(f"[{script[len('m2gDetail(') : -len(');') - 1]}]")
-    assert name == record.listed.id
-    assert fragment in whole
+    sheet = (made.details / f"{record.listed.id}.css").read_text()
+    parts = re.findall(rf'--m2g-{record.listed.id}-(\d+): "(.*)";', sheet)
+    assert [number for number, _ in parts] == [str(i) for i in range(len(parts))]
+    assert len(parts) > 1
+    assert base64.b64decode("".join(part for _, part in parts)).decode() in whole
+    assert "script-src &#39;sha256-" in page
+    assert "strict-dynamic" not in page
     monkeypatch.undo()
     written(small, tmp_path / "r.html")
     assert not made.details.exists()
@@ -156,7 +160,7 @@ def test_blurred_pictures_show_nothing(tmp_path: Path) -> None:
     Image.fromarray(levels).save(tmp_path / "a.png")
 
     def shown(redact: bool) -> Image.Image:
-        uri = thumbnail(tmp_path / "a.png", THUMBNAIL, redact=redact)
+        uri = thumbnail(tmp_path, "a.png", THUMBNAIL, redact=redact)
         assert uri is not None
         return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
 
@@ -168,15 +172,21 @@ def test_blurred_pictures_show_nothing(tmp_path: Path) -> None:
     assert abs(colours[:, 2:] - 127.5).max() < 25
 
 
+def pixels_in(page: str) -> set[bytes]:
+    """Return the pixels of each picture in a page."""
+    found = re.findall(r"data:image/(?:png|webp);base64,([\w+/=]+)", page)
+    pictures = (Image.open(io.BytesIO(base64.b64decode(content))) for content in found)
+    return {picture.convert("RGB").tobytes() for picture in pictures}
+
+
 def test_no_picture_of_a_redacted_page_is_as_it_was(small: StoredRun, tmp_path: Path) -> None:
     [record] = small.records()
-    files = (small.path / record.folder).glob("*/*.png")
-    originals = [base64.b64encode(file.read_bytes()).decode() for file in files]
-    plain = written(small, tmp_path / "a.html")
-    blurred = written(small, tmp_path / "b.html", redact=True)
+    files = [*(small.path / record.folder).glob("*/*.png")]
+    originals = {Image.open(file).convert("RGB").tobytes() for file in files}
     assert len(originals) == 16 + 3 - 2
-    assert any(one in plain for one in originals)
-    assert not any(one in blurred for one in originals)
+    plain = pixels_in(written(small, tmp_path / "a.html"))
+    assert len(plain & originals) > 10
+    assert not pixels_in(written(small, tmp_path / "b.html", redact=True)) & originals
     assert write_report(small, redact=True).path.name == "report-redacted.html"
 
 
@@ -242,8 +252,15 @@ def test_one_prompt_is_a_run_too(tmp_path: Path) -> None:
     assert "from up to step 411" in page
 
 
-def calibrated(run: StoredRun, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the run's records say that the calibration in `file` was used."""
+@pytest.fixture
+def copied(small: StoredRun, tmp_path: Path) -> StoredRun:
+    """A batch of one prompt, to be changed."""
+    return StoredRun.read(Path(shutil.copytree(small.path, tmp_path / "run")))
+
+
+def calibrated(run: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the run's records say that the calibration in its folder was used."""
+    file = run.path / CALIBRATION_FILE
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     said = CalibrationRecord(
         sha256=sha256,
@@ -257,9 +274,7 @@ def calibrated(run: StoredRun, file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     found = []
     for record in run.records():
-        asked = {**record.settings.asked, "calibration": str(file)}
-        settings = record.settings.model_copy(update={"asked": asked})
-        found.append(record.model_copy(update={"settings": settings, "calibration": said}))
+        found.append(record.model_copy(update={"calibration": said}))
     monkeypatch.setattr(StoredRun, "records", lambda self: iter(found))
 
 
@@ -295,13 +310,13 @@ def test_bands_are_those_of_all_samples_together() -> None:
 
 
 def test_the_spectrum_lies_over_the_bands_of_its_calibration(
-    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "calibration.json"
     curves = list(np.random.default_rng(0).random((10, 40)))
-    with_spectra({"memorized": curves, "generalized": curves}).save(file)
-    calibrated(small, file, monkeypatch)
-    page = written(small, tmp_path / "r.html")
+    found = with_spectra({"memorized": curves, "generalized": curves})
+    found.save(copied.path / CALIBRATION_FILE)
+    calibrated(copied, monkeypatch)
+    page = written(copied, tmp_path / "r.html")
     figure = spectrum_in(page)
     assert "calibration, memorized" in figure
     assert "calibration, generalized" in figure
@@ -315,27 +330,27 @@ def test_an_audit_with_a_calibration_is_shown_over_its_bands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the option to the figure: the audit of a fake pipeline that the calibration fits."""
-    record = audit(monkeypatch, tmp_path, calibration())
-    write_atomically(tmp_path / "run" / "record.json", record.model_dump_json().encode())
+    audit(monkeypatch, tmp_path, calibration())
+    (tmp_path / "calibration.json").unlink()
     page = written(StoredRun.read(tmp_path / "run"), tmp_path / "r.html")
     assert "calibration, memorized" in spectrum_in(page)
     assert "The bands are mean and standard deviation" in page
 
 
 def test_no_bands_are_drawn_that_the_record_does_not_rest_on(
-    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = written(small, tmp_path / "r.html")
+    page = written(copied, tmp_path / "r.html")
     assert "No calibration was given" in page
     assert "a single picture" in spectrum_in(page)
-    file = tmp_path / "calibration.json"
+    file = copied.path / CALIBRATION_FILE
     calibration().save(file)
-    calibrated(small, file, monkeypatch)
+    calibrated(copied, monkeypatch)
     calibration(date=datetime.date(2020, 1, 1)).save(file)
     for change in (lambda: None, file.unlink):
         change()
-        page = written(small, tmp_path / "r.html")
-        assert "A calibration was used, but its file is not found any more" in page
+        page = written(copied, tmp_path / "r.html")
+        assert "A calibration was used, but the run's folder holds no copy" in page
         assert "The bands are" not in page
         assert "calibration, memorized" not in spectrum_in(page)
 
@@ -353,10 +368,11 @@ def test_files_of_others_beside_the_page_are_left_alone(
 ) -> None:
     folder = tmp_path / "r-files"
     folder.mkdir()
-    for name in ("jquery.js", "0123456789abcdef.js"):
+    for name in ("bootstrap.css", "0123456789abcdef.css"):
         (folder / name).write_text("")
+    (folder / "fedcba9876543210.css").write_bytes(pages._DETAILS_MARK)
     written(small, tmp_path / "r.html")
-    assert [path.name for path in folder.iterdir()] == ["jquery.js"]
+    assert {path.name for path in folder.iterdir()} == {"bootstrap.css", "0123456789abcdef.css"}
 
 
 def test_quoted_words_turn_the_direction_of_nothing_else(

@@ -272,7 +272,7 @@ def test_many_prompts_lie_beside_the_page(
     browser.find_element("link text", first.prompt).click()
     assert heading(browser) == first.prompt
     check_pictures(browser, 16)
-    check_quiet(browser, made.path, made.details / f"{first.listed.id}.js")
+    check_quiet(browser, made.path, made.details / f"{first.listed.id}.css")
 
 
 def test_the_screenshot(browser: Any, tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def test_nothing_that_others_wrote_steers_the_terminal(run: RunDirectory) -> Non
 
 
 def test_a_run_without_curvature_has_no_spectrum(run: RunDirectory) -> None:
-    record = sample_record().model_copy(update={"curvature": [], "attractors": []})
+    sample = sample_record()
+    seeds = [seed.model_copy(update={"attractor": None}) for seed in sample.seeds]
+    record = sample.model_copy(update={"curvature": [], "attractors": [], "seeds": seeds})
     run.save_record(record)
     assert rebuild(run.path).spectrum is None
     assert "Curvature" not in shown(record, run)

@@ -1,30 +1,32 @@
 """The page of a run: counts, a table of its prompts, and of each prompt what its verdict rests on.
 
 One file holds everything, up to `INLINE_BYTES` of prompts' details. Above that they lie in a folder
-beside the page, one script a prompt, which the page loads when the prompt is opened: a page on the
-disk may load scripts, but fetch nothing.
+beside the page, one file a prompt, which the page loads when the prompt is opened. A page on the
+disk may fetch nothing, only load scripts and style sheets. They are style sheets: whatever lies
+there can run nothing in the page.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.calibration import load
 from m2g_audit.compare import Change, Comparison, compare
-from m2g_audit.errors import AuditError
+from m2g_audit.current_folder import worker_processes
+from m2g_audit.errors import AuditError, OutputError
+from m2g_audit.foreign_files import open_file, read_file, within
 from m2g_audit.gate import WORST_FIRST
 from m2g_audit.intervals import LEVEL, share_intervals
 from m2g_audit.printable import printable
@@ -32,13 +34,17 @@ from m2g_audit.report.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.html.plots import Bands, bands_of
 from m2g_audit.report.html.prompt import detail, row
-from m2g_audit.runs import cannot_write, write_atomically
+from m2g_audit.runs import CALIBRATION_FILE, cannot_write, write_atomically
 from m2g_audit.stored_runs import StoredRun
 from m2g_audit.words import duration
 
 INLINE_BYTES = 24_000_000
 REPORT_FILE = "report.html"
 REDACTED_FILE = "report-redacted.html"
+_MARK = b'<meta name="generator" content="m2g-audit">'
+_DETAILS_MARK = b"/* m2g-audit: the details of a prompt, in base64 */\n"
+_PART = 1_000_000  # letters; browsers take no values of more than two millions
+_HEAD = 4096  # bytes
 _AHEAD = 8  # prompts that wait for each process
 
 
@@ -64,14 +70,16 @@ def write_report(
 
     redact: blur all pictures; against: an earlier run, what changed since then is a section;
     processes: that draw figures; on_progress: told how many prompts are done. UsageError where the
-    two can't be compared, OutputError where a run can't be read, or the page not be written.
+    two can't be compared, OutputError where a run can't be read, or the page not be written, such
+    as over a file that is no report.
     """
     comparison = None if against is None else compare(against, run)
     path = out or run.path / (REDACTED_FILE if redact else REPORT_FILE)
+    _refuse_other_file(path, _MARK)
     details = _Details(path.with_name(f"{path.stem}-files"))
     facts = _Facts(run)
     rows = []
-    for record, made in _drawn(_Maker(run.path, redact), run.records(), processes):
+    for record, made in _drawn(_Maker(run.path.absolute(), redact), run.records(), processes):
         facts.add(record)
         rows.append(made.row)
         details.add(record.listed.id, made.fragment)
@@ -103,8 +111,14 @@ class _Maker:
     redact: bool
 
     def __call__(self, record: BatchRecord) -> _Made:
-        folder = self.folder / record.folder
-        values = detail(record, folder, _bands(record), redact=self.redact)
+        try:
+            folder = within(self.folder, record.folder)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder / record.folder} can't be read: {error.strerror}. Links that lead "
+                "out of a run are not followed: put what they point to in their place."
+            ) from error
+        values = detail(record, folder, _bands(record, self.folder), redact=self.redact)
         fragment = _template("prompt.html.j2").render(values)
         return _Made(row(record, folder, redact=self.redact), fragment)
 
@@ -117,8 +131,7 @@ def _drawn(
         yield from ((record, make(record)) for record in records)
         return
     waiting: deque[tuple[BatchRecord, Future[_Made]]] = deque()
-    # Not forked: the caller may have threads.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with worker_processes(processes) as pool:
         for record in records:
             waiting.append((record, pool.submit(make, record)))
             if len(waiting) > _AHEAD * processes:
@@ -128,10 +141,26 @@ def _drawn(
             yield record, made.result()
 
 
+def _refuse_other_file(path: Path, mark: bytes) -> None:
+    """Raise OutputError where something lies at `path` that this program did not write there."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_symlink():
+        with suppress(OSError), open_file(path) as file:
+            if mark in file.read(_HEAD):
+                return
+    raise OutputError(
+        f"{path} is there and no part of a report: nothing is written over it. Move it away, or "
+        "choose another file with --out."
+    )
+
+
 class _Details:
-    """The details of prompts: in memory while they are few, then each in a script of its own."""
+    """The details of prompts: in memory while they are few, then each in a file of its own."""
 
     def __init__(self, folder: Path) -> None:
+        if folder.is_symlink():
+            _refuse_other_file(folder, _DETAILS_MARK)
         self.folder = folder
         self.inline: dict[str, str] = {}
         self.outside = False
@@ -144,26 +173,41 @@ class _Details:
         if self.outside or self._size > INLINE_BYTES:
             self.outside = True
             for one, html in self.inline.items():
-                self._write(one, f"m2gDetail({json.dumps(one)}, {json.dumps(html)});\n")
+                self._write(one, html)
             self.inline.clear()
 
-    def _write(self, prompt: str, script: str) -> None:
+    def _write(self, prompt: str, html: str) -> None:
         # Not flushed to the disk one by one, as records are: a page is made again at will.
-        path = self.folder / f"{prompt}.js"
+        path = self.folder / f"{prompt}.css"
+        _refuse_other_file(path, _DETAILS_MARK)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(script)
+            path.write_bytes(_style_sheet(prompt, html))
         except OSError as error:
             raise cannot_write(path, error) from error
 
     def clear_away(self, kept: set[str]) -> None:
         """Remove the details of an earlier report that belong to none of these prompts."""
         with suppress(OSError):
-            for old in self.folder.glob("*.js"):
+            for old in self.folder.glob("*.css"):
                 if re.fullmatch("[0-9a-f]{16}", old.stem) and old.stem not in kept:
-                    old.unlink()
+                    _remove_details(old)
             if not kept:
                 self.folder.rmdir()
+
+
+def _style_sheet(prompt: str, html: str) -> bytes:
+    """The HTML of a prompt as a style sheet's variables, which report.js joins and decodes."""
+    text = base64.b64encode(html.encode()).decode()
+    parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
+    lines = [f'--m2g-{prompt}-{number}: "{part}";\n' for number, part in enumerate(parts)]
+    return _DETAILS_MARK + f":root {{\n{''.join(lines)}}}\n".encode()
+
+
+def _remove_details(path: Path) -> None:
+    with suppress(OutputError):
+        _refuse_other_file(path, _DETAILS_MARK)
+        path.unlink()
 
 
 class _Facts:
@@ -203,18 +247,18 @@ class _Facts:
         return [(word, counts[word], intervals[word]) for word in WORST_FIRST]
 
 
-def _bands(record: BatchRecord) -> Bands:
-    """The bands of the calibration that a record rests on, if its file is still there as it was."""
-    asked = record.settings.asked.get("calibration")
-    if record.calibration is None or not record.curvature or not isinstance(asked, str):
+def _bands(record: BatchRecord, run: Path) -> Bands:
+    """The bands of the calibration that a record rests on, if the run has a copy of it."""
+    if record.calibration is None or not record.curvature:
         return {}
-    return _unchanged(Path(asked), record.calibration.sha256)
+    return _unchanged(run, record.calibration.sha256)
 
 
 @cache
-def _unchanged(path: Path, sha256: str) -> Bands:
+def _unchanged(run: Path, sha256: str) -> Bands:
     with suppress(OSError, AuditError):
-        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        path = within(run, CALIBRATION_FILE)
+        if hashlib.sha256(read_file(path)).hexdigest() == sha256:
             return bands_of(load(path))
     return {}
 
@@ -268,13 +312,12 @@ def _listed_changes(comparison: Comparison) -> list[tuple[str, list[Change]]]:
 def _policy(style: str, script: str, *, outside: bool) -> str:
     """The page's Content-Security-Policy: its own style and script, pictures in it, nothing else.
 
-    Details in files of their own are scripts that the page's own script loads, which
-    'strict-dynamic' allows.
+    Details in files of their own are style sheets beside it: no script but its own runs.
     """
-    scripts = f"'sha256-{_hash(script)}'" + (" 'strict-dynamic'" if outside else "")
+    styles = f"'sha256-{_hash(style)}'" + (" 'self' file:" if outside else "")
     return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(style)}'; "
-        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {styles}; "
+        f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
 
 

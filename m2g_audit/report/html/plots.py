@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.calibration import Calibration
+from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
 from m2g_audit.report.groups import grouped
+from m2g_audit.report.run_files import read_array
 from m2g_audit.runs import DISTANCES_FILE
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _INK, _FAINT, _LINE = "#22262b", "#737a83", "#e6e8eb"
 _POINTS = 200
+_FARTHEST = 1e100  # a distance that can still be drawn
 _LARGE, _NUMBERED = 16, 32
 _STYLES = ("-", "--", ":", "-.")
 _SETTINGS: dict[str, Any] = {
@@ -91,7 +94,7 @@ def matrix_figure(record: AuditRecord, folder: Path) -> bytes | None:
     distances = _distances(folder)
     groups = [[seed.index for seed in group.seeds] for group in grouped(record)]
     order = [i for group in groups for i in group]
-    if distances is None or len(order) != len(distances) or len(order) < 2:
+    if distances is None or distances.shape != (len(order), len(order)) or len(order) < 2:
         return None
     arranged = distances[np.ix_(order, order)]
     return _drawn((3.9, 3.3), lambda figure: _draw_matrix(figure, record, arranged, groups))
@@ -117,6 +120,7 @@ def spectrum_figure(record: AuditRecord, folder: Path, bands: Bands) -> bytes | 
 
 
 def _drawn(size: tuple[float, float], draw: Any) -> bytes:
+    import_matplotlib()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -134,12 +138,9 @@ def _drawn(size: tuple[float, float], draw: Any) -> bytes:
 
 
 def _distances(folder: Path) -> NDArray[np.float64] | None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        return load_file(folder / DISTANCES_FILE)["samples"]
-    except (OSError, SafetensorError, KeyError):
+        return read_array(folder, DISTANCES_FILE, "samples", dimensions=2)
+    except OSError:
         return None
 
 
@@ -156,7 +157,7 @@ def _draw_matrix(
     )
     limit = None if record.thresholds is None else record.thresholds.delta_s
     finite = arranged[np.isfinite(arranged)]
-    top = 2 * limit if limit else float(finite.max(initial=1.0))
+    top = min(2 * limit if limit else float(finite.max(initial=1.0)), _FARTHEST)
     order = [i for group in groups for i in group]
     n = len(order)
     # Places are given, and there are no ticks: to have them computed takes most of a page's time.
@@ -180,7 +181,7 @@ def _draw_matrix(
     marks = {0.0: "0", top: f"{top:.3g}"} | ({limit: f"δs {limit:.3g}"} if limit else {})
     for value, label in marks.items():
         bar.text(1.4, value, label, size=8, color=_FAINT, va="center")
-    bar.text(0, 1.08 * top, record.settings.metric, size=8, color=_FAINT)
+    bar.text(0, 1.08 * top, record.settings.metric, size=8, color=_FAINT, parse_math=False)
 
 
 # -- spectra

@@ -77,7 +77,7 @@ def _icon(record: AuditRecord, folder: Path, redact: bool) -> str | None:
     if not record.seeds:
         return None
     shown = record.attractors[0].medoid if record.attractors else 0
-    return thumbnail(folder / record.seeds[shown].image, ICON, redact=redact)
+    return thumbnail(folder, record.seeds[shown].image, ICON, redact=redact)
 
 
 def detail(record: BatchRecord, folder: Path, bands: Bands, *, redact: bool) -> dict[str, Any]:
@@ -112,13 +112,14 @@ def _text(value: JsonValue) -> str:
 
 def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[PictureGroup]:
     """Return a prompt's pictures by what they repeat, each group with its reference pictures."""
-    seen: dict[Path, str | None] = {}
+    seen: dict[str, str | None] = {}
 
     def load(name: str | None) -> str | None:
-        path = folder / (name or "")
-        if path not in seen:
-            seen[path] = thumbnail(path, THUMBNAIL, redact=redact) if name else None
-        return seen[path]
+        if name is None:
+            return None
+        if name not in seen:
+            seen[name] = thumbnail(folder, name, THUMBNAIL, redact=redact)
+        return seen[name]
 
     def generation(seed: SeedRecord, of: Group) -> Picture:
         other = "" if seed.state == of.state else f", {seed.state}"

@@ -140,8 +140,14 @@
     return template.content;
   };
 
-  // Called by the files beside the page, which exist where there are many prompts.
-  window.m2gDetail = (id, html) => fill(id, parse(html));
+  // Where there are many prompts, their details lie in style sheets beside the page, in base64.
+  const detail = (id) => {
+    const style = getComputedStyle(document.documentElement);
+    const parts = [];
+    for (let part; (part = style.getPropertyValue(`--m2g-${id}-${parts.length}`).trim()); )
+      parts.push(part.slice(1, -1));
+    return new TextDecoder().decode(Uint8Array.from(atob(parts.join("")), (c) => c.charCodeAt(0)));
+  };
 
   const load = (id) => {
     const inline = get(`p-${id}`);
@@ -150,14 +156,19 @@
       return;
     }
     get("detail").replaceChildren(make("p", "faint", "Loading"));
-    const script = make("script");
-    script.src = `${encodeURIComponent(files)}/${id}.js`;
-    script.onload = () => script.remove();
-    script.onerror = () => {
-      script.remove();
+    const sheet = make("link");
+    sheet.rel = "stylesheet";
+    sheet.href = `${encodeURIComponent(files)}/${id}.css`;
+    sheet.onload = () => {
+      const html = detail(id);
+      sheet.remove();
+      fill(id, parse(html));
+    };
+    sheet.onerror = () => {
+      sheet.remove();
       if (open === id) get("detail").replaceChildren(make("p", "warning", `The folder ${files} is not beside this page: details of prompts lie there.`));
     };
-    document.head.append(script);
+    document.head.append(sheet);
   };
 
   const point = (link, row) => {
