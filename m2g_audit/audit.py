@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit import curvature, fast_spectrum, states, words
+from m2g_audit import curvature, fast_spectrum, reference_files, states, words
 from m2g_audit.attractors import RepeatSeedCheck, find_attractors
 from m2g_audit.basin import (
     Basin,
@@ -50,6 +50,7 @@ from m2g_audit.records import (
     ModelRecord,
     NearestReference,
     NearestSample,
+    ReferenceFiles,
     ReferenceRecord,
     ScreeningRecord,
     SeedRecord,
@@ -77,10 +78,14 @@ Count = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What generations are judged by: S and the thresholds, the same for every prompt."""
+    """What generations are judged by: S and the thresholds, the same for every prompt.
+
+    files: how those of S were read, where it is a folder.
+    """
 
     reference: Reference | None
     thresholds: Thresholds
+    files: ReferenceFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,10 @@ def find_yardstick(
         reference = _load_reference(setup, partial(on_progress, "reference"))
     with timed(seconds, "controls"):
         thresholds = find_thresholds(setup, reference, on_progress)
-    return Yardstick(reference, thresholds)
+    files = None
+    if setup.contents is not None:
+        files = reference_files.describe(setup.contents, setup.pipeline)
+    return Yardstick(reference, thresholds, files)
 
 
 def judge(
@@ -573,7 +581,7 @@ def _record(
         loose=check.loose,
         unseen=_interval(check.unseen),
         thresholds=_threshold_record(yardstick.thresholds),
-        reference=_reference_record(yardstick.reference),
+        reference=_reference_record(yardstick),
         wording=job.wording,
         curvature=spectra,
         calibration=named,
@@ -602,7 +610,8 @@ def _record(
         curvature=spectra,
         calibration=named,
         screening=judged.screening,
-        warnings=job.warnings,
+        warnings=job.warnings
+        + (reference_files.remarks(yardstick.files) if yardstick.files else []),
         failures=[
             Failure(what="image", index=seed.index, reason="blank or not finite")
             for seed in seeds
@@ -691,7 +700,8 @@ def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
     )
 
 
-def _reference_record(reference: Reference | None) -> ReferenceRecord | None:
+def _reference_record(yardstick: Yardstick) -> ReferenceRecord | None:
+    reference = yardstick.reference
     if reference is None:
         return None
     return ReferenceRecord(
@@ -700,6 +710,7 @@ def _reference_record(reference: Reference | None) -> ReferenceRecord | None:
         sha256=reference.sha256,
         complete=reference.complete,
         flipped=reference.flipped,
+        files=yardstick.files,
     )
 
 

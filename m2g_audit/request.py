@@ -14,10 +14,12 @@ from m2g_audit.errors import UsageError
 from m2g_audit.fast_spectrum import TOLERANCE
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_files import Exif, Pages, Reading, Transparency
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
 from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
+from m2g_audit.reference_files import refuse_unread
 from m2g_audit.runs import default_folder
 from m2g_audit.screening import LEAST_SEEDS
 from m2g_audit.similarity import Metric, default_metric, load_metric
@@ -58,6 +60,9 @@ class Request:
     reference: str | None = None
     reference_complete: bool = False
     reference_flipped: bool = False
+    reference_exif: Exif = "turn"
+    reference_alpha: Transparency = "drop"
+    reference_pages: Pages | None = None
     out: Path | None = None
     metric: str = "auto"
     metric_weights: Path | None = None
@@ -256,7 +261,15 @@ def _scan_reference(request: Request) -> FolderContents | None:
                 "the folder of its training pictures."
             )
         return None
-    return scan(Path(name).expanduser(), flipped=request.reference_flipped)
+    contents = scan(
+        Path(name).expanduser(),
+        flipped=request.reference_flipped,
+        reading=Reading(request.reference_exif, request.reference_alpha, request.reference_pages),
+        leave_out=[request.out] if request.out is not None else [],
+    )
+    if request.reference_complete:
+        refuse_unread(contents)
+    return contents
 
 
 def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) -> Settings:

@@ -22,7 +22,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from m2g_audit.errors import ReferenceFolderError, UsageError
-from m2g_audit.reference import SUFFIXES, crop, open_picture
+from m2g_audit.picture_files import crop, open_picture
+from m2g_audit.picture_folder import find_pictures, refuse_broken
 from small_scale.settings import PUBLISHED, SUBSET_SEED, Settings
 
 if TYPE_CHECKING:
@@ -89,18 +90,14 @@ class Folder(Source):
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
-        if not files:
+        try:
+            found = find_pictures(folder)
+        except ReferenceFolderError as error:
             raise ReferenceFolderError(
-                f"There are no pictures in {folder} (looked for {', '.join(sorted(SUFFIXES))}, "
-                "folders inside it too). Give a folder of pictures, a parquet file, or one of "
-                f"{', '.join(PUBLISHED)}."
-            )
-        self._folder = folder
+                f"{error} Or give a parquet file, or one of {', '.join(PUBLISHED)}."
+            ) from error
+        refuse_broken(found.broken, len(found.files) + len(found.broken), folder)
+        files = found.files
         order = np.random.default_rng(SUBSET_SEED).permutation(len(files))
         split = len(files) - _held_out(len(files))
         parts = {False: order[:split], True: order[split:]}
@@ -109,10 +106,10 @@ class Folder(Source):
         self.channels = _channels(self)
 
     def picture(self, row: int, *, fresh: bool) -> Image:
-        return open_picture(self._files[fresh][row])
+        return open_picture(self._files[fresh][row].path)
 
     def label(self, row: int, *, fresh: bool) -> str:
-        return str(self._files[fresh][row].relative_to(self._folder))
+        return self._files[fresh][row].name
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 from PIL.Image import Image
 
+from m2g_audit.picture_files import opened
 from m2g_audit.records import AuditRecord, NearestReference
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.groups import Group, grouped
@@ -115,9 +116,9 @@ def _picture(run_dir: Path, name: str | None, side: int) -> Image | None:
     if name is None:
         return None
     try:
-        with Pillow.open(run_dir / name) as file:
+        with opened(run_dir / name) as file:
             picture = file.convert("RGB")
-    except OSError:
+    except (OSError, ValueError):
         return None
     # Small pictures keep their pixels, as blocks of whole size; large ones are scaled down.
     factor = side // max(picture.size)

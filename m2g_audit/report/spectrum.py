@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.errors import OutputError
+from m2g_audit.picture_files import opened
 from m2g_audit.records import AuditRecord, CurvatureRecord
 from m2g_audit.report.colours import STATE_COLOURS
 
@@ -125,8 +126,6 @@ def _top(curves: list[NDArray[np.float64]], one: float) -> float:
 
 
 def _draw_picture(axes: Axes, record: AuditRecord, entry: CurvatureRecord, run_dir: Path) -> None:
-    from PIL import Image
-
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -134,9 +133,9 @@ def _draw_picture(axes: Axes, record: AuditRecord, entry: CurvatureRecord, run_d
         spine.set_linewidth(2.5)
     axes.set_title(f"seed {entry.image}", fontsize=8, pad=3)
     try:
-        with Image.open(run_dir / record.seeds[entry.image].image) as picture:
+        with opened(run_dir / record.seeds[entry.image].image) as picture:
             axes.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
-    except OSError:
+    except (OSError, ValueError):
         axes.text(0.5, 0.5, "missing", ha="center", va="center", transform=axes.transAxes)
 
 

@@ -112,6 +112,10 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", 250)
     for i in range(40):
         (folder / f"{i:04d}.png").write_bytes(b"no picture")
+    with pytest.raises(ReferenceFolderError, match=r"40 of 250 pictures .*00\d\d\.png.* more"):
+        open_source(str(folder))
+    for i in range(40):
+        (folder / f"{i:04d}.png").write_bytes(png(i)[:45])
     source = open_source(str(folder))
     with pytest.raises(ReferenceFolderError, match=r"of 150 pictures .*00\d\d\.png.* more"):
         load_pictures(source, settings("a", source.train, sizes=(2, source.train)))

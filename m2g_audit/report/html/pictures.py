@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
+from m2g_audit.picture_files import opened
+
 THUMBNAIL = 192
 ICON = 64
 _SMALL = 24  # bytes for each pixel of the side
@@ -21,13 +23,13 @@ def thumbnail(path: Path, side: int, *, redact: bool) -> str | None:
     which browsers show smoothed: what the picture showed is no longer in the page.
     """
     try:
-        with Pillow.open(path) as file:
+        with opened(path) as file:
             if not redact and file.format == "PNG" and max(file.size) <= side:
                 content = path.read_bytes()
                 if len(content) <= _SMALL * side:
                     return data_uri(content, "image/png")
             picture = file.convert("RGB")
-    except (OSError, ValueError, Pillow.DecompressionBombError):
+    except (OSError, ValueError):
         return None
     if redact:
         cells = [max(1, round(_CELLS * side / max(picture.size))) for side in picture.size]
