@@ -174,7 +174,12 @@ def _format(picture: Image) -> str:
 
 def _pages(picture: Image) -> int:
     """What follows the first picture of an MPO, as telephones write it, is its preview or depth."""
-    return 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
+    if picture.format == "MPO":
+        return 1
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # the first page is good; there is more, which broken bytes can't tell
+        return 2
 
 
 def _refuse_raw(picture: Image, file: BinaryIO) -> None:

@@ -19,6 +19,7 @@ from PIL import UnidentifiedImageError
 
 from m2g_audit.errors import ReferenceFolderError
 from m2g_audit.picture_files import FORMATS, Header, header, picture_suffixes
+from m2g_audit.printable import printable
 
 NAMED = 10
 """How many files a message names."""
@@ -104,7 +105,7 @@ def listed(names: Sequence[str], total: int | None = None) -> str:
     """Return names in a line, at most NAMED of them; total: how many there are in truth."""
     total = len(names) if total is None else total
     more = f" and {total - NAMED:,} more" if total > NAMED else ""
-    return f"{'; '.join(names[:NAMED])}{more}"
+    return f"{'; '.join(map(printable, names[:NAMED]))}{more}"
 
 
 def reason(error: Exception) -> str:

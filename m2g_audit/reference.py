@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 64 * 2**20
 _KEPT_BYTES = 2**30
+_MOST_PAGES = 100_000
 _PIXELS = 2
 """Counts the ways in which files were turned into pixels: what was kept of an earlier one is not
 taken up."""
@@ -253,7 +254,11 @@ def scan(
         except OSError as error:
             broken.append(f"{file.name} ({reason(error)})")
             continue
-        for page in range(file.header.pages if reading.pages == "all" else 1):
+        pages = file.header.pages if reading.pages == "all" else 1
+        if pages > _MOST_PAGES:
+            broken.append(f"{file.name} (it says that it has {pages:,} pages)")
+            continue
+        for page in range(pages):
             name = file.name if page == 0 else f"{file.name} (page {page + 1})"
             entries.append(_Entry(file.path, name, page, False, sha256))
             if flipped:

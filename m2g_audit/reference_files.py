@@ -24,7 +24,7 @@ def unread(contents: FolderContents) -> list[str]:
     if contents.reading.pages is None:
         for file in contents.found.files:
             if file.header.pages > 1:
-                names.append(f"{file.name} (pages 2 to {file.header.pages})")
+                names.append(f"{file.name} (its later pages, {file.header.pages - 1:,})")
     return names
 
 
@@ -34,8 +34,8 @@ def refuse_unread(contents: FolderContents) -> None:
     if names:
         raise ReferenceFolderError(
             f"--reference-complete says that {contents.folder} holds all that the model saw, but "
-            f"{len(names):,} of the things in it were not read: {listed(names)}. Convert them to "
-            "PNG, or move them out if the model never saw them; of files with several pages say "
+            f"not all in it is read ({len(names):,} left): {listed(names)}. Convert that to PNG, "
+            "or move it out if the model never saw it; for files with several pages say "
             "--reference-pages first or all. Or leave --reference-complete away."
         )
 
@@ -65,8 +65,8 @@ def remarks(files: ReferenceFiles) -> list[str]:
     said = []
     if files.unread:
         said.append(
-            f"{files.unread:,} of the things in the reference folder were not read, and copies of "
-            f"them are called new: {listed(files.unread_names, files.unread)}."
+            f"Not all in the reference folder is read ({files.unread:,} left), and copies of the "
+            f"rest are called new: {listed(files.unread_names, files.unread)}."
         )
     if files.own:
         said.append(
@@ -75,11 +75,11 @@ def remarks(files: ReferenceFiles) -> list[str]:
         )
     if files.duplicates:
         said.append(
-            f"{files.duplicates:,} pictures of the reference equal another one of it, pixel by "
-            "pixel."
+            "Pictures of the reference that equal another one of it, pixel by pixel: "
+            f"{files.duplicates:,}."
         )
     if files.constant:
-        said.append(f"{files.constant:,} pictures of the reference have one colour only.")
+        said.append(f"Pictures of the reference that have one colour only: {files.constant:,}.")
     return said + _done_to_pixels(files)
 
 

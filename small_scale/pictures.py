@@ -270,11 +270,11 @@ def _counted(copies: int, constant: int) -> list[str]:
     said = []
     if copies:
         said.append(
-            f"{copies:,} of the pictures read are copies of others, exact or nearly so, and are "
-            "left out: none is on two sides of a split."
+            f"Left out are copies of others, exact or nearly so, so that none is on two sides of a "
+            f"split: {copies:,}."
         )
     if constant:
-        said.append(f"{constant:,} pictures have one colour only.")
+        said.append(f"Pictures of one colour only: {constant:,}.")
     return said
 
 

@@ -246,6 +246,21 @@ def test_pages_and_frames_are_counted_and_read_one_by_one(tmp_path: Path, suffix
     assert np.abs(np.array(found, int) - [0, 50, 100]).max() <= 4
 
 
+def test_a_first_page_is_read_though_the_next_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(PIXELS).save(path, save_all=True, append_images=[Image.fromarray(PIXELS)])
+    content = bytearray(path.read_bytes())
+    start = int.from_bytes(content[4:8], "little")
+    entries = int.from_bytes(content[start : start + 2], "little")
+    after = start + 2 + 12 * entries
+    content[after : after + 4] = (2**31).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert header(path).pages == 2
+    assert off(path, PIXELS) == 0
+    with pytest.raises((OSError, ValueError)):
+        decode(path, page=1)
+
+
 def test_a_telephones_preview_is_no_page(tmp_path: Path) -> None:
     big, small = Image.fromarray(PIXELS), Image.fromarray(PIXELS[::4, ::4])
     big.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[small], quality=95)

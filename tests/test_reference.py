@@ -189,6 +189,23 @@ def test_pages_are_read_where_training_saw_them(folder: Path) -> None:
     assert scan(folder, reading=Reading(pages="first")).sha256 == first.sha256 != contents.sha256
 
 
+def test_more_pages_than_a_file_can_have_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_pages(folder / "t.tif")
+    monkeypatch.setattr("m2g_audit.reference._MOST_PAGES", 1)
+    assert len(scan(folder).entries) == 4
+    with pytest.raises(ReferenceFolderError, match=r"t\.tif \(it says that it has 2 pages"):
+        scan(folder, reading=Reading(pages="all"))
+
+
+def test_names_can_not_steer_the_terminal(folder: Path) -> None:
+    (folder / "x\x1b]0;title\x07.psd").write_bytes(b"8BPS" + bytes(40))
+    with pytest.raises(ReferenceFolderError) as refused:
+        refuse_unread(scan(folder))
+    assert str(refused.value).isprintable()
+
+
 def test_ways_of_reading_are_kept_apart(folder: Path) -> None:
     picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     picture.save(folder / "t.png")
@@ -218,7 +235,7 @@ def test_what_was_seen_of_pixels_is_kept_with_the_round_trip(folder: Path) -> No
         assert (files.files, files.duplicates, files.constant) == (9, 2, 4)
         assert (files.turned, files.transparent, files.scaled) == (1, 1, 1)
     said = " ".join(remarks(files))
-    assert "2 pictures of the reference equal another one" in said
+    assert "equal another one of it, pixel by pixel: 2." in said
     assert "1 turned as their EXIF says" in said
 
 
@@ -240,13 +257,13 @@ def test_a_complete_reference_is_read_whole_or_refused(
     else:
         (folder / "x").symlink_to(folder / "nowhere", target_is_directory=True)
     request = Request("a boat", model="none", reference=str(folder), reference_complete=True)
-    with pytest.raises(ReferenceFolderError, match=r"1 of the things in it were not read: x"):
+    with pytest.raises(ReferenceFolderError, match=r"not all in it is read \(1 left\): x"):
         set_up(request)
     contents = scan(folder)
     load_folder(contents, HalvingPipeline())
     files = describe(contents, HalvingPipeline())
     assert files.unread == 1
-    assert "copies of them are called new: x" in remarks(files)[0]
+    assert "copies of the rest are called new: x" in remarks(files)[0]
 
 
 @pytest.mark.parametrize("pages", ["first", "all"])
