@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ _TURNS = {
 _DNG_VERSION, _SUBFILE_TYPE, _REDUCED = 50706, 254, 1
 # Beyond this many sides of the wanted picture, what would be cut off is not scaled first.
 _LONG = 16
+_PART = 2**20  # pixels that are numbers of 64 bits at once
 _MAX_PIXELS = 2 * (Pillow.MAX_IMAGE_PIXELS or 0)
 _SIGNATURES = (
     (0, b"%!", "PostScript, which is never opened: it is a program"),
@@ -230,7 +231,8 @@ def _orientation(picture: Image) -> int:
 def _is_transparent(picture: Image) -> bool:
     if not picture.has_transparency_data:
         return False
-    return picture.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+    shown = picture if "A" in picture.getbands() else picture.convert("RGBA")
+    return shown.getchannel("A").getextrema() != (255, 255)
 
 
 def _is_deep(picture: Image) -> bool:
@@ -239,17 +241,28 @@ def _is_deep(picture: Image) -> bool:
 
 def _eight_bits(picture: Image) -> Image:
     """Grey of 16 or 32 bits, or in floats, as 8 bits."""
-    values = np.nan_to_num(np.asarray(picture, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = _range(values, picture)
-    levels = ((values - low) * (255 / (high - low))).round().clip(0, 255)
-    return Pillow.fromarray(levels.astype(np.uint8))
+    values = np.asarray(picture)
+    parts = [values.reshape(-1)[at : at + _PART] for at in range(0, values.size, _PART)]
+    low, high = _range(picture, parts)
+    levels = np.concatenate([_levels(part, low, high) for part in parts])
+    return Pillow.fromarray(levels.reshape(values.shape))
 
 
-def _range(values: NDArray[np.float64], picture: Image) -> tuple[float, float]:
+def _levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    scaled = (_finite(values) - low) * (255 / (high - low))
+    return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _range(picture: Image, parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
     """What is black and what is white: of 16 bits all of them, else what the values fit into."""
     if picture.mode != "F" and (picture.mode != "I" or picture.format in ("PNG", "PPM")):
         return 0.0, 65_535.0
-    least, most = float(values.min()), float(values.max())
+    least = min(float(_finite(part).min()) for part in parts)
+    most = max(float(_finite(part).max()) for part in parts)
     if least >= 0:
         for white in (1.0, 255.0, 65_535.0) if picture.mode == "F" else (255.0, 65_535.0):
             if most <= white:

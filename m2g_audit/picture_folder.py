@@ -82,6 +82,8 @@ def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> PictureFolder
         except (OSError, ValueError) as error:
             if path.suffix.lower() in picture_suffixes():
                 broken.append(f"{name} ({reason(error)})")
+            elif _has_pictures_in_columns(path):
+                walk.unread.append(f"{name} (a table with pictures in it)")
             elif not _is_no_picture(path):
                 walk.unread.append(f"{name} ({reason(error)})")
     unread, own = sorted(walk.unread), sorted(walk.own)
@@ -160,6 +162,22 @@ def _nothing_in(found: PictureFolder) -> str:
     return (
         f"There are no pictures in {found.folder} (looked for {', '.join(FORMATS)}, folders inside "
         f"it too).{others}{own} Give the folder of the training pictures."
+    )
+
+
+def _has_pictures_in_columns(path: Path) -> bool:
+    """Whether a parquet file is a set of pictures in the hub's layout, and not a table of texts."""
+    if path.suffix.lower() != ".parquet":
+        return False
+    from pyarrow import ArrowException, parquet, types
+
+    try:
+        columns = parquet.read_schema(path)
+    except (OSError, ArrowException):
+        return False
+    return any(
+        types.is_struct(column.type) and {"bytes", "path"} <= {part.name for part in column.type}
+        for column in columns
     )
 
 

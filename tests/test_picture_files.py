@@ -302,6 +302,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(done.stdout) < 200_000  # kB
 
 
+@pytest.mark.parametrize("part", [1, 7, 10_000])
+def test_parts_of_deep_pictures_are_scaled_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    values = np.linspace(-3, 900, 12 * 9, dtype=np.float32).reshape(9, 12)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    whole = levels(tmp_path / "a.tif")
+    monkeypatch.setattr("m2g_audit.picture_files._PART", part)
+    assert np.array_equal(levels(tmp_path / "a.tif"), whole)
+    assert (whole.min(), whole.max()) == (0, 255)
+
+
 @pytest.mark.parametrize(("width", "height"), [(20, 800), (900, 31), (5, 100)])
 def test_long_pictures_are_cropped_as_others_are(width: int, height: int) -> None:
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
