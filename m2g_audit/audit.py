@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit import curvature, fast_spectrum, words
+from m2g_audit import curvature, fast_spectrum, reference_files, words
 from m2g_audit.attractors import RepeatSeedCheck
 from m2g_audit.basin import (
     Basin,
@@ -156,7 +156,10 @@ def gather(
         reference = _load_reference(setup, partial(on_progress, "reference"))
         unseen = _load_unseen(setup, partial(on_progress, "unseen pictures"))
     with timed(seconds, "thresholds"):
-        return find_yardstick(setup, reference, unseen, prompts, on_progress)
+        found = find_yardstick(setup, reference, unseen, prompts, on_progress)
+    if setup.contents is None:
+        return found
+    return replace(found, files=reference_files.describe(setup.contents, setup.pipeline))
 
 
 def judge(
@@ -628,7 +631,7 @@ def _record(
         model=_findings_record(yardstick.findings),
         withheld=[doubt.value for doubt in judgement.withheld],
         hangs_on_threshold=judgement.hangs_on_threshold,
-        reference=_reference_record(yardstick.reference),
+        reference=_reference_record(yardstick),
         wording=job.wording,
         curvature=spectra,
         calibration=named,
@@ -663,7 +666,11 @@ def _record(
         curvature=spectra,
         calibration=named,
         looks=findings.looks,
-        warnings=[*job.warnings, *words.warnings(findings)],
+        warnings=[
+            *job.warnings,
+            *words.warnings(findings),
+            *(reference_files.remarks(yardstick.files) if yardstick.files else []),
+        ],
         failures=[
             Failure(what="image", index=seed.index, reason="blank or not finite")
             for seed in seeds
@@ -794,7 +801,8 @@ def _findings_record(findings: Findings | None) -> FindingsRecord | None:
     )
 
 
-def _reference_record(reference: Reference | None) -> ReferenceRecord | None:
+def _reference_record(yardstick: Yardstick) -> ReferenceRecord | None:
+    reference = yardstick.reference
     if reference is None:
         return None
     return ReferenceRecord(
@@ -803,6 +811,7 @@ def _reference_record(reference: Reference | None) -> ReferenceRecord | None:
         sha256=reference.sha256,
         complete=reference.complete,
         flipped=reference.flipped,
+        files=yardstick.files,
     )
 
 

@@ -163,14 +163,43 @@ class FindingsRecord(_Part):
     collapsed: bool
 
 
+class ReferenceFiles(_Part):
+    """How the files of a reference folder were read.
+
+    `files` are picture files, by what they hold; all other counts but `unread` are of pictures,
+    mirrored ones not counted. `turned`: whose EXIF asks for a turn; `transparent`: in parts;
+    `scaled`: to 8 bits; `constant`: of one colour; `duplicates`: equal to another one, pixel by
+    pixel. `unread` things in the folder are no captions or tables and were not read;
+    `unread_names` has at most 100 of them. `own`: folders of this program's results, left out.
+    """
+
+    files: int
+    formats: dict[str, int]
+    exif: Literal["turn", "keep"]
+    transparency: Literal["drop", "white", "black"]
+    pages: Literal["first", "all"]
+    turned: int
+    transparent: int
+    scaled: int
+    constant: int
+    duplicates: int
+    unread: int
+    unread_names: list[str]
+    own: list[str]
+
+
 class ReferenceRecord(_Part):
-    """The set S that generations were compared with, as training saw it."""
+    """The set S that generations were compared with, as training saw it.
+
+    `files`: how they were read, where S is a folder.
+    """
 
     source: str
     pictures: int
     sha256: str
     complete: bool
     flipped: bool
+    files: ReferenceFiles | None = None
 
 
 class NearestReference(_Part):

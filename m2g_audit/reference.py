@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2g_audit.caches import cache_folder
-from m2g_audit.errors import OutputError, ReferenceFolderError
+from m2g_audit.errors import OutputError, ResourceError
 from m2g_audit.picture_captions import find_captions
+from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode, opened
+from m2g_audit.picture_folder import PictureFolder, as_text, find_pictures, reason, refuse_broken
 from m2g_audit.runs import digest, read_picture, to_picture, write_atomically
 from m2g_audit.similarity import Metric, nearest
 
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from m2g_audit.pipelines import TextToImage
     from m2g_audit.pocket.reference import TrainingPictures
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _CHUNK_BYTES = 64 * 2**20
 _KEPT_BYTES = 2**30
-_NAMED = 10
+_MOST_PAGES = 100_000
+_PIXELS = 2
+"""Counts the ways in which files were turned into pixels: what was kept of an earlier one is not
+taken up."""
+_FACTS = "m2g-audit"
+"""The key under which a kept picture holds what was seen when its file was decoded."""
 
 Progress = Callable[[int, int], None]
 FloatArray = NDArray[np.float64]
@@ -206,92 +211,103 @@ class _StoredPictures:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One picture of the set, as it is, or mirrored if training flipped."""
+    """One picture of the set, a page of a file, as it is, or mirrored if training flipped."""
 
     file: Path
     name: str
+    page: int
     mirrored: bool
     sha256: str
 
 
 @dataclass(frozen=True)
-class FolderContents:
-    """What lies in a reference folder; `sha256` is of the names and contents."""
+class PixelFacts:
+    """What decoding a picture has shown; pixels: their hash, the same for the same picture."""
 
-    folder: Path
+    turned: bool
+    transparent: bool
+    scaled: bool
+    constant: bool
+    pixels: str
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What of a reference folder is read, and how; `sha256` is of the names and contents."""
+
+    found: PictureFolder
     entries: tuple[_Entry, ...]
     flipped: bool
+    reading: Reading
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder."""
+        return self.found.folder
 
     @property
     def sha256(self) -> str:
-        """Return the hash of all names and contents, mirrored copies included."""
-        return _digest(*(f"{entry.name} {entry.sha256}" for entry in self.entries))
+        """Return the hash of all names and contents, and of how they are read if not as usual."""
+        way = [self.reading.pixels] if self.reading.pixels else []
+        return _digest(*(f"{entry.name} {entry.sha256}" for entry in self.entries), *way)
 
     def pending(self, pipeline: RoundTrip) -> list[_Entry]:
         """Return the pictures whose round trip through this VAE is not at hand yet."""
-        return [entry for entry in self.entries if not _stored(entry, pipeline).exists()]
+        return [entry for entry in self.entries if not self._stored(entry, pipeline).exists()]
+
+    def stored(self, pipeline: RoundTrip) -> tuple[Path, ...]:
+        """Return where the round trip of each picture is kept."""
+        return tuple(self._stored(entry, pipeline) for entry in self.entries)
+
+    def pixel_facts(self, pipeline: RoundTrip) -> list[PixelFacts]:
+        """Return what was seen of each picture, mirrored ones apart, once all are at hand."""
+        unturned = (entry for entry in self.entries if not entry.mirrored)
+        return [_read_facts(self._stored(entry, pipeline)) for entry in unturned]
+
+    def _stored(self, entry: _Entry, pipeline: RoundTrip) -> Path:
+        model, how = pipeline.identity, self.reading.pixels
+        # Of the configuration only the VAE's has a say: a corrected scheduler costs no round trip.
+        vae = digest({k: v for k, v in model.configuration.items() if k.startswith("vae/")})
+        run = f"{model.sha256} {vae} {model.dtype} {pipeline.image_size}"
+        way = f"{_PIXELS} {run} {entry.mirrored} {how}"
+        name = entry.sha256 if entry.page == 0 else f"{entry.sha256}-{entry.page}"
+        return cache_folder("reference") / _digest(way)[:16] / f"{name}.png"
 
 
-def scan(folder: Path, *, flipped: bool = False) -> FolderContents:
+def scan(
+    folder: Path,
+    *,
+    flipped: bool = False,
+    reading: Reading = AS_MOST_TRAINERS,
+    leave_out: Iterable[Path] = (),
+) -> FolderContents:
     """Return what lies in `folder` and below it, by name; needs no model and decodes nothing.
 
-    Raises ReferenceFolderError where the folder is missing, is a file or holds no pictures, and for
-    files that are no pictures, which it names.
+    leave_out: folders that are no part of it, beside those of this program's runs. Raises
+    ReferenceFolderError where the folder is missing, is a file or holds no pictures, and for files
+    that are no pictures although their names say so, which it names.
     """
-    files = _find_pictures(folder)
+    found = find_pictures(folder, [*leave_out, cache_folder("reference").parent])
     entries: list[_Entry] = []
-    broken: list[str] = []
-    for file in files:
-        name = _printable(file.relative_to(folder))
+    broken = list(found.broken)
+    for file in found.files:
         try:
-            content = file.read_bytes()
-            with Pillow.open(io.BytesIO(content)):
-                sha256 = hashlib.sha256(content).hexdigest()
-        except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
-            broken.append(f"{name} ({_reason(error)})")
+            with file.path.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            broken.append(f"{file.name} ({reason(error)})")
             continue
-        entries.append(_Entry(file, name, False, sha256))
-        if flipped:
-            entries.append(_Entry(file, f"{name} (mirrored)", True, sha256))
-    _refuse_broken(broken, len(files), folder)
-    return FolderContents(folder, tuple(entries), flipped)
-
-
-def _find_pictures(folder: Path) -> list[Path]:
-    if not folder.exists():
-        raise ReferenceFolderError(
-            f"There is no folder {folder}. Give the folder of the training pictures with "
-            "--reference PATH, or leave --reference away to audit without one."
-        )
-    if not folder.is_dir():
-        raise ReferenceFolderError(
-            f"{folder} is a file. --reference takes the folder that the training pictures lie in."
-        )
-    try:
-        found = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
-    except OSError as error:
-        raise ReferenceFolderError(f"Can't read {folder}: {error.strerror}.") from error
-    if not found:
-        raise ReferenceFolderError(
-            f"There are no pictures in {folder} (looked for {', '.join(sorted(SUFFIXES))}, "
-            "folders inside it too). Give the folder of the training pictures."
-        )
-    return found
-
-
-def _refuse_broken(broken: Sequence[str], total: int, folder: Path) -> None:
-    if not broken:
-        return
-    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    raise ReferenceFolderError(
-        f"{len(broken)} of {total} pictures in {folder} can't be read: "
-        f"{'; '.join(broken[:_NAMED])}{more}. Repair them or move them out of the folder: "
-        "a reference with holes would call copies of them new."
-    )
+        pages = file.header.pages if reading.pages == "all" else 1
+        if pages > _MOST_PAGES:
+            broken.append(f"{file.name} (it says that it has {pages:,} pages)")
+            continue
+        for page in range(pages):
+            name = file.name if page == 0 else f"{file.name} (page {page + 1})"
+            entries.append(_Entry(file.path, name, page, False, sha256))
+            if flipped:
+                entries.append(_Entry(file.path, f"{name} (mirrored)", page, True, sha256))
+    refuse_broken(broken, len(found.files) + len(found.broken), folder)
+    return FolderContents(found, tuple(entries), flipped, reading)
 
 
 def load_folder(
@@ -308,7 +324,7 @@ def load_folder(
     VAE and back, mirrored as well if training flipped (DEFINITIONS: Thresholds). Round trips are
     kept by content of the picture and of the model, so that a second audit, or one after an
     interruption, does not repeat them. Raises ReferenceFolderError for pictures that can't be
-    decoded, and names them.
+    decoded, and names them, and ResourceError for one that memory is too small for.
     """
     pending = contents.pending(pipeline)
     done = len(contents.entries) - len(pending)
@@ -316,26 +332,26 @@ def load_folder(
     report(done, len(contents.entries))
     broken: dict[str, str] = {}
     for start in range(0, len(pending), batch_size):
-        readable: list[tuple[_Entry, Tensor]] = []
+        readable: list[tuple[_Entry, Tensor, PixelFacts]] = []
         for entry in pending[start : start + batch_size]:
             try:
-                readable.append((entry, _prepared(entry, pipeline.image_size)))
+                readable.append((entry, *_prepared(entry, contents.reading, pipeline.image_size)))
             except (OSError, ValueError) as error:
-                name = _printable(entry.file.relative_to(contents.folder))
-                broken[name] = f"{name} ({_reason(error)})"
+                name = as_text(entry.file.relative_to(contents.folder))
+                broken[name] = f"{name} ({reason(error)})"
         # What can be read is kept even so: after the repair it is not done again.
         if readable:
-            images = pipeline.round_trip(torch.stack([image for _, image in readable]))
-            for (entry, _), image in zip(readable, images, strict=True):
-                _keep(_stored(entry, pipeline), to_picture(image))
+            images = pipeline.round_trip(torch.stack([image for _, image, _ in readable]))
+            for (entry, _, facts), image in zip(readable, images, strict=True):
+                _keep(contents._stored(entry, pipeline), to_picture(image), facts)
         done += len(readable)
         report(done, len(contents.entries))
-    _refuse_broken(list(broken.values()), len({e.file for e in contents.entries}), contents.folder)
+    refuse_broken(list(broken.values()), len({e.file for e in contents.entries}), contents.folder)
     return ReferenceSet(
-        images=_StoredPictures(tuple(_stored(entry, pipeline) for entry in contents.entries)),
+        images=_StoredPictures(contents.stored(pipeline)),
         names=[entry.name for entry in contents.entries],
         complete=complete,
-        source=_printable(contents.folder),
+        source=as_text(contents.folder),
         sha256=contents.sha256,
         flipped=contents.flipped,
         captions=_captions(contents),
@@ -347,50 +363,27 @@ def _captions(contents: FolderContents) -> list[str | None]:
     return [captions.get(entry.file) for entry in contents.entries]
 
 
-def open_picture(file: Path | BinaryIO) -> Image:
-    """Return a file's picture, decoded, upright, in RGB; OSError or ValueError if broken."""
+def _prepared(entry: _Entry, reading: Reading, size: tuple[int, int]) -> tuple[Tensor, PixelFacts]:
     try:
-        with Pillow.open(file) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def crop(picture: Image, size: tuple[int, int]) -> Image:
-    """Return the picture as training sees it: scaled (bilinear) to cover `size`, centre-cropped.
-
-    size: (height, width). Where both are equal, the same pixels as torchvision's Resize and
-    CenterCrop, which diffusers' training scripts use.
-    """
-    height, width = size
-    if picture.width * height <= picture.height * width:
-        scaled = (width, max(height, int(width * picture.height / picture.width)))
-    else:
-        scaled = (max(width, int(height * picture.width / picture.height)), height)
-    picture = picture.resize(scaled, Pillow.Resampling.BILINEAR)
-    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
-    return picture.crop((left, top, left + width, top + height))
-
-
-def _prepared(entry: _Entry, size: tuple[int, int]) -> Tensor:
-    levels = torch.from_numpy(np.array(crop(open_picture(entry.file), size)))
+        decoded = decode(entry.file, reading, entry.page)
+        levels = torch.from_numpy(np.array(crop(decoded.picture, size)))
+    except MemoryError as error:
+        raise ResourceError(
+            f"There is not enough memory to read {entry.file}. Make that picture smaller, or close "
+            "other programs; the same command then continues."
+        ) from error
+    facts = PixelFacts(
+        decoded.turned, decoded.transparent, decoded.scaled, decoded.constant, decoded.sha256
+    )
     image = levels.permute(2, 0, 1).float() / 255
-    return image.flip(-1) if entry.mirrored else image
+    return image.flip(-1) if entry.mirrored else image, facts
 
 
-def _stored(entry: _Entry, pipeline: RoundTrip) -> Path:
-    model = pipeline.identity
-    # Of the configuration only the VAE's has a say: a corrected scheduler costs no round trip.
-    vae = digest({k: v for k, v in model.configuration.items() if k.startswith("vae/")})
-    way = f"{model.sha256} {vae} {model.dtype} {pipeline.image_size} {entry.mirrored}"
-    return cache_folder("reference") / _digest(way)[:16] / f"{entry.sha256}.png"
-
-
-def _keep(path: Path, picture: Image) -> None:
+def _keep(path: Path, picture: Image, facts: PixelFacts) -> None:
+    text = PngInfo()
+    text.add_text(_FACTS, json.dumps(asdict(facts)))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", pnginfo=text)
     try:
         write_atomically(path, buffer.getvalue())
     except OutputError as error:
@@ -400,19 +393,13 @@ def _keep(path: Path, picture: Image) -> None:
         ) from error
 
 
+def _read_facts(path: Path) -> PixelFacts:
+    with opened(path) as picture:
+        return PixelFacts(**json.loads(picture.info[_FACTS]))
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _printable(path: Path) -> str:
-    """The path as text that fits into a record, whatever bytes the file system holds."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
-    return str(getattr(error, "strerror", None) or error)
 
 
 def embed_stored(metric: Metric, images: Tensor) -> Tensor:

@@ -18,10 +18,12 @@ from m2g_audit.fast_spectrum import TOLERANCE
 from m2g_audit.looks import AUTO, Look, looks
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_files import Exif, Pages, Reading, Transparency
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
+from m2g_audit.reference_files import refuse_unread
 from m2g_audit.runs import default_folder
 from m2g_audit.similarity import Metric, default_metric, load_metric
 
@@ -66,6 +68,9 @@ class Request:
     base: str | None = None
     delta_m: float | None = None
     delta_s: float | None = None
+    reference_exif: Exif = "turn"
+    reference_alpha: Transparency = "drop"
+    reference_pages: Pages | None = None
     out: Path | None = None
     metric: str = "auto"
     metric_weights: Path | None = None
@@ -273,7 +278,10 @@ def _scan_reference(request: Request) -> FolderContents | None:
                 "the folder of its training pictures."
             )
         return None
-    return scan(Path(name).expanduser(), flipped=request.reference_flipped)
+    contents = _scan(request, Path(name), flipped=request.reference_flipped)
+    if request.reference_complete:
+        refuse_unread(contents)
+    return contents
 
 
 def _scan_unseen(request: Request) -> FolderContents | None:
@@ -283,7 +291,16 @@ def _scan_unseen(request: Request) -> FolderContents | None:
         raise UsageError(
             "--unseen sets the thresholds of a --reference folder: give the training pictures too."
         )
-    return scan(request.unseen.expanduser())
+    return _scan(request, request.unseen)
+
+
+def _scan(request: Request, folder: Path, *, flipped: bool = False) -> FolderContents:
+    return scan(
+        folder.expanduser(),
+        flipped=flipped,
+        reading=Reading(request.reference_exif, request.reference_alpha, request.reference_pages),
+        leave_out=[request.out] if request.out is not None else [],
+    )
 
 
 def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) -> Settings:

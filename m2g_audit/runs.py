@@ -214,7 +214,7 @@ class RunDirectory:
         """Return a finished generation, (image [3, h, w] in [0, 1], latents), or None."""
         try:
             image = read_picture(self.path / self.image_name(index))
-        except OSError:
+        except (OSError, ValueError):
             return None
         stored = self.read_tensors(self.latents_name(index))
         if stored is None or "latents" not in stored[0]:
@@ -265,12 +265,13 @@ def to_picture(image: "Tensor") -> "Image":
 
 
 def read_picture(path: Path) -> "Tensor":
-    """Return the picture at `path`, float32 [3, h, w] in [0, 1]; OSError where it can't be read."""
+    """Return the picture at `path`, float32 [3, h, w] in [0, 1]; OSError, ValueError if broken."""
     import numpy as np
     import torch
-    from PIL import Image as Pillow
 
-    with Pillow.open(path, formats=["PNG"]) as picture:  # as `write_png` writes them
+    from m2g_audit.picture_files import opened
+
+    with opened(path) as picture:
         levels = np.array(picture.convert("RGB"))
     return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
 

@@ -50,6 +50,7 @@ from m2g_audit.thresholds import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from m2g_audit.records import ReferenceFiles
     from m2g_audit.reference import Reference
     from m2g_audit.request import Progress, Setup
 
@@ -71,15 +72,16 @@ _NAMED = 10
 class Yardstick:
     """What the generations of every prompt are judged by.
 
-    plants: planted copies, None where they were not measured; findings: about the model, None
-    without control prompts; thumb: the published rule of thumb that a calibration must not
-    contradict; near_duplicates: up to which distance two pictures of S are, None where no ratio is
-    taken; notes: what was noticed on the way, a sentence each; by_caption: pocket's thresholds of a
-    caption of its own.
+    files: how those of S were read, where it is a folder; plants: planted copies, None where they
+    were not measured; findings: about the model, None without control prompts; thumb: the published
+    rule of thumb that a calibration must not contradict; near_duplicates: up to which distance two
+    pictures of S are, None where no ratio is taken; notes: what was noticed on the way, a sentence
+    each; by_caption: pocket's thresholds of a caption of its own.
     """
 
     reference: Reference | None
     thresholds: Thresholds
+    files: ReferenceFiles | None = None
     plants: Plants | None = None
     findings: Findings | None = None
     thumb: Thresholds | None = None

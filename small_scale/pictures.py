@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from m2g_audit.errors import ReferenceFolderError, UsageError
-from m2g_audit.reference import SUFFIXES, crop, open_picture
+from m2g_audit.picture_files import crop, open_picture
+from m2g_audit.picture_folder import PictureFolder, find_pictures, listed, refuse_broken
+from small_scale.copies import first_of_each
 from small_scale.settings import PUBLISHED, SUBSET_SEED, Settings
 
 if TYPE_CHECKING:
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "M2G_DATA"
 _HELD_OUT, _FEWEST_FRESH = 0.2, 100
 """The share held out, and how many at least: a 1% quantile needs 99 values."""
+_AT_LEAST = 256
+"""How many pictures are read at once to fill up for copies."""
 _NAMED = 5
 _CONTROLS = 16
 
 OnProgress = Callable[[int, int], None]
+_Reader = Callable[[NDArray[np.int64], int], Tensor]
 
 
 class Source(ABC):
@@ -44,6 +49,8 @@ class Source(ABC):
     train: int
     fresh: int
     channels: int
+    remarks: Sequence[str] = ()
+    """What is to be told of it in sentences."""
 
     @abstractmethod
     def picture(self, row: int, *, fresh: bool) -> Image:
@@ -89,18 +96,15 @@ class Folder(Source):
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
-        if not files:
+        try:
+            found = find_pictures(folder)
+        except ReferenceFolderError as error:
             raise ReferenceFolderError(
-                f"There are no pictures in {folder} (looked for {', '.join(sorted(SUFFIXES))}, "
-                "folders inside it too). Give a folder of pictures, a parquet file, or one of "
-                f"{', '.join(PUBLISHED)}."
-            )
-        self._folder = folder
+                f"{error} Or give a parquet file, or one of {', '.join(PUBLISHED)}."
+            ) from error
+        refuse_broken(found.broken, len(found.files) + len(found.broken), folder)
+        self.remarks = _remarks(found)
+        files = found.files
         order = np.random.default_rng(SUBSET_SEED).permutation(len(files))
         split = len(files) - _held_out(len(files))
         parts = {False: order[:split], True: order[split:]}
@@ -109,10 +113,10 @@ class Folder(Source):
         self.channels = _channels(self)
 
     def picture(self, row: int, *, fresh: bool) -> Image:
-        return open_picture(self._files[fresh][row])
+        return open_picture(self._files[fresh][row].path)
 
     def label(self, row: int, *, fresh: bool) -> str:
-        return str(self._files[fresh][row].relative_to(self._folder))
+        return self._files[fresh][row].name
 
 
 @contextmanager
@@ -155,11 +159,13 @@ class Pictures:
     """The pictures of a sweep, uint8 [n, c, side, side]; `sha256` is of all of them in order.
 
     `ordered`: subsets to train on are its first K; `fresh`: never trained on by any model.
+    `remarks`: what is to be told of them in sentences.
     """
 
     ordered: Tensor
     fresh: Tensor
     sha256: str
+    remarks: Sequence[str] = ()
 
     def training(self, K: int) -> Tensor:
         """S_K, uint8 [K, c, h, w]."""
@@ -185,24 +191,91 @@ def load_pictures(
 
     Subsets are nested: a random order by seed 3407, of which each K takes the first; what follows
     is the control that its model never saw. Every picture is scaled to cover side x side and
-    centre-cropped; none is mirrored. Raises ReferenceFolderError for broken pictures, which it
-    names, and UsageError for too few of them.
+    centre-cropped; none is mirrored. Of copies the first is taken, so that no picture is on two
+    sides of a split. Raises ReferenceFolderError for broken pictures, which it names, and
+    UsageError where too few of them differ.
     """
+    _check_enough(source, settings, source.train, source.fresh)
+    order = np.random.default_rng(SUBSET_SEED).permutation(source.train)
+    held_out = np.random.default_rng(SUBSET_SEED).permutation(source.fresh)
+    wanted = min(2 * settings.sizes[-1], source.train), min(settings.fresh, source.fresh)
+    report = on_progress or (lambda *_: None)
+
+    def reader(fresh: bool, before: int) -> _Reader:
+        def tell(done: int) -> None:
+            report(min(before + done, sum(wanted)), sum(wanted))
+
+        return lambda rows, done: _read(source, rows, fresh, settings, lambda n: tell(done + n))
+
+    nothing = torch.empty(0, settings.channels, settings.side, settings.side, dtype=torch.uint8)
+    ordered, twice = _distinct(order, wanted[0], nothing, reader(False, 0))
+    fresh, again = _distinct(held_out, wanted[1], ordered, reader(True, len(ordered)))
+    remarks = _counted(twice + again, _constant(ordered) + _constant(fresh))
+    # No model sees what follows the largest K: it may stand in for copies that were held out.
+    spare = min(max(0, _FEWEST_FRESH - len(fresh)), max(0, len(ordered) - settings.sizes[-1]))
+    ordered, moved = ordered.split([len(ordered) - spare, spare])
+    fresh = torch.cat([fresh, moved])
+    _check_enough(source, settings, len(ordered), len(fresh), remarks)
+    digest = hashlib.sha256(ordered.numpy().tobytes() + fresh.numpy().tobytes()).hexdigest()
+    return Pictures(ordered, fresh, digest, [*source.remarks, *remarks])
+
+
+def _check_enough(
+    source: Source, settings: Settings, train: int, fresh: int, remarks: Sequence[str] = ()
+) -> None:
     most = settings.sizes[-1]
-    if source.train < most or source.fresh < _FEWEST_FRESH:
+    if train < most or fresh < _FEWEST_FRESH:
         raise UsageError(
-            f"{source.name} has {source.train:,} pictures to train on and {source.fresh:,} to hold "
-            f"out; needed are {most:,} and {_FEWEST_FRESH:,}. Give more pictures or "
+            f"{source.name} has {train:,} pictures to train on and {fresh:,} to hold out; needed "
+            f"are {most:,} and {_FEWEST_FRESH:,}. {' '.join([*remarks, ''])}Give more pictures or "
             "smaller --sizes."
         )
-    order = np.random.default_rng(SUBSET_SEED).permutation(source.train)[: 2 * most]
-    held_out = np.random.default_rng(SUBSET_SEED).permutation(source.fresh)[: settings.fresh]
-    total = len(order) + len(held_out)
-    report = on_progress or (lambda *_: None)
-    ordered = _read(source, order, False, settings, lambda done: report(done, total))
-    fresh = _read(source, held_out, True, settings, lambda done: report(len(order) + done, total))
-    digest = hashlib.sha256(ordered.numpy().tobytes() + fresh.numpy().tobytes()).hexdigest()
-    return Pictures(ordered, fresh, digest)
+
+
+def _constant(levels: Tensor) -> int:
+    """How many pictures have one colour only."""
+    return int((levels == levels[:, :, :1, :1]).flatten(1).all(1).sum())
+
+
+def _distinct(
+    rows: NDArray[np.int64],
+    wanted: int,
+    others: Tensor,
+    read: _Reader,
+) -> tuple[Tensor, int]:
+    """At most `wanted` pictures of these rows that are no copies of others; and how many were.
+
+    `read` is given rows, and how many pictures were taken before.
+    """
+    known, copies, at = others, 0, 0
+    while (lacking := len(others) + wanted - len(known)) > 0 and at < len(rows):
+        part = rows[at : at + max(lacking, _AT_LEAST if at else 0)]
+        levels = torch.cat([known, read(part, len(known) - len(others))])
+        first = first_of_each(levels, len(known))
+        copies += int((~first).sum())
+        known, at = levels[first], at + len(part)
+    return known[len(others) : len(others) + wanted], copies
+
+
+def _remarks(found: PictureFolder) -> list[str]:
+    said = []
+    if found.unread:
+        said.append(f"Not read in {found.folder}: {listed(found.unread)}.")
+    if found.own:
+        said.append(f"Left out, as results of this program: {listed(found.own)}.")
+    return said
+
+
+def _counted(copies: int, constant: int) -> list[str]:
+    said = []
+    if copies:
+        said.append(
+            f"Left out are copies of others, exact or nearly so, so that none is on two sides of a "
+            f"split: {copies:,}."
+        )
+    if constant:
+        said.append(f"Pictures of one colour only: {constant:,}.")
+    return said
 
 
 def as_input(levels: Tensor) -> Tensor:

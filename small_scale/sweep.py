@@ -116,6 +116,13 @@ class Sweep:
             write_report(self._fresh_lab())
             write_calibration(self._fresh_lab())
 
+    def look_at_pictures(self) -> Sequence[str]:
+        """Reads the pictures; returns what is to be told of them before anything is trained.
+
+        Raises ReferenceFolderError or UsageError for those that no sweep can be made of.
+        """
+        return self._pictures.remarks
+
     def cost(self, stages: Sequence[Stage]) -> tuple[int, int]:
         """What is left of the stages, and all of it, in forward passes of one picture.
 

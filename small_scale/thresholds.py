@@ -17,6 +17,7 @@ from diptest import diptest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from m2g_audit.errors import UsageError
 from m2g_audit.thresholds import ALPHA, low_quantile
 
 FloatArray = NDArray[np.float64]
@@ -55,9 +56,16 @@ def find_threshold(distances: FloatArray, fresh: FloatArray, alpha: float = ALPH
     A valley is taken if the dip test refuses one mode at 5% and the valley separates two modes with
     the fresh pictures' `alpha` quantile between it and the upper one: two modes of one kind, such
     as the copies of two training pictures, are no transition, and a valley that more fresh pictures
-    lie under is no bound of copies. Raises UsageError for too few fresh distances (99 for 1%).
+    lie under is no bound of copies. Raises UsageError for too few fresh distances (99 for 1%), and
+    where that many of them are 0.
     """
     limit = low_quantile(fresh, alpha)
+    if limit <= 0:
+        raise UsageError(
+            f"More than {alpha:.1%} of the pictures that no model was trained on are at distance 0 "
+            "to another one: no copy could be told from them. Give a --metric that tells these "
+            "pictures apart, or take out what is there twice."
+        )
     p = _p_one_mode(distances)
     found = valley(distances) if p < LEVEL else None
     if found is not None:

@@ -91,6 +91,36 @@ def test_training_pictures_that_come_back_are_memorized(
         assert (tmp_path / "run" / seed.nearest_reference.image).is_file()  # type: ignore[union-attr,operator]
 
 
+def test_pictures_of_a_first_audit_do_not_make_a_second_one_memorized(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = training_folder(tmp_path / "training", 7, 8)
+    monkeypatch.chdir(folder)
+    for out in (Path("runs/first"), Path("runs/second"), Path("third")):
+        record = audit(monkeypatch, FakePipeline(PROMPT, [1] * 8), out, reference=".")
+        assert record.verdict.state == "attractor"
+        assert record.reference is not None
+        assert record.reference.files is not None
+        assert record.reference.pictures == record.reference.files.files == 2
+    assert record.reference.files.own == ["runs/first", "runs/second"]
+    assert any("runs/first; runs/second" in warning for warning in record.warnings)
+
+
+def test_what_of_the_reference_is_not_read_stands_in_the_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = training_folder(tmp_path / "training", 7, 8)
+    (folder / "9.psd").write_bytes(b"8BPS" + bytes(40))
+    record = audit(
+        monkeypatch, FakePipeline(PROMPT, [1] * 8), tmp_path / "run", reference=str(folder)
+    )
+    assert record.reference is not None
+    assert record.reference.files is not None
+    assert record.reference.files.unread_names == ["9.psd (a Photoshop file)"]
+    assert any("9.psd" in warning for warning in record.warnings)
+    assert read_record(tmp_path / "run") == record
+
+
 def test_the_distances_of_all_pairs_are_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

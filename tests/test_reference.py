@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from m2g_audit.errors import OutputError, ReferenceFolderError
+from m2g_audit.errors import OutputError, ReferenceFolderError, ResourceError
+from m2g_audit.picture_files import Pages, Reading
 from m2g_audit.reference import (
     ReferenceSet,
     crop,
@@ -21,6 +22,8 @@ from m2g_audit.reference import (
     load_folder,
     scan,
 )
+from m2g_audit.reference_files import describe, refuse_unread, remarks
+from m2g_audit.request import Request, set_up
 from m2g_audit.similarity import Metric, load_metric
 
 
@@ -174,6 +177,133 @@ def test_an_unwritable_cache_is_said(
 ) -> None:
     cache.write_text("a file where the cache should be")
     with pytest.raises(OutputError, match="M2G_CACHE"):
+        load_folder(scan(folder), HalvingPipeline())
+
+
+def page(level: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (level, 0, level))
+
+
+def two_pages(path: Path) -> None:
+    page(60).save(path, save_all=True, append_images=[page(120)])
+
+
+def test_pages_are_read_where_training_saw_them(folder: Path) -> None:
+    two_pages(folder / "t.tif")
+    first = scan(folder)
+    assert [entry.name for entry in first.entries][3:] == ["t.tif"]
+    contents = scan(folder, flipped=True, reading=Reading(pages="all"))
+    reference = load_folder(contents, HalvingPipeline())
+    assert list(reference.names)[6:] == [
+        "t.tif",
+        "t.tif (mirrored)",
+        "t.tif (page 2)",
+        "t.tif (page 2) (mirrored)",
+    ]
+    assert reference.images[6:10][:, 0, 0, 0].tolist() == [30, 30, 60, 60]
+    assert scan(folder, reading=Reading(pages="first")).sha256 == first.sha256 != contents.sha256
+
+
+def test_more_pages_than_a_file_can_have_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_pages(folder / "t.tif")
+    monkeypatch.setattr("m2g_audit.reference._MOST_PAGES", 1)
+    assert len(scan(folder).entries) == 4
+    with pytest.raises(ReferenceFolderError, match=r"t\.tif \(it says that it has 2 pages"):
+        scan(folder, reading=Reading(pages="all"))
+
+
+def test_names_can_not_steer_the_terminal(folder: Path) -> None:
+    (folder / "x\x1b]0;title\x07.psd").write_bytes(b"8BPS" + bytes(40))
+    with pytest.raises(ReferenceFolderError) as refused:
+        refuse_unread(scan(folder))
+    assert str(refused.value).isprintable()
+
+
+def test_ways_of_reading_are_kept_apart(folder: Path) -> None:
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.save(folder / "t.png")
+    seen = {}
+    for ground in ("drop", "white", "black"):
+        contents = scan(folder, reading=Reading(transparency=ground))  # type: ignore[arg-type]
+        reference = load_folder(contents, HalvingPipeline())
+        seen[ground] = (int(reference.images[3:4].max()), reference.sha256)
+    assert [level for level, _ in seen.values()] == [0, 128, 0]
+    assert len({sha256 for _, sha256 in seen.values()}) == 3
+
+
+def test_what_was_seen_of_pixels_is_kept_with_the_round_trip(folder: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(folder / "d.png")
+    Image.new("RGB", (8, 8), "red").save(folder / "e.bmp")
+    (folder / "f.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(folder / "g.png")
+    Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(folder / "h.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8), "blue").save(folder / "i.jpg", exif=exif)
+    for _ in range(2):
+        contents = scan(folder, flipped=True)
+        load_folder(contents, HalvingPipeline())
+        files = describe(contents, HalvingPipeline())
+        assert files.formats == {"JPEG": 3, "PNG": 4, "WEBP": 1, "BMP": 1}
+        assert (files.files, files.duplicates, files.constant) == (9, 2, 4)
+        assert (files.turned, files.transparent, files.scaled) == (1, 1, 1)
+    said = " ".join(remarks(files))
+    assert "equal another one of it, pixel by pixel: 2." in said
+    assert "1 turned as their EXIF says" in said
+
+
+def test_nothing_is_said_of_plain_pictures(folder: Path) -> None:
+    contents = scan(folder)
+    load_folder(contents, HalvingPipeline())
+    files = describe(contents, HalvingPipeline())
+    assert (files.unread, files.own, remarks(files)) == (0, [], [])
+
+
+@pytest.mark.parametrize("what", ["a file", "a page", "a folder"])
+def test_a_complete_reference_is_read_whole_or_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "a file":
+        (folder / "x.psd").write_bytes(b"8BPS" + bytes(40))
+    elif what == "a page":
+        two_pages(folder / "x.tif")
+    else:
+        (folder / "x").symlink_to(folder / "nowhere", target_is_directory=True)
+    request = Request("a boat", model="none", reference=str(folder), reference_complete=True)
+    with pytest.raises(ReferenceFolderError, match=r"not all in it is read \(1 left\): x"):
+        set_up(request)
+    contents = scan(folder)
+    load_folder(contents, HalvingPipeline())
+    files = describe(contents, HalvingPipeline())
+    assert files.unread == 1
+    assert "copies of the rest are called new: x" in remarks(files)[0]
+
+
+@pytest.mark.parametrize("pages", ["first", "all"])
+def test_pages_are_no_hole_once_training_is_known(folder: Path, pages: Pages) -> None:
+    two_pages(folder / "x.tif")
+    refuse_unread(scan(folder, reading=Reading(pages=pages)))
+
+
+def test_the_cache_is_no_part_of_the_reference(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2G_CACHE", str(folder / "kept"))
+    first = scan(folder)
+    load_folder(first, HalvingPipeline())
+    again = scan(folder)
+    assert again.sha256 == first.sha256
+    assert again.found.own == ("kept",)
+
+
+def test_memory_that_ends_names_the_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("m2g_audit.reference.decode", fails)
+    with pytest.raises(ResourceError, match=r"not enough memory to read .*a\.jpg"):
         load_folder(scan(folder), HalvingPipeline())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from m2g_audit.screening import Look, is_clearly_novel, looks
 from scipy.stats import binom
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from m2g_audit.errors import UsageError
 from m2g_audit.gate import Severity, severity
 from m2g_audit.records import NearestReference, NearestSample, SeedRecord, StateWord
 from m2g_audit.request import Request, prepare
-from m2g_audit.screening import Look, is_clearly_novel, looks
 from m2g_audit.states import State, Thresholds, fractions
 from tests.batch_work import ManyPrompts, open_batch, run_batch
 

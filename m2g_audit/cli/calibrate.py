@@ -155,6 +155,7 @@ def calibrate(
             sampler=sampler,
             spectrum=spectrum,
         )
+    _check_given(delta_m, delta_s)
     weights = _weights(settings, metric_weights or [])
     others = _others(beside or [], folder)
     lab = replace(Lab.at(folder, settings), given=(delta_m, delta_s))
@@ -171,6 +172,9 @@ def calibrate(
     if tracker is not None:
         accelerator.init_trackers("m2g-audit")
     with progress:
+        if left and "train" in stages:
+            for remark in sweep.look_at_pictures():
+                console.print(remark, highlight=False)
         sweep.run(stages)
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -211,6 +215,17 @@ def _settings(
         spectrum=spectrum,
         sizes=None if sizes is None else parse_sizes(sizes, source.train),
     )
+
+
+def _check_given(delta_m: float | None, delta_s: float | None) -> None:
+    from m2g_audit.errors import UsageError
+
+    for name, value in (("--delta-m", delta_m), ("--delta-s", delta_s)):
+        if value is not None and not value > 0:
+            raise UsageError(
+                f"{name} {value:g} is no threshold: no copy would be called one. Give a distance "
+                "above 0."
+            )
 
 
 def _weights(settings: Settings, files: list[Path]) -> dict[str, Path]:

@@ -118,6 +118,31 @@ ControlPrompts = Annotated[
         rich_help_panel=_REFERENCE,
     ),
 ]
+ReferenceExif = Annotated[
+    Literal["turn", "keep"],
+    typer.Option(
+        help="Whether training turned pictures as their EXIF says (datasets does) or kept them as "
+        "they lie in the file.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+ReferenceAlpha = Annotated[
+    Literal["drop", "white", "black"],
+    typer.Option(
+        metavar=_NAME,
+        help="What training made of transparency: drop, as convert('RGB') does, or pictures laid "
+        "over white or black.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+ReferencePages = Annotated[
+    Literal["first", "all"] | None,
+    typer.Option(
+        help="What training saw of files with several pages or frames. Without it the first is "
+        "read, and the others count as not read.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
 Metric = Annotated[
     Literal["auto", "l2", "tiled_l2", "lpips-alex", "lpips-vgg", "clip", "sscd"],
     typer.Option(

@@ -114,6 +114,26 @@ def test_what_cannot_stand_beside_a_sweep_is_told_first(
     assert not list(tmp_path.rglob("beside.*"))
 
 
+@pytest.mark.parametrize("option", ["--delta-m", "--delta-s"])
+@pytest.mark.parametrize("value", ["0", "-0.1", "nan"])
+def test_a_threshold_that_no_copy_could_meet_is_refused(
+    run: Run, narrow: Path, option: str, value: str
+) -> None:
+    code, _, err = run(narrow, "--stage", "report", option, value)
+    assert code == 2
+    assert f"{option} {value} is no threshold" in err
+
+
+def test_pictures_that_are_all_one_are_refused_before_training(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for i in range(250):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "set" / f"{i}.png")
+    code, _, err = run(tmp_path / "set", "--preset", "smoke", "--yes", "--cpu")
+    assert code == 2
+    assert "copies of others" in err
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
 def test_thresholds_by_hand_say_what_stays(run: Run, narrow: Path) -> None:
     code, plain, _ = run(narrow, "--stage", "report")
     assert code == 0

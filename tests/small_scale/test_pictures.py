@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,6 +102,96 @@ def test_a_sweep_of_too_many_pictures_is_refused(tmp_path: Path) -> None:
         settings("a", source.train, sizes=(1, 10))
 
 
+def natural(number: int, side: int = 64) -> Image.Image:
+    """A picture of a few large spots, as smooth as a photograph; different numbers are far."""
+    spots = np.random.default_rng(number).integers(0, 256, (3, 3, 3), np.uint8)
+    return Image.fromarray(spots).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def save_again(picture: Image.Image, path: Path, way: str) -> None:
+    if way == "scaled":
+        picture = picture.resize((48, 48), Image.Resampling.LANCZOS)
+    if way == "16 bits":
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    suffix, options = {
+        "jpeg": ("jpg", {"quality": 75}),
+        "webp": ("webp", {"quality": 80}),
+    }.get(way, ("png", {}))
+    picture.save(path.with_suffix(f".{suffix}"), **options)
+
+
+def nearest_to(queries: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(queries.flatten(1).float(), pictures.flatten(1).float()).min(1).values
+
+
+@pytest.mark.parametrize("way", ["the same", "jpeg", "webp", "scaled"])
+def test_copies_are_never_on_both_sides_of_a_split(tmp_path: Path, way: str) -> None:
+    for number in range(260):
+        natural(number).save(tmp_path / f"{number:03d}.png")
+    before = load_pictures(
+        open_source(str(tmp_path)), settings("a", 160, sizes=(2, 64), channels=3)
+    )
+    assert before.remarks == []
+    for number in range(0, 260, 13):
+        save_again(natural(number), tmp_path / f"again-{number:03d}.png", way)
+    source = open_source(str(tmp_path))
+    pictures = load_pictures(source, settings("a", 180, sizes=(2, 128), channels=3))
+    everything = torch.cat([pictures.ordered, pictures.fresh])
+    assert len(everything) == 260
+    apart = torch.cdist(everything.flatten(1).float(), everything.flatten(1).float())
+    apart.fill_diagonal_(torch.inf)
+    assert float(apart.min()) > float(nearest_to(before.fresh, before.ordered).min()) * 0.5
+    assert re.search(r"copies of others.*: 20\.", pictures.remarks[0])
+
+
+def test_what_copies_leave_open_is_filled_up(tmp_path: Path) -> None:
+    for number in range(1200):
+        natural(number % 600, 8).save(tmp_path / f"{number:04d}.png")
+    source = open_source(str(tmp_path))
+    pictures = load_pictures(source, settings("a", 960, sizes=(2, 200), channels=3))
+    assert len(pictures.ordered) == 400
+    assert len({picture.numpy().tobytes() for picture in pictures.ordered}) == 400
+    assert float(nearest_to(pictures.fresh, pictures.ordered).min()) > 0
+
+
+def test_a_set_without_variance_is_refused(tmp_path: Path) -> None:
+    for i in range(250):
+        Image.fromarray(np.full((8, 8), 40_000 + i % 3, np.uint16)).save(tmp_path / f"{i}.png")
+    source = open_source(str(tmp_path))
+    with pytest.raises(
+        UsageError, match=r"copies of others.*: 249\. Pictures of one colour only: 1\."
+    ):
+        load_pictures(source, settings("a", 150, sizes=(2,), channels=1))
+
+
+def test_grey_of_16_bits_is_what_8_bits_are(tmp_path: Path) -> None:
+    read = {}
+    for way in ("16 bits", "8 bits"):
+        folder = tmp_path / way
+        folder.mkdir()
+        for number in range(220):
+            save_again(natural(number).convert("L"), folder / f"{number:03d}.png", way)
+        source = open_source(str(folder))
+        assert source.channels == 1
+        read[way] = load_pictures(source, settings("a", 120, sizes=(2, 8), channels=1))
+    assert read["16 bits"].sha256 == read["8 bits"].sha256
+    assert float(read["8 bits"].ordered.float().std()) > 20
+
+
+def test_what_a_folder_holds_beside_pictures_is_told(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", 250)
+    (folder / "x.psd").write_bytes(b"8BPS" + bytes(40))
+    (folder / "runs" / "a-boat").mkdir(parents=True)
+    (folder / "runs" / "a-boat" / "identity.json").write_text('{"prompt": "", "weights": ""}')
+    (folder / "runs" / "a-boat" / "0.png").write_bytes(png(3))
+    source = open_source(str(folder))
+    assert (source.train, source.fresh) == (150, 100)
+    pictures = load_pictures(source, settings("a", 150, channels=1))
+    said = " ".join(pictures.remarks)
+    assert "x.psd (a Photoshop file)" in said
+    assert "runs/a-boat" in said
+
+
 def test_too_few_held_out_pictures_are_refused(tmp_path: Path) -> None:
     source = open_source(str(folder_of(tmp_path / "a", 90)))
     assert (source.train, source.fresh) == (0, 90)
@@ -112,6 +203,10 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", 250)
     for i in range(40):
         (folder / f"{i:04d}.png").write_bytes(b"no picture")
+    with pytest.raises(ReferenceFolderError, match=r"40 of 250 pictures .*00\d\d\.png.* more"):
+        open_source(str(folder))
+    for i in range(40):
+        (folder / f"{i:04d}.png").write_bytes(png(i)[:45])
     source = open_source(str(folder))
     with pytest.raises(ReferenceFolderError, match=r"of 150 pictures .*00\d\d\.png.* more"):
         load_pictures(source, settings("a", source.train, sizes=(2, source.train)))

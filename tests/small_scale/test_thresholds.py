@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from m2g_audit.errors import UsageError
 from m2g_audit.thresholds import ALPHA, low_quantile
 from small_scale.thresholds import find_threshold, rate_in, valley
 
@@ -90,3 +91,9 @@ def test_scale_changes_nothing_else() -> None:
     distances = np.concatenate([around(0.02, 500), around(0.2, 500)])
     one, ten = find_threshold(distances, FRESH), find_threshold(10 * distances, 10 * FRESH)
     assert ten.value == pytest.approx(10 * one.value, rel=1e-9)
+
+
+def test_a_threshold_of_0_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"1\.0% of the pictures .* at distance 0"):
+        find_threshold(FRESH, np.where(np.arange(len(FRESH)) < 40, 0.0, FRESH))
+    assert find_threshold(FRESH, np.where(np.arange(len(FRESH)) < 5, 0.0, FRESH)).value > 0

@@ -1,0 +1,280 @@
+"""A folder of pictures: what lies in it and below, what of that is read, and what is not.
+
+What a file is, its content says. Captions and tables beside pictures are no pictures and are passed
+over, as is what is hidden. All else that is not read is named, since training may have seen it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import UnidentifiedImageError
+
+from m2g_audit.errors import ReferenceFolderError
+from m2g_audit.picture_files import FORMATS, Header, header, picture_suffixes
+from m2g_audit.printable import printable
+
+NAMED = 10
+"""How many files a message names."""
+
+# Beside pictures, and not text: tables, arrays, weights, and what desktops leave.
+_NO_PICTURES = frozenset(
+    {".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".npz", ".npy"}
+    | {".pt", ".safetensors", ".pkl", ".db", ".lock", ".pyc"}
+)
+_HEAD = 4096
+_MARKERS = {
+    "identity.json": ({"weights", "prompt"}, {"kind", "weights"}, {"command", "seed"}),
+    "settings.json": ({"preset", "network", "synthesis"},),
+}
+"""Files that runs and sweeps write first, with some of the keys in them."""
+_MARKER_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file with a picture that can be opened; name: its path in the folder, as text."""
+
+    path: Path
+    name: str
+    header: Header
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """What lies in a folder and below it.
+
+    files: the pictures, by name; broken: files that promise a picture by their names and hold none
+    that can be read; unread: what else was not read; own: folders of this program's runs, and
+    others that were to be left out. Each of the latter three is a name, with the reason behind it.
+    """
+
+    folder: Path
+    files: tuple[PictureFile, ...]
+    broken: tuple[str, ...]
+    unread: tuple[str, ...]
+    own: tuple[str, ...]
+
+
+def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> PictureFolder:
+    """Return the pictures of a folder and of what is in it, links followed, each folder once.
+
+    Nothing is decoded. Folders of runs and those to leave out are not looked into. Raises
+    ReferenceFolderError where the folder is missing, is a file, is of a run itself, can't be read,
+    or has no pictures in it.
+    """
+    _check(folder)
+    walk = _Walk(folder, leave_out)
+    walk.through()
+    files: list[PictureFile] = []
+    broken: list[str] = []
+    for path in sorted(walk.files):
+        name = walk.name(path)
+        try:
+            files.append(PictureFile(path, name, header(path)))
+        except (OSError, ValueError) as error:
+            if path.suffix.lower() in picture_suffixes():
+                broken.append(f"{name} ({reason(error)})")
+            elif _has_pictures_in_columns(path):
+                walk.unread.append(f"{name} (a table with pictures in it)")
+            elif not _is_no_picture(path):
+                walk.unread.append(f"{name} ({reason(error)})")
+    unread, own = sorted(walk.unread), sorted(walk.own)
+    found = PictureFolder(folder, tuple(files), tuple(broken), tuple(unread), tuple(own))
+    if not files and not broken:
+        raise ReferenceFolderError(_nothing_in(found))
+    return found
+
+
+def refuse_broken(broken: Sequence[str], total: int, folder: Path) -> None:
+    """Raise ReferenceFolderError, naming them, where pictures can't be read."""
+    if broken:
+        raise ReferenceFolderError(
+            f"{len(broken)} of {total} pictures in {folder} can't be read: {listed(broken)}. "
+            "Repair them or move them out of the folder: a reference with holes would call copies "
+            "of them new."
+        )
+
+
+def listed(names: Sequence[str], total: int | None = None) -> str:
+    """Return names in a line, at most NAMED of them; total: how many there are in truth."""
+    total = len(names) if total is None else total
+    more = f" and {total - NAMED:,} more" if total > NAMED else ""
+    return f"{'; '.join(map(printable, names[:NAMED]))}{more}"
+
+
+def reason(error: Exception) -> str:
+    """Return in words why a file could not be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def as_text(path: Path) -> str:
+    """Return a path as text that fits into a record, whatever bytes the file system holds."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+
+
+def is_of_this_program(folder: Path) -> bool:
+    """Return whether a folder is that of a run, a batch or a sweep."""
+    return any(
+        any(keys <= _keys(folder / name) for keys in choices) for name, choices in _MARKERS.items()
+    )
+
+
+def _keys(path: Path) -> set[str]:
+    with suppress(OSError, ValueError, RecursionError):
+        if path.is_file() and path.stat().st_size <= _MARKER_BYTES:
+            content: Any = json.loads(path.read_bytes())
+            return set(content) if isinstance(content, dict) else set()
+    return set()
+
+
+def _check(folder: Path) -> None:
+    if not folder.exists():
+        raise ReferenceFolderError(
+            f"There is no folder {folder}. Give the folder of the training pictures with "
+            "--reference PATH, or leave --reference away to audit without one."
+        )
+    if not folder.is_dir():
+        raise ReferenceFolderError(
+            f"{folder} is a file. --reference takes the folder that the training pictures lie in."
+        )
+    whole = folder.resolve()
+    for each in (whole, *whole.parents):
+        if is_of_this_program(each):
+            raise ReferenceFolderError(
+                f"{folder} lies in {each}, a folder of this program's results: its pictures are "
+                "made by models. Give the folder of the training pictures."
+            )
+
+
+def _nothing_in(found: PictureFolder) -> str:
+    others = f" Not read: {listed(found.unread)}." if found.unread else ""
+    own = f" Left out, as this program's own: {listed(found.own)}." if found.own else ""
+    return (
+        f"There are no pictures in {found.folder} (looked for {', '.join(FORMATS)}, folders inside "
+        f"it too).{others}{own} Give the folder of the training pictures."
+    )
+
+
+def _has_pictures_in_columns(path: Path) -> bool:
+    """Whether a parquet file is a set of pictures in the hub's layout, and not a table of texts."""
+    if path.suffix.lower() != ".parquet":
+        return False
+    from pyarrow import ArrowException, parquet, types
+
+    try:
+        columns = parquet.read_schema(path)
+    except (OSError, ArrowException):
+        return False
+    return any(
+        types.is_struct(column.type) and {"bytes", "path"} <= {part.name for part in column.type}
+        for column in columns
+    )
+
+
+def _is_no_picture(path: Path) -> bool:
+    """Whether a file is a caption, a table or the like: known by name, or plain text."""
+    if path.suffix.lower() in _NO_PICTURES:
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except (OSError, ValueError):
+        return False
+    drawn = head.startswith(b"%!") or b"<svg" in head
+    return not drawn and all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
+
+
+class _Walk:
+    """The files below a folder, hidden ones left out, no folder twice.
+
+    Links to folders come after what lies there itself, which so keeps its own name.
+    """
+
+    def __init__(self, root: Path, leave_out: Iterable[Path]) -> None:
+        self.files: list[Path] = []
+        self.unread: list[str] = []
+        self.own: list[str] = []
+        self._root = root
+        self._left_out = {key for path in leave_out if (key := _key(path)) is not None}
+        self._seen: set[tuple[int, int]] = set()
+
+    def name(self, path: Path) -> str:
+        """Return a path as text, from the folder on."""
+        return as_text(path.relative_to(self._root))
+
+    def through(self) -> None:
+        """Go through everything; raises ReferenceFolderError where the folder can't be read."""
+        try:
+            with os.scandir(self._root):
+                pass
+        except OSError as error:
+            raise ReferenceFolderError(f"Can't read {self._root}: {error.strerror}.") from error
+        starts = [self._root]
+        while starts:
+            links: list[Path] = []
+            for start in sorted(starts):
+                self._below(start, links)
+            starts = links
+
+    def _below(self, start: Path, links: list[Path]) -> None:
+        """Take in a folder and the folders in it; links to others are added to `links`."""
+        waiting = [start]
+        while waiting:
+            folder = waiting.pop()
+            if self._is_new(folder):
+                for entry in self._entries(folder):
+                    self._take(entry, waiting, links)
+
+    def _is_new(self, folder: Path) -> bool:
+        key = _key(folder)
+        if key in self._seen:
+            return False
+        if key is not None:
+            self._seen.add(key)
+        if key in self._left_out or is_of_this_program(folder):
+            self.own.append(self.name(folder))
+            return False
+        return True
+
+    def _entries(self, folder: Path) -> list[Path]:
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            self.unread.append(f"{self.name(folder)} ({error.strerror})")
+            return []
+        return [folder / name for name in names]
+
+    def _take(self, entry: Path, waiting: list[Path], links: list[Path]) -> None:
+        try:
+            if entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(entry)
+            elif entry.is_file():
+                self.files.append(entry)
+            else:
+                self.unread.append(f"{self.name(entry)} ({_not_a_file(entry)})")
+        except OSError as error:
+            self.unread.append(f"{self.name(entry)} ({error.strerror})")
+
+
+def _not_a_file(entry: Path) -> str:
+    return "a link that leads nowhere" if entry.is_symlink() else "neither a file nor a folder"
+
+
+def _key(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
