@@ -71,7 +71,9 @@ def main() -> None:
         lambda _: of_pocket,
         lambda _: within.threshold,
     )
-    transfer = transfer_of(samples, table, within)
+    said = [row["truth"] for row in named if row["named"] != Verdict.ATTRACTOR.value]
+    commonest = max(Counter(said).values(), default=0)
+    transfer = transfer_of(samples, table, within, commonest / max(1, len(said)))
     calibration.model_copy(update={"transfers": [transfer, within]}).save(CALIBRATION)
     found = {
         "model": table.model_sha256,
@@ -132,10 +134,16 @@ def states_apart(samples: list[Result], score: str) -> tuple[Groups, list[str]]:
     return [(high[:, column], low[:, column]) for high, low in groups], captions
 
 
-def transfer_of(samples: list[Result], table: TruthTable, within: Transfer) -> Transfer:
-    """What the read-out shows on the second pocket; its threshold is the one from pocket."""
+def transfer_of(
+    samples: list[Result], table: TruthTable, within: Transfer, base_rate: float
+) -> Transfer:
+    """What the read-out shows on the second pocket; its threshold is the one from pocket.
+
+    base_rate: share right of always giving the commoner word to the prompts that it names.
+    """
     groups, _ = states_apart(samples, SCORE)
     low, high = over_captions(groups, at_once)
+    least, most = over_captions(groups, lambda drawn: right_by(drawn, within.threshold))
     return within.model_copy(
         update={
             "name": "a second pocket, trained from another seed",
@@ -147,6 +155,14 @@ def transfer_of(samples: list[Result], table: TruthTable, within: Transfer) -> T
                 level=LEVEL,
                 method="bootstrap over captions",
             ),
+            "balanced_accuracy": IntervalRecord(
+                estimate=float(right_by(groups, within.threshold)[0]),
+                low=float(least[0]),
+                high=float(most[0]),
+                level=LEVEL,
+                method="bootstrap over captions",
+            ),
+            "base_rate": base_rate,
             "memorized": sum(len(pair[0]) for pair in groups),
             "spurious": sum(len(pair[1]) for pair in groups),
             "date": datetime.date.today(),

@@ -182,6 +182,9 @@ class Transfer(_Part):
 
     A sample whose `readout` is at `threshold` or above is called memorized. `auroc`: of the
     read-out itself, memorized above spurious, over so many samples of the model `name`.
+    `balanced_accuracy`: share named right by the threshold, mean of both states, null where it was
+    not measured; `base_rate`: share right of always giving the commoner word, to the prompts that
+    it names where that was measured.
     """
 
     name: str
@@ -190,14 +193,21 @@ class Transfer(_Part):
     readout: Readout
     threshold: Finite
     auroc: IntervalRecord
+    balanced_accuracy: IntervalRecord | None = None
+    base_rate: Share = 0.5
     memorized: Count
     spurious: Count
     date: datetime.date
 
     @property
     def tells(self) -> bool:
-        """Whether the read-out was shown to work: the whole interval lies above one half."""
-        return self.auroc.low > 0.5
+        """Whether the read-out may name: by its threshold it is right more often than a constant.
+
+        The whole interval of the balanced accuracy lies above one half and the base rate. An AUROC
+        above one half does not do: the threshold may be another model's.
+        """
+        right = self.balanced_accuracy
+        return right is not None and right.low > max(0.5, self.base_rate)
 
     def state(self, spectrum: ArrayLike) -> Literal["memorized", "spurious"]:
         """The state of a sample with this normalised spectrum [N]."""

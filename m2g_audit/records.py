@@ -246,7 +246,8 @@ class BasinRecord(_Part):
 
     `critical_time` is the medoid's: the time up to which at least `delta_p` of the trials recovered
     at all checks, 0 for none; `critical_times` are those of the trials, 0 where a trial never
-    recovered. `algorithm`: `bisection`, with one noise a trial, or `alg1` as the paper prints it.
+    recovered. `algorithm`: `bisection`, with one noise a trial, or `alg1` as the paper prints
+    it, with fresh noise at every check, which ends sooner.
     `radius` and `log_volume` (natural logarithm) are means over trials. `recovery` is the share of
     trials that recovered at the times `checked`, and `stopped` says whether it fell under `delta_p`
     before the end of the schedule. `evaluations` are forward passes of the network. `delta_d` is a
@@ -376,7 +377,7 @@ class CalibrationRecord(_Part):
     """A calibration that fits the model, and what it says about attractors not named otherwise.
 
     `sha256` is that of its file. An attractor is memorized where `readout` of its spectrum is at
-    `threshold` or above; `tells`: whether `auroc`, measured on such a model, lies above one half
+    `threshold` or above; `tells`: whether it was right there more often than one word for all
     with its whole interval, without which nothing is named. `word`: the verdict's where it comes
     from here, else null; states and shares of the record stay those that were measured.
     """

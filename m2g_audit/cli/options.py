@@ -254,7 +254,8 @@ BasinExact = Annotated[
     bool,
     typer.Option(
         "--exact",
-        help="With --basin: the paper's Alg. 1 as printed, several times as long.",
+        help="With --basin: the paper's Alg. 1 as printed, with fresh noise at every check; it "
+        "ends sooner, and takes several times as long.",
         rich_help_panel=MEASURES,
     ),
 ]
