@@ -32,8 +32,9 @@ from m2g_audit.attractors import find_attractors, is_failed
 from m2g_audit.compare import Side, difference, fisher_exact, p_values
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.truth import DISTANCES_FILE, TRUTH_SEED
-from m2g_audit.pocket.truth_table import TruthTable, load_table
+from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.similarity import distances, load_metric
+from m2g_audit.thresholds import Thresholds
 
 RESULTS = Path(__file__).parent / "results"
 ALPHA = 0.05
@@ -79,12 +80,13 @@ def runs_without_a_change(folder: Path, n: int, lists: int) -> Pairs:
             images = from_numpy(kept["images"]) / 255
         embedded = metric.embed(images)
         apart, failed = distances(metric, embedded, embedded), is_failed(images)
+        thresholds = table.thresholds_for(caption.text)
         rng = np.random.default_rng([n, caption.k or 0, len(found)])
         drawn = (rng.permutation(table.samples)[: 2 * n].reshape(2, n) for _ in range(lists))
         found[caption.text] = [
             (
-                side(table, apart, to_known, failed, first),
-                side(table, apart, to_known, failed, second),
+                side(thresholds, apart, to_known, failed, first),
+                side(thresholds, apart, to_known, failed, second),
             )
             for first, second in drawn
         ]
@@ -92,21 +94,22 @@ def runs_without_a_change(folder: Path, n: int, lists: int) -> Pairs:
 
 
 def side(
-    table: TruthTable,
+    thresholds: Thresholds,
     apart: np.ndarray,
     to_known: np.ndarray,
     failed: np.ndarray,
     rows: np.ndarray,
 ) -> Side:
     """What a run of these samples says."""
-    check = find_attractors(apart[np.ix_(rows, rows)], table.delta_s, failed=failed[rows])
+    assert thresholds.delta_s is not None
+    check = find_attractors(apart[np.ix_(rows, rows)], thresholds.delta_s, failed=failed[rows])
     sizes = [len(attractor.members) for attractor in check.attractors]
     return Side(
         verdict="undecided",
         severity=1,
         seeds=check.n_valid,
         states={},
-        memorized=int((to_known[rows][~failed[rows]] <= table.delta_m).sum()),
+        memorized=int((to_known[rows][~failed[rows]] <= thresholds.delta_m).sum()),
         compared=check.n_valid,
         duplicated=int(check.duplicated.sum()),
         paired=sum(size for size in sizes if size == 2) + len(check.loose),

@@ -137,7 +137,7 @@ def sample_states(
     found = classify(
         to_training,
         pairs.min(1),
-        table.thresholds,
+        table.thresholds_for(caption),
         reference_complete=True,
         failed=is_failed(images),
     )

@@ -181,7 +181,7 @@ def captions_of(table: TruthTable, state: State) -> Iterator[int]:
     """Rows of the table in the order in which `choose` tries them."""
     share = np.array(
         [
-            getattr(row.of_16, state.value) if row.false_memorized <= MOST_FALSE else 0.0
+            getattr(row.truth, state.value) if row.false_memorized <= MOST_FALSE else 0.0
             for row in table.captions
         ]
     )
@@ -209,7 +209,11 @@ def classified(
     )
     to_training = np.array(nearest_training(metric, shown, pictures, index)[0])
     states = classify(
-        to_training, pairs.min(1), table.thresholds, reference_complete=True, failed=failed
+        to_training,
+        pairs.min(1),
+        table.thresholds_for(caption.text),
+        reference_complete=True,
+        failed=failed,
     )
     return [Sample(caption, i, state, latents[i]) for i, state in enumerate(states)]
 

@@ -32,12 +32,12 @@ from curvature_confirmation import (
 )
 from diffusers import UNet2DConditionModel
 from pocket_curvature import RESULTS
-from pocket_verdicts import BENCHMARK_SEED, SEEDS, judged, other_fold
+from pocket_verdicts import BENCHMARK_SEED, SEEDS
 from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
-from m2g_audit import fast_spectrum, krylov, operators, states
-from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
+from m2g_audit import fast_spectrum, krylov, operators
+from m2g_audit.attractors import RepeatSeedCheck, is_failed
 from m2g_audit.calibration import (
     Calibration,
     CalibrationData,
@@ -52,15 +52,18 @@ from m2g_audit.calibration import (
 )
 from m2g_audit.fast_spectrum import fast_spectra
 from m2g_audit.intervals import LEVEL
+from m2g_audit.looks import Look
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
-from m2g_audit.pocket.truth import FRESH_FILE, FreshDistances, sample
+from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.records import IntervalRecord
+from m2g_audit.rule import Grounds, Samples, Verdict, judge, label, verdict_of_named
 from m2g_audit.runs import write_atomically
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State, Thresholds, Verdict
+from m2g_audit.states import State
+from m2g_audit.thresholds import Thresholds
 from m2g_audit.versions import versions
 
 SCORE: ScoreKind = "conditional"
@@ -79,15 +82,14 @@ def main() -> None:
     asked = parser.parse_args()
     table = load_table(asked.folder / "truth.json")
     pipeline = TextToImage.load(asked.folder / "weights")
-    fresh = FreshDistances.load(asked.folder / "samples" / FRESH_FILE, table.metric)
+    of_caption = {row.caption: row for row in table.captions}
     samples = json.loads((RESULTS / f"{CONFIRMATION}.json").read_text())["rows"]
-    trained = [caption.text for caption in trained_captions()]
     rows = name_attractors(
         pipeline,
         asked.folder,
         table,
         asked.work,
-        lambda caption: fresh.thresholds(other_fold(caption, trained)),
+        lambda caption: table.thresholds_of(of_caption[caption.text]),
         lambda caption: threshold_of_others(samples, caption),
     )
     write_atomically(RESULTS / f"{NAME}.json", f"{json.dumps(rows, indent=1)}\n".encode())
@@ -119,13 +121,10 @@ def name_attractors(
         images, latents = sample(pipeline, caption, BENCHMARK_SEED, SEEDS, folder / "samples")
         thresholds = thresholds_of(caption)
         embedded = metric.embed(images)
-        failed = is_failed(images / 255)
-        assert thresholds.delta_s is not None
-        check = find_attractors(
-            distances(metric, embedded, embedded), thresholds.delta_s, failed=failed
-        )
-        word, found = judged(check, thresholds, failed, None)
-        if word is not Verdict.ATTRACTOR:
+        seen = Samples(distances(metric, embedded, embedded), None, is_failed(images / 255))
+        judgement = judge(seen, thresholds, Look(SEEDS), Grounds(power=True))
+        check, found = judgement.reading.check, judgement.reading.states
+        if judgement.word is not Verdict.ATTRACTOR:
             continue
         medoids = [attractor.medoid for attractor in check.attractors[:SPECTRA]]
         values = pieces.get(
@@ -138,7 +137,7 @@ def name_attractors(
             {
                 "caption": caption.text,
                 "k": caption.k,
-                "truth": states.label(shares.memorized, shares.spurious, shares.generalized).value,
+                "truth": label(shares.memorized, shares.spurious, shares.generalized).value,
                 "named": name(check, found, values, threshold).value,
                 "threshold": threshold,
                 "values": values,
@@ -245,7 +244,7 @@ def name(
     for attractor, value in zip(check.attractors, values, strict=False):
         for i in attractor.members:
             named[i] = State.MEMORIZED if value >= threshold else State.SPURIOUS
-    return states.verdict_of_named(named, found, check.n_duplicates.tolist())
+    return verdict_of_named(named, found, check.n_duplicates.tolist(), look=Look(SEEDS))
 
 
 def report(rows: list[Result], model: str) -> str:

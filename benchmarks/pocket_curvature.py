@@ -116,7 +116,9 @@ def sample_states(
     embedded = metric.embed(sample(pipeline, caption, TRUTH_SEED, SAMPLES, folder / "samples")[0])
     pairs = distances(metric, embedded, embedded)
     np.fill_diagonal(pairs, np.inf)
-    found = classify(to_training, pairs.min(1), table.thresholds, reference_complete=True)
+    found = classify(
+        to_training, pairs.min(1), table.thresholds_of(table.captions[row]), reference_complete=True
+    )
     return np.array([state.value for state in found])
 
 

@@ -1,8 +1,9 @@
-"""Does an audit of 16 seeds say what 256 samples show? All pocket captions, none dropped.
+"""Does an audit of 16 seeds, or of as many as it asks for, say what 256 samples show?
 
-Each caption gets 16 seeds that nothing else uses, and thresholds from fresh pictures of captions of
-the other fold. Verdicts and scores are compared with the truth table; every interval's coverage is
-counted over 200 subsamples of the truth's own samples.
+All pocket captions, none dropped. Each gets seeds that nothing else uses, and the thresholds that
+an audit of pocket takes: the caption's own, from fresh pictures of it. Verdicts and scores are
+compared with the truth table; every interval's coverage is counted over 200 subsamples of the
+truth's own samples.
 
     python benchmarks/pocket_verdicts.py runs/pocket      # a folder that `pocket measure` finished
 """
@@ -10,53 +11,67 @@ counted over 200 subsamples of the truth's own samples.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from m2g_audit import states
-from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
-from m2g_audit.intervals import LEVEL, Interval
+from m2g_audit.attractors import is_failed
+from m2g_audit.intervals import Interval
+from m2g_audit.looks import AUTO, Look, looks
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import TextToImage
-from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
-from m2g_audit.pocket.reference import (
-    TrainingPictures,
-    load_index,
-    nearest_training,
-    seen_pictures,
-)
-from m2g_audit.pocket.truth import (
-    DISTANCES_FILE,
-    FRESH_FILE,
-    SAMPLES,
-    TRUTH_SEED,
-    FreshDistances,
-    sample,
-)
+from m2g_audit.pocket.captions import Caption, all_captions
+from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
+from m2g_audit.pocket.truth import DISTANCES_FILE, SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import CaptionTruth, TruthTable, load_table
-from m2g_audit.similarity import distances, load_metric, nearest
-from m2g_audit.states import State, Thresholds, Verdict
+from m2g_audit.power import power_of
+from m2g_audit.rule import Grounds, Judgement, Samples, Verdict, judge, label, read
+from m2g_audit.similarity import distances, load_metric
+from m2g_audit.states import State
+from m2g_audit.thresholds import Thresholds
 
 SEEDS = 16
+MOST_SEEDS = AUTO[-1].seeds
 BENCHMARK_SEED = 16_000
 SUBSAMPLES = 200
 RESAMPLES = 2000
+HARD = range(8, 49)
 RESULTS = Path(__file__).parent / "results"
+
+MODES = {
+    "with the reference, 16 seeds": (True, False),
+    "with the reference, --seeds auto": (True, True),
+    "without it, 16 seeds": (False, False),
+    "without it, --seeds auto": (False, True),
+}
+"""Whether S is known, and whether seeds are taken until the word is settled."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an audit said of a caption, after so many seeds."""
+
+    word: Verdict
+    seeds: int
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What 16 seeds of a caption showed."""
+    """What audits of a caption said, by mode, and scores of its first 16 seeds."""
 
     caption: Caption
     truth: CaptionTruth
-    with_reference: Verdict
-    without_reference: Verdict
+    said: dict[str, Said]
     scores: dict[str, float]
+
+    @property
+    def word(self) -> Verdict:
+        """The truth's own word."""
+        shares = self.truth.truth
+        return label(shares.memorized, shares.spurious, shares.generalized)
 
 
 def main() -> None:
@@ -65,19 +80,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what `m2g-audit pocket measure` worked in")
     folder = parser.parse_args().folder
     table = load_table(folder / "truth.json")
-    fresh = FreshDistances.load(folder / "samples" / FRESH_FILE, table.metric)
     pipeline = TextToImage.load(folder / "weights")
-    audited = audit_all(pipeline, folder, table, fresh)
+    audited = audit_all(pipeline, folder, table)
     covered = coverage(pipeline, folder, table)
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / "pocket_verdicts.md").write_text(report(audited, covered, table))
     rows = [
         {
             "caption": a.caption.text,
             "k": a.caption.k,
-            "truth": states.label(*_shares(a.truth)).value,
-            "with_reference": a.with_reference.value,
-            "without_reference": a.without_reference.value,
+            "truth": a.word.value,
+            **{mode: [said.word.value, said.seeds] for mode, said in a.said.items()},
             **a.scores,
         }
         for a in audited
@@ -86,102 +98,68 @@ def main() -> None:
     print((RESULTS / "pocket_verdicts.md").read_text())
 
 
-def audit_all(
-    pipeline: TextToImage, folder: Path, table: TruthTable, fresh: FreshDistances
-) -> list[Audited]:
-    """One audit of each caption with 16 seeds and cross-fitted thresholds."""
+def audit_all(pipeline: TextToImage, folder: Path, table: TruthTable) -> list[Audited]:
+    """The audits of every caption."""
     l2, tiled = load_metric("l2"), load_metric("tiled_l2")
-    tiled_fresh = fresh_tiled(pipeline)
     pictures, index = TrainingPictures(pipeline), load_index(folder / "weights")
     truths = {row.caption: row for row in table.captions}
-    trained = [caption.text for caption in trained_captions()]
     audited = []
     for caption in all_captions():
-        others = other_fold(caption, trained)
-        thresholds = fresh.thresholds(others)
-        images = sample(pipeline, caption, BENCHMARK_SEED, SEEDS, folder / "samples")[0] / 255
-        failed = is_failed(images)
-        pairs = distances(l2, l2.embed(images), l2.embed(images))
-        check = _check(pairs, thresholds, failed)
+        row = truths[caption.text]
+        images = sample(pipeline, caption, BENCHMARK_SEED, MOST_SEEDS, folder / "samples")[0] / 255
+        pairs, tiled_pairs = (distances(m, m.embed(images), m.embed(images)) for m in (l2, tiled))
         to_training = np.array(nearest_training(l2, images, pictures, index)[0])
-        verdicts = [
-            judged(check, thresholds, failed, to_training)[0],
-            judged(check, thresholds, failed, None)[0],
-        ]
-        tiled_pairs = distances(tiled, tiled.embed(images), tiled.embed(images))
-        tiled_delta = states.low_quantile(tiled_fresh[others].ravel())
-        tiled_check = find_attractors(tiled_pairs, tiled_delta, failed=failed)
+        seen = Samples(pairs, to_training, is_failed(images))
+        thresholds = table.thresholds_of(row)
+        power = power_of(table.plants, thresholds).suffices
+        said = {
+            mode: say(seen if known else hidden(seen), thresholds, known, auto, power)
+            for mode, (known, auto) in MODES.items()
+        }
         seeds = [seed_for(BENCHMARK_SEED, caption.text, i) for i in range(SEEDS)]
         gap = pipeline.noise_difference_at_first_step(caption.text, seeds)
-        audited.append(
-            Audited(
-                caption,
-                truths[caption.text],
-                *verdicts,
-                scores={
-                    "share within delta_m of S": float((to_training <= thresholds.delta_m).mean()),
-                    "duplicated share, l2": float(check.duplicated.mean()),
-                    "duplicated share, tiled_l2": float(tiled_check.duplicated.mean()),
-                    "median nearest-neighbour distance, l2": -float(np.median(check.nearest)),
-                    "median nearest-neighbour distance, tiled_l2": -float(
-                        np.median(tiled_check.nearest)
-                    ),
-                    "|eps_c - eps_u| at the first step": float(gap.mean()),
-                    "K alone": -float(np.log(caption.k)) if caption.k else float("nan"),
-                },
-            )
-        )
-        print(f"{caption.text}: {audited[-1].with_reference.value}", flush=True)
+        near, tiled_near = (nearest_of(p[:SEEDS, :SEEDS]) for p in (pairs, tiled_pairs))
+        scores = {
+            "share within delta_m of S": float(
+                (to_training[:SEEDS] <= thresholds.delta_m).mean()  # type: ignore[operator]
+            ),
+            "duplicated share": float((near <= thresholds.delta_s).mean()),
+            "median nearest-neighbour distance, l2": -float(np.median(near)),
+            "median nearest-neighbour distance, tiled_l2": -float(np.median(tiled_near)),
+            "|eps_c - eps_u| at the first step": float(gap.mean()),
+            "K alone": -float(np.log(caption.k)) if caption.k else float("nan"),
+        }
+        audited.append(Audited(caption, row, said, scores))
+        print(caption.text, {mode: s.word.value for mode, s in said.items()}, flush=True)
     return audited
 
 
-def fresh_tiled(pipeline: TextToImage, n: int = 64) -> np.ndarray:
-    """Tiled nearest-neighbour distances among groups of 16 fresh pictures [captions, n]."""
-    metric = load_metric("tiled_l2")
-    rows = []
-    for caption in trained_captions():
-        embedded = metric.embed(seen_pictures(pipeline, caption, "fresh", range(n)))
-        groups = [nearest(metric, g, g, exclude_self=True)[0][:, 0] for g in embedded.split(SEEDS)]
-        rows.append(np.concatenate(groups))
-    return np.stack(rows)
+def hidden(samples: Samples) -> Samples:
+    """The same samples where S is not known."""
+    return Samples(samples.pairs, None, samples.failed)
 
 
-def other_fold(caption: Caption, trained: Sequence[str]) -> list[int]:
-    """Numbers of the trained captions that are not in the fold of this caption."""
-    # Untrained captions gave no threshold, so that any fold is another for them.
-    fold = trained.index(caption.text) % 2 if caption.text in trained else 0
-    return [i for i in range(len(trained)) if i % 2 != fold]
+def say(samples: Samples, thresholds: Thresholds, complete: bool, auto: bool, power: bool) -> Said:
+    """The word of an audit, at 16 seeds or at the look at which it is settled."""
+    grounds = Grounds(reference_complete=complete, power=power)
+    found: Judgement | None = None
+    for look in looks(None if auto else SEEDS):
+        found = judge(samples.first(look.seeds), thresholds, look, grounds)
+        if settles(found, complete):
+            break
+    assert found is not None
+    return Said(found.word, look.seeds)
 
 
-def _check(pairs: np.ndarray, thresholds: Thresholds, failed: np.ndarray) -> RepeatSeedCheck:
-    assert thresholds.delta_s is not None
-    return find_attractors(pairs, thresholds.delta_s, failed=failed)
+def settles(judgement: Judgement, complete: bool) -> bool:
+    """Whether an audit ends here (audit._settles, for prompts that are understood)."""
+    open_words = {Verdict.UNDECIDED} | ({Verdict.ATTRACTOR} if complete else set())
+    return judgement.word not in open_words
 
 
-def judged(
-    check: RepeatSeedCheck,
-    thresholds: Thresholds,
-    failed: np.ndarray,
-    to_training: np.ndarray | None,
-    level: float = LEVEL,
-) -> tuple[Verdict, list[State]]:
-    """The verdict on a caption and the states of its samples; `to_training`: None hides S."""
-    found = states.classify(
-        to_training,
-        check.nearest,
-        thresholds,
-        reference_complete=to_training is not None,
-        failed=failed,
-    )
-    word, _ = states.verdict(
-        found,
-        undetected_mass=check.undetected_mass,
-        has_reference=to_training is not None,
-        reference_complete=to_training is not None,
-        n_duplicates=check.n_duplicates.tolist(),
-        level=level,
-    )
-    return word, found
+def nearest_of(pairs: np.ndarray) -> np.ndarray:
+    """Distance of each sample to the nearest other one."""
+    return np.where(np.eye(len(pairs), dtype=bool), np.inf, pairs).min(axis=1)
 
 
 def coverage(pipeline: TextToImage, folder: Path, table: TruthTable) -> dict[str, float]:
@@ -191,69 +169,58 @@ def coverage(pipeline: TextToImage, folder: Path, table: TruthTable) -> dict[str
         to_training = kept["to_training"]
     rng = np.random.default_rng(0)
     hits: dict[str, list[bool]] = {}
-    for row, caption in enumerate(all_captions()):
+    for caption, row, known in zip(all_captions(), table.captions, to_training, strict=True):
         images = sample(pipeline, caption, TRUTH_SEED, SAMPLES, folder / "samples")[0]
         embedded = metric.embed(images)
-        pairs = distances(metric, embedded, embedded)
-        _count_coverage(hits, pairs, to_training[row], table.thresholds, rng)
+        seen = Samples(distances(metric, embedded, embedded), known, is_failed(images / 255))
+        _count_coverage(hits, seen, table.thresholds_of(row), row, rng)
     return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
 def _count_coverage(
     hits: dict[str, list[bool]],
-    pairs: np.ndarray,
-    to_training: np.ndarray,
+    seen: Samples,
     thresholds: Thresholds,
+    row: CaptionTruth,
     rng: np.random.Generator,
 ) -> None:
-    delta_s = thresholds.delta_s
-    assert delta_s is not None
-    n = len(pairs)
-    duplicate = (pairs <= delta_s) & ~np.eye(n, dtype=bool)
-    picks = [rng.choice(n, SEEDS, replace=False) for _ in range(SUBSAMPLES)]
-    found = []
-    for pick in picks:
-        check = find_attractors(pairs[np.ix_(pick, pick)], delta_s)
-        given = states.classify(
-            to_training[pick], check.nearest, thresholds, reference_complete=True
-        )
-        found.append((pick, check, given))
-    expected = {
-        state: float(np.mean([[g == state for g in given] for _, _, given in found]))
-        for state in (State.MEMORIZED, State.SPURIOUS, State.GENERALIZED)
-    }
+    n = len(seen.pairs)
+    duplicate = (seen.pairs <= thresholds.delta_s) & ~np.eye(n, dtype=bool)
+    targets = {state: getattr(row.truth, state.value) for state in _STATES}
     collision = duplicate.sum() / (n * (n - 1))
 
     def count(name: str, interval: Interval, target: float) -> None:
         inside = interval.low - 1e-12 <= target <= interval.high + 1e-12
         hits.setdefault(name, []).append(inside)
 
-    for pick, check, given in found:
-        shares = states.fractions(
-            given,
-            has_reference=True,
-            reference_complete=True,
-            n_duplicates=check.n_duplicates.tolist(),
+    for _ in range(SUBSAMPLES):
+        pick = rng.choice(n, SEEDS, replace=False)
+        assert seen.nearest_reference is not None
+        part = Samples(
+            seen.pairs[np.ix_(pick, pick)], seen.nearest_reference[pick], seen.failed[pick]
         )
+        reading = read(part, thresholds, Look(SEEDS), reference_complete=True)
+        check, shares = reading.check, reading.shares.intervals
         together = all(
             shares[state].low - 1e-12 <= target <= shares[state].high + 1e-12
-            for state, target in expected.items()
+            for state, target in targets.items()
         )
         hits.setdefault("shares of the three states (together)", []).append(together)
         count("collision probability", check.collision, collision)
         rest = np.setdiff1d(np.arange(n), pick)
         new = 1 - duplicate[np.ix_(rest, pick)].any(axis=1).mean()
         count("chance of something unseen (Good-Turing)", check.unseen, float(new))
+        heaviest = (duplicate.sum(1).max() + 1) / n
         if check.attractors:
             largest = check.attractors[0]
-            medoid = pick[largest.medoid]
-            mass = (duplicate[medoid].sum() + 1) / n
+            mass = (duplicate[pick[largest.medoid]].sum() + 1) / n
             count("mass of the largest attractor", largest.mass, float(mass))
-        heaviest = (duplicate.sum(1).max() + 1) / n
-        hits.setdefault("no attractor above the undetected mass, where none was found", [])
-        if not check.attractors:
+        else:
             name = "no attractor above the undetected mass, where none was found"
-            hits[name].append(heaviest <= check.undetected_mass)
+            hits.setdefault(name, []).append(heaviest <= check.undetected_mass)
+
+
+_STATES = (State.MEMORIZED, State.SPURIOUS, State.GENERALIZED)
 
 
 def auroc(positive: np.ndarray, score: np.ndarray) -> tuple[float, float, float]:
@@ -272,33 +239,6 @@ def auroc(positive: np.ndarray, score: np.ndarray) -> tuple[float, float, float]
     return float(roc_auc_score(positive, score)), float(low), float(high)
 
 
-def _shares(truth: CaptionTruth) -> tuple[float, float, float]:
-    return truth.truth.memorized, truth.truth.spurious, truth.truth.generalized
-
-
-def report(audited: Sequence[Audited], covered: dict[str, float], table: TruthTable) -> str:
-    """The result as Markdown."""
-    lines = [
-        "# Verdicts on pocket against its truth",
-        "",
-        f"{len(audited)} captions, {SEEDS} seeds each (run seed {BENCHMARK_SEED}), thresholds from "
-        f"captions of the other fold; truth from {table.samples} other samples, guidance "
-        f"{table.guidance:g}, {table.steps} steps. Weights {table.model_sha256[:12]}.",
-        "",
-    ]
-    for title, chosen in (
-        ("with the reference", lambda a: a.with_reference),
-        ("without the reference", lambda a: a.without_reference),
-    ):
-        lines += _confusion(title, audited, chosen)
-    lines += _aurocs(audited)
-    lines += ["## Coverage of 95% intervals", ""]
-    lines += [f"{SUBSAMPLES} subsamples of {SEEDS} from the truth's samples of each caption.", ""]
-    lines += ["| interval | coverage |", "| --- | --- |"]
-    lines += [f"| {name} | {share:.1%} |" for name, share in covered.items()]
-    return "\n".join(lines) + "\n"
-
-
 @dataclass(frozen=True)
 class Agreement:
     """Captions whose verdict is the truth's word, `attractor` for it, `undecided`, or another."""
@@ -307,6 +247,11 @@ class Agreement:
     wider: int
     undecided: int
     wrong: int
+
+    @property
+    def total(self) -> int:
+        """How many captions."""
+        return self.same + self.wider + self.undecided + self.wrong
 
 
 def agreement(pairs: Mapping[tuple[Verdict, Verdict], int]) -> Agreement:
@@ -323,24 +268,52 @@ def agreement(pairs: Mapping[tuple[Verdict, Verdict], int]) -> Agreement:
     return Agreement(found["same"], found["wider"], found["undecided"], found["wrong"])
 
 
-def _confusion(
-    title: str, audited: Sequence[Audited], chosen: Callable[[Audited], Verdict]
-) -> list[str]:
-    pairs = Counter((states.label(*_shares(a.truth)), chosen(a)) for a in audited)
+def report(audited: Sequence[Audited], covered: dict[str, float], table: TruthTable) -> str:
+    """The result as Markdown."""
+    lines = [
+        "# Verdicts on pocket against its truth",
+        "",
+        f"{len(audited)} captions (run seed {BENCHMARK_SEED}), thresholds of each caption's own "
+        f"fresh pictures; truth from {table.samples} other samples, duplicates among 16, guidance "
+        f"{table.guidance:g}, {table.steps} steps. Weights {table.model_sha256[:12]}. Wider: "
+        "`attractor` for memorized, spurious or mixed. Hard: captions of K from 8 to 48.",
+        "",
+        "| audit | seeds a prompt | truth's word | wider | undecided | wrong "
+        "| hard: truth's word |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for mode in MODES:
+        all_of, hard = (
+            agreement(Counter((a.word, a.said[mode].word) for a in group))
+            for group in (audited, [a for a in audited if a.caption.k in HARD])
+        )
+        seeds = np.mean([a.said[mode].seeds for a in audited])
+        lines.append(
+            f"| {mode} | {seeds:.1f} | {all_of.same} of {all_of.total} "
+            f"({all_of.same / all_of.total:.0%}) | {all_of.wider} | {all_of.undecided} "
+            f"| {all_of.wrong} | {hard.same} of {hard.total} ({hard.same / hard.total:.0%}) |"
+        )
+    lines.append("")
+    for mode in MODES:
+        lines += _confusion(mode, audited)
+    lines += _aurocs(audited)
+    lines += ["## Coverage of 95% intervals", ""]
+    lines += [f"{SUBSAMPLES} subsamples of {SEEDS} from the truth's samples of each caption.", ""]
+    lines += ["| interval | coverage |", "| --- | --- |"]
+    lines += [f"| {name} | {share:.1%} |" for name, share in covered.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _confusion(mode: str, audited: Sequence[Audited]) -> list[str]:
+    pairs = Counter((a.word, a.said[mode].word) for a in audited)
     truths = [v for v in Verdict if any(t == v for t, _ in pairs)]
     columns = list(Verdict)
-    n, found = len(audited), agreement(pairs)
     rows = [
         f"| **{truth.value}** | " + " | ".join(str(pairs[truth, c]) for c in columns) + " |"
         for truth in truths
     ]
     return [
-        f"## Verdict {title}",
-        "",
-        f"The truth's own word: {found.same} of {n} ({found.same / n:.1%}). `attractor`, the wider "
-        f"word for memorized, spurious or mixed: {found.wider} "
-        f"({(found.same + found.wider) / n:.1%} together). `undecided`: {found.undecided}. A word "
-        f"that contradicts the truth: {found.wrong}.",
+        f"## {mode[0].upper()}{mode[1:]}",
         "",
         "| truth \\ verdict | " + " | ".join(c.value for c in columns) + " |",
         "| --- |" + " --- |" * len(columns),

@@ -3,8 +3,8 @@
 The calibration of named_by_curvature.py, unchanged, on a model that had no part in it. Captions and
 training pictures are pocket's; the first weights and the order of all batches are others.
 
-- Distances: pocket's delta_m and delta_s against those that fresh pictures of the other fold's
-  captions give on the second pocket itself, in audits of all captions by 16 seeds.
+- Distances: pocket's delta_m and delta_s of each caption against the second pocket's own, in audits
+  of all captions by 16 seeds.
 - Curvature: the read-out and its threshold on samples of known states, and the words that it gives
   to prompts that are `attractor` without a reference, by pocket's delta_s.
 
@@ -27,22 +27,24 @@ import numpy as np
 from curvature_confirmation import SCORES, at_once, groups_of, measure_all, over_captions
 from named_by_curvature import CALIBRATION, SCORE, name_attractors, words_by_truth
 from pocket_curvature import RESULTS, Groups, areas, interval
-from pocket_verdicts import BENCHMARK_SEED, SEEDS, agreement, judged, other_fold
+from pocket_verdicts import BENCHMARK_SEED, SEEDS, agreement
 from resumable import Result, in_words, machine
 
-from m2g_audit import states
-from m2g_audit.attractors import find_attractors, is_failed
+from m2g_audit.attractors import is_failed
 from m2g_audit.calibration import Transfer, load
 from m2g_audit.intervals import LEVEL
+from m2g_audit.looks import Look
 from m2g_audit.pipelines import TextToImage
-from m2g_audit.pocket.captions import all_captions, trained_captions
+from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
-from m2g_audit.pocket.truth import FRESH_FILE, FreshDistances, sample
+from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.records import IntervalRecord
+from m2g_audit.rule import Grounds, Samples, Verdict, judge, label
 from m2g_audit.runs import write_atomically
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State, Thresholds, Verdict
+from m2g_audit.states import State
+from m2g_audit.thresholds import Thresholds
 
 NAME = "second_pocket"
 RULES = ("pocket's", "its own")
@@ -57,7 +59,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="of each state and caption")
     parser.add_argument("--work", type=Path, default=Path(f"runs/{NAME}"))
     asked = parser.parse_args()
-    calibration, of_pocket = load(CALIBRATION), load_table().thresholds
+    calibration, of_pocket = load(CALIBRATION), load_table()
     within = calibration.transfers[-1]
     table = load_table(asked.folder / "truth.json")
     pipeline = TextToImage.load(asked.folder / "weights")
@@ -68,7 +70,9 @@ def main() -> None:
         asked.folder,
         table,
         asked.work,
-        lambda _: of_pocket,
+        lambda caption: of_pocket.thresholds_of(
+            next(row for row in of_pocket.captions if row.caption == caption.text)
+        ),
         lambda _: within.threshold,
     )
     said = [row["truth"] for row in named if row["named"] != Verdict.ATTRACTOR.value]
@@ -77,7 +81,9 @@ def main() -> None:
     calibration.model_copy(update={"transfers": [transfer, within]}).save(CALIBRATION)
     found = {
         "model": table.model_sha256,
-        "delta": dict(zip(RULES, map(deltas, (of_pocket, table.thresholds)), strict=True)),
+        "delta": dict(
+            zip(RULES, map(deltas, (of_pocket.thresholds, table.thresholds)), strict=True)
+        ),
         "transfer": transfer.model_dump(mode="json"),
         "audited": audited,
         "named": named,
@@ -96,13 +102,11 @@ def deltas(thresholds: Thresholds) -> list[float | None]:
 
 
 def audit_all(
-    pipeline: TextToImage, folder: Path, table: TruthTable, of_pocket: Thresholds
+    pipeline: TextToImage, folder: Path, table: TruthTable, of_pocket: TruthTable
 ) -> list[Result]:
     """The truth of every caption, and the words of 16 seeds by either pair of thresholds."""
     metric = load_metric(table.metric)
     pictures, index = TrainingPictures(pipeline), load_index(folder / "weights")
-    fresh = FreshDistances.load(folder / "samples" / FRESH_FILE, table.metric)
-    trained = [caption.text for caption in trained_captions()]
     rows = []
     for number, caption in enumerate(all_captions()):
         images = sample(pipeline, caption, BENCHMARK_SEED, SEEDS, folder / "samples")[0] / 255
@@ -113,14 +117,18 @@ def audit_all(
         row: Result = {
             "caption": caption.text,
             "k": caption.k,
-            "truth": states.label(shares.memorized, shares.spurious, shares.generalized).value,
+            "truth": label(shares.memorized, shares.spurious, shares.generalized).value,
         }
-        own = fresh.thresholds(other_fold(caption, trained))
-        for rule, thresholds in zip(RULES, (of_pocket, own), strict=True):
-            assert thresholds.delta_s is not None
-            check = find_attractors(pairs, thresholds.delta_s, failed=failed)
+        pair = (t.thresholds_of(t.captions[number]) for t in (of_pocket, table))
+        for rule, thresholds in zip(RULES, pair, strict=True):
             row[rule] = [
-                judged(check, thresholds, failed, known)[0].value for known in (to_training, None)
+                judge(
+                    Samples(pairs, known, failed),
+                    thresholds,
+                    Look(SEEDS),
+                    Grounds(reference_complete=known is not None, power=True),
+                ).word.value
+                for known in (to_training, None)
             ]
         rows.append(row)
         print(row, flush=True)
@@ -192,8 +200,8 @@ def report(found: Result, transfer: Transfer) -> str:
         "## Distances",
         "",
         f"Audits of all {n} captions by {SEEDS} seeds; the truth is that of 256 other samples by "
-        "the second pocket's own thresholds. Its own here are from fresh pictures of the other "
-        "fold's captions. Wider: `attractor` where the truth is memorized, spurious or mixed.",
+        "the second pocket's own thresholds, caption by caption. Wider: `attractor` where the "
+        "truth is memorized, spurious or mixed.",
         "",
         "| thresholds | delta_m | delta_s | reference | truth's word | wider | undecided | wrong |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",

@@ -350,8 +350,10 @@ def _curvature(curvature: Sequence[CurvatureRecord], calibration: CalibrationRec
 def _calibration(calibration: CalibrationRecord) -> str:
     start = f"Curvature is read by {calibration.source}."
     if not calibration.tells:
-        return f"{start} It was not shown to be right more often than one word for all, so it names "
+        return (
+            f"{start} It was not shown to be right more often than one word for all, so it names "
             "nothing."
+        )
     if not calibration.readings:
         return f"{start} No attractor is left for it to name."
     readings = ", ".join(

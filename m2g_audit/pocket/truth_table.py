@@ -87,6 +87,10 @@ class TruthTable:
             calibrated=True,
         )
 
+    def thresholds_for(self, caption: str) -> Thresholds:
+        """The pair of a listed caption, by its text; KeyError for another."""
+        return self.thresholds_of({row.caption: row for row in self.captions}[caption])
+
     def thresholds_of(self, row: CaptionTruth) -> Thresholds:
         """A caption's own pair."""
         return Thresholds(
