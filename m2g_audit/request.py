@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ from m2g_audit.model_folder import DEFAULT_MODEL, POCKET
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage
 from m2g_audit.pocket.truth_table import false_memorized
+from m2g_audit.prompt_list import MAX_PROMPT
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.runs import default_folder
@@ -32,8 +34,9 @@ _SPECTRUM_KINDS: Mapping[SpectrumChoice, Literal["jacobian", "paper"] | None] = 
     "none": None,
 }
 
-MAX_PROMPT = 10_000
 FALSE_MEMORIZED_LIMIT = 0.01
+_LEAST = {"seeds": 2, "steps": 1, "batch_size": 1, "spectrum_samples": 1, "t0": 0}
+_MOST = 10_000
 
 
 class Progress(Protocol):
@@ -110,11 +113,15 @@ class Request:
                 "giving the same picture. Give at least 2; 16 can miss attractors of up to a "
                 "quarter of the mass."
             )
-        for name, least in (("batch_size", 1), ("spectrum_samples", 1), ("t0", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not least <= value <= _MOST:
                 option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value} is not possible: give {least} or more.")
+                raise UsageError(
+                    f"--{option} {value} is not possible: give {least} or more, up to {_MOST:,}."
+                )
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise UsageError(f"--guidance {self.guidance} is not possible: give a number.")
         if not 0 < self.spectrum_tolerance < 1:
             raise UsageError(
                 f"--spectrum-tolerance {self.spectrum_tolerance:g} is not possible: give a share "
