@@ -17,13 +17,15 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from m2g_audit.errors import UsageError
+from m2g_audit.errors import AuditError, UsageError
+from m2g_audit.foreign_files import open_file
 from m2g_audit.printable import printable
 
 ListFormat = Literal["txt", "csv", "tsv", "jsonl", "parquet"]
@@ -43,6 +45,10 @@ _SUFFIXES: dict[str, ListFormat] = {
 _DELIMITERS = ",;\t|"
 # Stands for "no delimiter": a line is one field, which may be quoted.
 _NO_DELIMITER = "\x1f"
+MAX_PROMPT = 10_000
+"""Letters of a prompt."""
+MOST_COLUMNS, MOST_ROWS, MOST_BYTES = 1000, 5_000_000, 2**32
+_SHOWN_COLUMNS = 20
 _SNIFFED_ROWS = 100
 _REGULAR = 0.9
 _PARQUET_MAGIC = b"PAR1"
@@ -131,6 +137,25 @@ def read_prompts(
     its content. Text is UTF-8, or what its byte order mark says, or `encoding`.
     """
     name = "stdin" if str(source) == STDIN else str(source)
+    try:
+        return _read(source, name, column, label_column, encoding, read_as)
+    except (AuditError, MemoryError):
+        raise
+    except Exception as error:  # readers raise what they like on broken files
+        raise UsageError(
+            f"{name} can't be read as a list of prompts: {type(error).__name__}: {error}. Say what "
+            "it is with --read-as, or make a txt file of it with a prompt a line."
+        ) from error
+
+
+def _read(
+    source: str | Path,
+    name: str,
+    column: str | None,
+    label_column: str | None,
+    encoding: str | None,
+    read_as: ListFormat | None,
+) -> PromptList:
     file = _open(source)
     kind = read_as or _SUFFIXES.get(Path(source).suffix.lower()) or _binary_format(file)
     if kind == "parquet":
@@ -172,7 +197,9 @@ def _open(source: str | Path) -> BinaryIO:
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give the file that lists the prompts.")
     try:
-        return path.open("rb")
+        if path.is_fifo():  # as shells make them of a command
+            return io.BytesIO(path.read_bytes())
+        return open_file(path)
     except OSError as error:
         raise UsageError(
             f"Can't read the prompts from {path}: {error.strerror}. Give a file "
@@ -257,11 +284,9 @@ def _some(numbers: Sequence[int], what: str = "line") -> str:
 def _sniff_format(text: str, column: str | None) -> ListFormat:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if first.startswith("{"):
-        try:
+        with suppress(ValueError):
             if isinstance(json.loads(first), dict):
                 return "jsonl"
-        except ValueError:
-            pass
     if any(_find(fields, column) for fields in _headers(text)):
         return "csv"
     return "txt"
@@ -318,6 +343,7 @@ def _read_csv(
     if not rows:
         return [], []
     header, body = rows[0], rows[1:]
+    _refuse_too_many("columns", len(header), MOST_COLUMNS, name)
     if len(header) == 1 and not _find(header, column):
         notices.append(
             f"The first line of {name} is no known column name, so every line is a prompt."
@@ -403,15 +429,28 @@ def _read_parquet(file: BinaryIO, name: str) -> tuple[list[str], list[Record], l
 
     try:
         stored = parquet.ParquetFile(file)
+        _refuse_too_many("rows", stored.metadata.num_rows, MOST_ROWS, name)
         schema = stored.schema_arrow
         kept = [field.name for field in schema if not _holds_bytes(field.type)]
         # Data sets of captions often hold their pictures, which no record should carry.
         left = [field.name for field in schema if field.name not in kept]
-        table = stored.read(columns=kept)
+        records = list(enumerate(_rows_of(stored, kept, name), start=1))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UsageError(f"{name} can't be read as parquet: {error}") from error
+        raise UsageError(
+            f"{name} can't be read as parquet: {error}. Write it again without the column that is "
+            "at fault, or as csv or jsonl."
+        ) from error
     notices = [f"Columns with binary content were left out: {', '.join(left)}."] if left else []
-    return kept, list(enumerate(table.to_pylist(), start=1)), notices
+    return kept, records, notices
+
+
+def _rows_of(stored: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
+    """Yield rows, little by little: what repeats is stored once, and a small file may hold much."""
+    size = 0
+    for batch in stored.iter_batches(batch_size=1000, columns=columns):
+        size += batch.nbytes
+        _refuse_too_many("bytes of text", size, MOST_BYTES, name)
+        yield from batch.to_pylist()
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -430,6 +469,7 @@ def _of_columns(
     name: str,
     notices: list[str],
 ) -> PromptList:
+    _refuse_too_many("columns", len(names), MOST_COLUMNS, name)
     prompt_column = _prompt_column(names, column, name) if names else ""
     label = _label_column(names, label_column, name)
 
@@ -473,8 +513,8 @@ def _prompt_column(names: Sequence[str], column: str | None, name: str) -> str:
     if not found:
         missing = "no column with a known name" if column is None else f"no column {column!r}"
         raise UsageError(
-            f"{name} has {missing}. It has {', '.join(map(repr, map(printable, names)))}: name the "
-            "one that holds the prompts with --column."
+            f"{name} has {missing}. It has {_quoted(names)}: name the one that holds the prompts "
+            "with --column."
         )
     return found
 
@@ -487,6 +527,20 @@ def _label_column(names: Sequence[str], column: str | None, name: str) -> str | 
     if not found:
         raise UsageError(f"{name} has no column {column!r}, which --label-column names.")
     return found
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(printable(name, 60)) for name in names[:_SHOWN_COLUMNS])
+    more = len(names) - _SHOWN_COLUMNS
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _refuse_too_many(what: str, count: int, most: int, name: str) -> None:
+    if count > most:
+        raise UsageError(
+            f"{name} has {count:,} {what}, and {most:,} are taken at most: is it a list of "
+            "prompts? Give a part of it."
+        )
 
 
 def _plain(value: Any) -> JsonValue:
@@ -520,14 +574,22 @@ def _collect(
     found: dict[str, list[Row]] = {}
     empty: list[int] = []
     mended: list[int] = []
+    too_long: list[int] = []
     for number, text, extra in rows:
         prompt = _whole(text or "").strip()
         if prompt != (text or "").strip():
             mended.append(number)
-        if prompt:
+        if len(prompt) > MAX_PROMPT:
+            too_long.append(number)
+        elif prompt:
             found.setdefault(prompt, []).append((number, prompt, extra))
         else:
             empty.append(number)
+    if too_long:
+        raise UsageError(
+            f"{name} has prompts of more than {MAX_PROMPT:,} characters ({_some(too_long, 'row')})."
+            " Models read some 75 words and drop the rest: give the beginning."
+        )
     if not found:
         raise UsageError(f"There are no prompts in {name}: one a line, or a column of them.")
     entries = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from m2g_audit.numerics import seed_for
 from m2g_audit.picture_files import Exif, Pages, Reading, Transparency
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
+from m2g_audit.prompt_list import MAX_PROMPT
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.reference_files import refuse_unread
@@ -36,10 +38,11 @@ _SPECTRUM_KINDS: Mapping[SpectrumChoice, Literal["jacobian", "paper"] | None] = 
     "none": None,
 }
 
-MAX_PROMPT = 10_000
 _THRESHOLDS_VERSION = 2
 """Of the rules that thresholds come from: a run made by others is another run."""
 FALSE_MEMORIZED_LIMIT = 0.01
+_LEAST = {"seeds": 2, "steps": 1, "batch_size": 1, "spectrum_samples": 1, "t0": 0}
+_MOST = 10_000
 
 
 class Progress(Protocol):
@@ -123,11 +126,15 @@ class Request:
                 "giving the same picture. Give at least 2; 16 can miss attractors of up to a "
                 "quarter of the mass."
             )
-        for name, least in (("batch_size", 1), ("spectrum_samples", 1), ("t0", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value not in (None, "auto") and not least <= value <= _MOST:
                 option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value} is not possible: give {least} or more.")
+                raise UsageError(
+                    f"--{option} {value} is not possible: give {least} or more, up to {_MOST:,}."
+                )
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise UsageError(f"--guidance {self.guidance} is not possible: give a number.")
         if not 0 < self.spectrum_tolerance < 1:
             raise UsageError(
                 f"--spectrum-tolerance {self.spectrum_tolerance:g} is not possible: give a share "

@@ -26,7 +26,7 @@ from m2g_audit.batch_directory import (
 )
 from m2g_audit.batch_results import finish
 from m2g_audit.errors import OutputError
-from m2g_audit.prompt_list import from_python
+from m2g_audit.prompt_list import MAX_PROMPT, from_python
 from m2g_audit.records import AuditRecord
 from m2g_audit.runs import RunDirectory
 from tests.batch_work import ManyPrompts, fake_setup, open_batch, run_batch, work
@@ -107,7 +107,7 @@ def test_hostile_prompts_are_audited_like_others(tmp_path: Path) -> None:
     assert finish(BatchDirectory.read(tmp_path))
     table = parquet.read_table(tmp_path / RESULTS_FILE)
     assert table["prompt"].to_pylist() == HOSTILE
-    [long] = [record for record in records if len(record.prompt) == 100_000]
+    [long] = [record for record in records if len(record.prompt) == MAX_PROMPT]
     assert long.wording.cut_off == ""  # one word to this tokenizer
 
 

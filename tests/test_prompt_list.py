@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from m2g_audit import prompt_list
 from m2g_audit.errors import UsageError
 from m2g_audit.printable import printable
 from m2g_audit.prompt_list import (
+    MAX_PROMPT,
     ListFormat,
     PromptList,
     from_python,
@@ -35,7 +41,7 @@ HOSTILE = [
     "emoji 👩‍👩‍👧 and 𝔉raktur",
     "a, comma; semicolon\tand tab | pipe",
     '"quoted"',
-    "x" * 100_000,
+    "x" * MAX_PROMPT,
 ]
 
 
@@ -295,3 +301,124 @@ def test_legible_text_is_shown_as_it_is() -> None:
         "می‌خواهم",
     ):
         assert printable(text) == text
+
+
+# -- small files, long work; files that readers choke on
+
+
+def test_too_many_columns_are_refused_at_once(tmp_path: Path) -> None:
+    header = ",".join(f"c{i}" for i in range(100_000))
+    table = write(tmp_path / "list.csv", f"{header}\n{header}\n")
+    rows = [{"caption": "a", f"c{i}": 1} for i in range(1001)]
+    lines = write(tmp_path / "list.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    for file in (table, lines):
+        with pytest.raises(UsageError, match=r"columns, and 1,000 are taken at most"):
+            read_prompts(file)
+
+
+def test_the_columns_that_a_message_names_have_an_end(tmp_path: Path) -> None:
+    header = ",".join(f"column number {i}" for i in range(900))
+    with pytest.raises(UsageError, match=r"'column number 19' and 880 more") as raised:
+        read_prompts(write(tmp_path / "list.csv", f"{header}\n{header}\n"))
+    assert len(str(raised.value)) < 700
+
+
+def test_too_many_rows_in_a_small_file_are_refused_at_once(tmp_path: Path) -> None:
+    same = pyarrow.array(["a"]).dictionary_encode().take(pyarrow.array([0] * 6_000_000))
+    parquet.write_table(pyarrow.table({"caption": same}), tmp_path / "list.parquet")
+    assert (tmp_path / "list.parquet").stat().st_size < 100_000
+    with pytest.raises(UsageError, match="6,000,000 rows, and 5,000,000 are taken at most"):
+        read_prompts(tmp_path / "list.parquet")
+
+
+def test_much_text_in_a_small_file_is_not_all_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_list, "MOST_BYTES", 10_000_000)
+    same = pyarrow.array(["x" * 9_000]).take(pyarrow.array([0] * 10_000))
+    parquet.write_table(pyarrow.table({"caption": same}), tmp_path / "list.parquet")
+    with pytest.raises(UsageError, match="bytes of text, and 10,000,000 are taken at most"):
+        read_prompts(tmp_path / "list.parquet")
+
+
+def test_a_prompt_that_is_too_long_for_prompt_is_so_for_a_list(tmp_path: Path) -> None:
+    file = write(tmp_path / "list.txt", "a kite\n" + "x" * 2_000_000 + "\n")
+    with pytest.raises(UsageError, match=r"more than 10,000 characters \(row 2\)"):
+        read_prompts(file)
+
+
+def broken_text() -> pyarrow.Table:
+    data = pyarrow.py_buffer(b"a\xff\xfeb")
+    offsets = pyarrow.py_buffer(b"\0\0\0\0\4\0\0\0")
+    return pyarrow.table(
+        {"caption": pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, offsets, data])}
+    )
+
+
+def odd_zone() -> pyarrow.Table:
+    times = pyarrow.array([0], pyarrow.timestamp("s", tz="Nowhere/Nothing"))
+    return pyarrow.table({"caption": ["a"], "at": times})
+
+
+def deep_lists() -> pyarrow.Table:
+    kind, value = pyarrow.int8(), 1
+    for _ in range(60):
+        kind, value = pyarrow.list_(kind), [value]
+    return pyarrow.table({"caption": ["a"], "nested": pyarrow.array([value], kind)})
+
+
+@pytest.mark.parametrize("made", [broken_text, odd_zone, deep_lists])
+def test_a_table_that_can_not_be_read_is_a_usage_error(tmp_path: Path, made: Any) -> None:
+    parquet.write_table(made(), tmp_path / "list.parquet")
+    with pytest.raises(UsageError, match=r"list\.parquet can't be read as"):
+        read_prompts(tmp_path / "list.parquet")
+
+
+@pytest.mark.parametrize("start", ['{"caption": ', '"', ""])
+def test_deep_nesting_is_a_usage_error(tmp_path: Path, start: str) -> None:
+    file = write(tmp_path / "list.jsonl", start + "[" * 100_000 + "\n")
+    with pytest.raises(UsageError, match=r"list\.jsonl"):
+        read_prompts(file)
+    nested = json.dumps({"caption": "a", "x": 1}).replace("1", "[" * 900 + "]" * 900)
+    with pytest.raises(UsageError, match=r"list\.jsonl can't be read"):
+        read_prompts(write(file, nested + "\n"))
+
+
+def test_a_pipe_is_read_and_a_device_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("a kite\na dog\n",))
+    writer.start()
+    assert texts(read_prompts(pipe)) == ["a kite", "a dog"]
+    writer.join()
+    with pytest.raises(UsageError, match="it is a device, not a file"):
+        read_prompts("/dev/zero")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    content=st.binary(max_size=300)
+    | st.builds(bytes.__add__, st.sampled_from([b"PAR1", b"{", b"[", b"a,b\n"]), st.binary()),
+    suffix=st.sampled_from(["txt", "csv", "tsv", "jsonl", "parquet", "x"]),
+)
+def test_any_bytes_are_a_list_or_a_usage_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    file = tmp_path_factory.mktemp("any") / f"list.{suffix}"
+    with suppress(UsageError):
+        read_prompts(write(file, content)).to_jsonl()
+
+
+@pytest.mark.parametrize("column", ["caption", "other"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_byte_of_a_table_may_be_wrong(
+    tmp_path_factory: pytest.TempPathFactory, column: str, data: st.DataObject
+) -> None:
+    file = tmp_path_factory.mktemp("any") / "list.parquet"
+    parquet.write_table(pyarrow.table({column: ["a kite", "a dog"], "n": [1, 2]}), file)
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(UsageError):
+        read_prompts(write(file, bytes(content)), column=column)

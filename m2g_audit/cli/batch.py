@@ -175,18 +175,18 @@ def batch(
     Example: m2g-audit batch prompts.csv --model pocket --out runs/release --fail-on memorized
     """
     arguments = locals()
-    from m2g_audit.prompt_list import read_prompts
-
-    listed = read_prompts(
-        prompts,
-        column=column,
-        label_column=label_column,
-        encoding=encoding,
-        read_as=read_as,
-    )
-    share = _share(listed, shard)
-    run = _Run(listed, share, fail_on, junit)
+    run = _Run(fail_on, junit)
     try:
+        from m2g_audit.prompt_list import read_prompts
+
+        listed = read_prompts(
+            prompts,
+            column=column,
+            label_column=label_column,
+            encoding=encoding,
+            read_as=read_as,
+        )
+        run.take(listed, _share(listed, shard))
         from m2g_audit.request import Request
 
         request = Request(prompt="", **chosen(arguments))
@@ -216,20 +216,21 @@ def _share(listed: PromptList, shard: str) -> tuple[Entry, ...]:
 class _Run:
     """One run of the command: what it was asked for, and how far it came."""
 
-    def __init__(
-        self,
-        listed: PromptList,
-        share: tuple[Entry, ...],
-        fail_on: FailOn | None,
-        junit: Path | None,
-    ) -> None:
+    _listed: PromptList
+    _share: tuple[Entry, ...]
+    _notices: list[str]
+
+    def __init__(self, fail_on: FailOn | None, junit: Path | None) -> None:
         from m2g_audit.terminal import Terminal
 
-        self._listed, self._share = listed, share
         self._fail_on, self._junit = fail_on, junit
         self._console = Terminal(stderr=True)
-        self._notices = list(listed.notices)
         self._directory: BatchDirectory | None = None
+
+    def take(self, listed: PromptList, share: tuple[Entry, ...]) -> None:
+        """Take in the list, and the prompts of it that are this run's."""
+        self._listed, self._share = listed, share
+        self._notices = list(listed.notices)
 
     def start(self, request: Request, name: str, yes: bool) -> None:
         """Audit what has no verdict yet; raises what stops a run."""

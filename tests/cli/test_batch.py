@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from m2g_audit import downloads
+from m2g_audit import downloads, prompt_list
 from m2g_audit.batch import Tally
 from m2g_audit.batch_results import Summary
 from m2g_audit.cli import main
@@ -176,6 +176,28 @@ def test_wrong_usage(run: Run, arguments: tuple[str, ...], said: str) -> None:
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
     assert not Path("runs").exists()
+
+
+def test_a_list_that_breaks_its_reader_is_no_finding(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(prompt_list, "_read_jsonl", breaks)
+    Path("list.jsonl").write_text("{}")
+    code, _, err = run("list.jsonl", "--out", "run")
+    assert code == 2
+    assert "list.jsonl can't be read as a list of prompts: RecursionError: too deep" in err
+
+
+def test_no_memory_for_the_list_is_no_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(prompt_list, "_read_jsonl", breaks)
+    Path("list.jsonl").write_text("{}")
+    assert run("list.jsonl", "--out", "run")[0] == 3
 
 
 def test_an_empty_list_is_not_clean(run: Run) -> None:
