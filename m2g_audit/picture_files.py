@@ -27,7 +27,6 @@ FORMATS = (
 )  # fmt: skip
 """Pillow's names of the formats that are read, HEIF and JXL where their plug-ins are installed."""
 
-
 Exif = Literal["turn", "keep"]
 Transparency = Literal["drop", "white", "black"]
 Pages = Literal["first", "all"]
@@ -196,7 +195,7 @@ def _what_else(head: bytes) -> str:
     for at, signature, name in _SIGNATURES:
         if start[at:].startswith(signature):
             return name
-    return "not a picture"
+    return "no picture in a format that is read"
 
 
 def open_picture(file: Path | BinaryIO, reading: Reading = AS_MOST_TRAINERS) -> Image:

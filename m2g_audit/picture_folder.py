@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from m2g_audit.errors import ReferenceFolderError
 from m2g_audit.picture_files import FORMATS, Header, header, picture_suffixes
 from m2g_audit.printable import printable
@@ -112,8 +110,6 @@ def listed(names: Sequence[str], total: int | None = None) -> str:
 
 def reason(error: Exception) -> str:
     """Return in words why a file could not be read."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
     return str(getattr(error, "strerror", None) or error)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from m2g_audit.errors import ReferenceFolderError, UsageError
+from m2g_audit.errors import ReferenceFolderError, ResourceError, UsageError
 from m2g_audit.picture_files import crop, open_picture
 from m2g_audit.picture_folder import PictureFolder, find_pictures, listed, refuse_broken
 from small_scale.copies import first_of_each
@@ -211,10 +211,7 @@ def load_pictures(
     ordered, twice = _distinct(order, wanted[0], nothing, reader(False, 0))
     fresh, again = _distinct(held_out, wanted[1], ordered, reader(True, len(ordered)))
     remarks = _counted(twice + again, _constant(ordered) + _constant(fresh))
-    # No model sees what follows the largest K: it may stand in for copies that were held out.
-    spare = min(max(0, _FEWEST_FRESH - len(fresh)), max(0, len(ordered) - settings.sizes[-1]))
-    ordered, moved = ordered.split([len(ordered) - spare, spare])
-    fresh = torch.cat([fresh, moved])
+    ordered, fresh = _enough_fresh(ordered, fresh, settings.sizes[-1])
     _check_enough(source, settings, len(ordered), len(fresh), remarks)
     digest = hashlib.sha256(ordered.numpy().tobytes() + fresh.numpy().tobytes()).hexdigest()
     return Pictures(ordered, fresh, digest, [*source.remarks, *remarks])
@@ -230,6 +227,13 @@ def _check_enough(
             f"are {most:,} and {_FEWEST_FRESH:,}. {' '.join([*remarks, ''])}Give more pictures or "
             "smaller --sizes."
         )
+
+
+def _enough_fresh(ordered: Tensor, fresh: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Both, where copies were held out with what follows the largest K, which no model sees."""
+    spare = min(max(0, _FEWEST_FRESH - len(fresh)), max(0, len(ordered) - most))
+    kept, moved = ordered.split([len(ordered) - spare, spare])
+    return kept, torch.cat([fresh, moved])
 
 
 def _constant(levels: Tensor) -> int:
@@ -313,6 +317,11 @@ def _read(
         except (OSError, ValueError) as error:
             broken.append(f"{source.label(int(row), fresh=fresh)} ({error})")
             continue
+        except MemoryError as error:
+            raise ResourceError(
+                f"There is not enough memory to read {source.label(int(row), fresh=fresh)}. Make "
+                "that picture smaller, or close other programs; the same command then continues."
+            ) from error
         levels[i] = np.asarray(picture).reshape(side, side, -1).transpose(2, 0, 1)
         if i % 256 == 255 or i + 1 == len(rows):
             report(i + 1)

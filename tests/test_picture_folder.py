@@ -77,13 +77,13 @@ def test_captions_tables_and_hidden_things_are_no_pictures(
         ("b.heif2", b"\0\0\0\x18ftypmif1" + bytes(40), "HEIC"),
         ("b.psd", b"8BPS\0\1" + bytes(40), "a Photoshop file"),
         ("b.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        ("b.xml", b"<?xml version='1.0'?><svg/>", "not a picture"),
+        ("b.xml", b"<?xml version='1.0'?><svg/>", "no picture in a format that is read"),
         ("b.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
         ("b.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3", "a PDF"),
         ("b.mp4", b"\0\0\0\x18ftypisom" + bytes(40), "a video"),
         ("b.zip", b"PK\x03\x04" + bytes(40), "a ZIP archive"),
         ("00000.tar", bytes(257) + b"ustar" + bytes(250), "a tar archive"),
-        ("b.bin", bytes(range(256)), "not a picture"),
+        ("b.bin", bytes(range(256)), "no picture in a format that is read"),
     ],
 )
 def test_what_may_hold_pictures_and_is_not_read_is_named(

@@ -174,7 +174,7 @@ def calibrate(
     with progress:
         if left and "train" in stages:
             for remark in sweep.look_at_pictures():
-                console.print(remark, highlight=False)
+                console.print(remark, highlight=False, markup=False)
         sweep.run(stages)
     accelerator.end_training()
     if accelerator.is_main_process:

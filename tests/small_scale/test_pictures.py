@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from m2g_audit.errors import ReferenceFolderError, UsageError
+from m2g_audit.errors import ReferenceFolderError, ResourceError, UsageError
 from small_scale.pictures import load_pictures, open_source
 from small_scale.settings import Settings, settings_for
 
@@ -210,6 +210,19 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     source = open_source(str(folder))
     with pytest.raises(ReferenceFolderError, match=r"of 150 pictures .*00\d\d\.png.* more"):
         load_pictures(source, settings("a", source.train, sizes=(2, source.train)))
+
+
+def test_memory_that_ends_names_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(str(folder_of(tmp_path / "a", 250)))
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("small_scale.pictures.crop", fails)
+    with pytest.raises(ResourceError, match=r"not enough memory to read \d+\.png"):
+        load_pictures(source, settings("a", 150, channels=1))
 
 
 @pytest.mark.parametrize("what", ["empty", "missing", "text"])
