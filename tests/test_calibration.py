@@ -40,8 +40,9 @@ from m2g_audit.naming import name_attractors
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import AttractorRecord, AuditRecord, IntervalRecord, parse_record
 from m2g_audit.request import Job, Request
+from m2g_audit.rule import Verdict
 from m2g_audit.runs import RECORD_FILE, RunDirectory
-from m2g_audit.states import State, Verdict
+from m2g_audit.states import State
 from tests.fakes import FakePipeline
 from tests.samples import interval
 from tests.test_audit import PROMPT, REPEATING, training_folder

@@ -52,6 +52,7 @@ def audited(
             "verdict": one.verdict.model_copy(update={"state": word}),
             "thresholds": thresholds.model_copy(update={"calibrated": calibrated}),
             "seeds": seeds,
+            "attractors": one.attractors if repeats else [],
             "calibration": calibration if named else None,
         }
     )
@@ -64,6 +65,7 @@ def audited(
         ("undecided", Severity.UNDECIDED),
         ("spurious", Severity.SPURIOUS),
         ("mixed", Severity.MEMORIZED),
+        ("collapsed", Severity.MEMORIZED),
         ("attractor", Severity.MEMORIZED),
         ("memorized", Severity.MEMORIZED),
     ],

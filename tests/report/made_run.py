@@ -1,4 +1,4 @@
-"""A batch's folder without a model: pictures of the pocket world, states given seed by seed."""
+"""A batch's folder without a model: pictures of the pocket world, given seed by seed, and judged."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from m2g_audit import states, words
+from m2g_audit import words
+from m2g_audit.attractors import RepeatSeedCheck
 from m2g_audit.batch_directory import BatchDirectory, BatchRecord
-from m2g_audit.intervals import attractor_mass, undetected_mass, unseen_mass
+from m2g_audit.intervals import Interval
+from m2g_audit.looks import Look
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.world import pictures
 from m2g_audit.prompt_list import Entry, from_python
@@ -24,22 +26,62 @@ from m2g_audit.records import (
     AttractorRecord,
     CurvatureRecord,
     ErrorRecord,
+    FindingsRecord,
     IntervalRecord,
     NearestReference,
     NearestSample,
+    PowerRecord,
     SeedRecord,
+    ThresholdRecord,
     VerdictRecord,
 )
-from tests.samples import sample_record
+from m2g_audit.rule import UNDETECTED_LIMIT, Grounds, Judgement, Samples, judge
+from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
+from tests.samples import interval, sample_record
 
 IDENTITY = {"model": "pocket", "seeds": 16, "guidance": 3.0}
+THRESHOLDS = ThresholdRecord(
+    metric="l2",
+    delta_m=0.05,
+    delta_s=0.04,
+    source="1% quantiles of the distance of 812 pictures of the reference to the rest of it, and "
+    "of the nearest among 16 of the pictures",
+    calibrated=True,
+    controls=812,
+    rule="leave-one-out",
+    false_alarms=0.01,
+    strict=(0.042, 0.031),
+    loose=(0.061, 0.05),
+    notes=["12 of 824 pictures of the reference near-duplicate another one of it."],
+)
+POWER = PowerRecord(
+    to_reference=interval(0.98, 0.96, 1.0),
+    between=interval(0.97, 0.94, 0.99),
+    suffices=True,
+    edits={"cropped to 90%": 0.31, "shifted by 4%": 0.12, "mirrored": 0.0, "JPEG at 75": 1.0},
+)
 _N = 768
+_REFERENCE = 8
+
+
+def findings(repeats: float, flagged: float) -> FindingsRecord:
+    """Return what 16 control prompts with two seeds show, with intervals of 0.05 to each side."""
+    shares = [interval(p, max(0, p - 0.05), min(1, p + 0.05)) for p in (repeats, flagged)]
+    return FindingsRecord(
+        prompts=16,
+        seeds=2,
+        repeats=shares[0],
+        flagged=shares[1],
+        contaminated=shares[1].low > 0.05,
+        collapsed=shares[0].low > 0.5,
+    )
 
 
 @dataclass(frozen=True)
 class Made:
     """A prompt and what each seed gives: `t3` is training picture 3, `s1` one that repeats and is
-    in no training set, `f` a new one; `error` makes the prompt fail."""
+    in no training set, `f` a new one, `n3` is training picture 3 less and less well from seed to
+    seed; `error` makes the prompt fail."""
 
     prompt: str
     gives: Sequence[str]
@@ -68,9 +110,16 @@ RELEASE = (
 
 
 def make_run(
-    folder: Path, made: Iterable[Made] = RELEASE, *, identity: dict[str, Any] | None = None
+    folder: Path,
+    made: Iterable[Made] = RELEASE,
+    *,
+    identity: dict[str, Any] | None = None,
+    **fields: Any,
 ) -> Path:
-    """Write the folder of a finished batch of these prompts, and return it."""
+    """Write the folder of a finished batch of these prompts, and return it.
+
+    fields: of every record, in place of those of a model with thresholds and power.
+    """
     prompts = list(made)
     rows = [
         {"caption": one.prompt, **({"label": one.label} if one.label else {}), **one.extra}
@@ -79,11 +128,11 @@ def make_run(
     listed = from_python(rows)
     batch = BatchDirectory.open(folder, identity or IDENTITY, listed)
     for one, entry in zip(prompts, listed.entries, strict=True):
-        batch.log.append(_record(batch, one, entry))
+        batch.log.append(_record(batch, one, entry, fields))
     return folder
 
 
-def _record(batch: BatchDirectory, made: Made, entry: Entry) -> BatchRecord:
+def _record(batch: BatchDirectory, made: Made, entry: Entry, given: dict[str, Any]) -> BatchRecord:
     base = sample_record()
     fields = {name: getattr(base, name) for name in type(base).model_fields}
     folder = batch.path / batch.folder(entry)
@@ -93,6 +142,7 @@ def _record(batch: BatchDirectory, made: Made, entry: Entry) -> BatchRecord:
     fields["settings"] = base.settings.model_copy(
         update={"seeds": seeds, "asked": {"model": "pocket", "seeds": seeds}}
     )
+    fields |= {"thresholds": THRESHOLDS, "power": POWER, **given}
     if made.error:
         fields["error"] = ErrorRecord(kind="NumericsError", message=made.error, exit_code=5)
     else:
@@ -107,66 +157,46 @@ def _record(batch: BatchDirectory, made: Made, entry: Entry) -> BatchRecord:
 
 def _findings(made: Made, folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
     names = [f"f{i}" if name == "f" else name for i, name in enumerate(made.gives)]
-    n = len(names)
-    distances = _write_pictures(made, names, folder)
-    members = defaultdict(list)
-    for i, name in enumerate(names):
-        members[name].append(i)
-    groups = sorted((g for g in members.values() if len(g) > 1), key=len, reverse=True)
-    found = {i: number for number, group in enumerate(groups) for i in group}
-    state = {"t": "memorized", "s": "spurious", "f": "generalized"}
-    words_of = [
-        "generalized" if name[0] == "s" and i not in found else state[name[0]]
-        for i, name in enumerate(names)
-    ]
+    samples, matches = _write_pictures(made, names, folder)
+    thresholds: ThresholdRecord = fields["thresholds"]
+    judgement = _judge(samples, fields)
+    check = judgement.reading.check
+    home = {i: k for k, a in enumerate(check.attractors) for i in a.members}
+    states = [state.value for state in judgement.reading.states]
     seeds = [
         SeedRecord(
             index=i,
             generator_seed=zlib.crc32(f"{made.prompt} {i}".encode()),
-            state=words_of[i],  # type: ignore[arg-type]
+            state=states[i],  # type: ignore[arg-type]
             image=f"images/{i:04d}.png",
-            attractor=found.get(i),
-            nearest_sample=_nearest(distances, i),
-            nearest_reference=_reference(name),
+            attractor=home.get(i),
+            chance=float(judgement.reading.chances[i]),
+            nearest_sample=_nearest(samples.pairs, i, thresholds),
+            nearest_reference=matches[i],
         )
-        for i, name in enumerate(names)
+        for i in range(len(names))
     ]
-    attractors = [
-        AttractorRecord(
-            mass=_interval(attractor_mass(len(group), n)),
-            seeds=group,
-            medoid=group[0],
-            diameter=float(distances[np.ix_(group, group)].max()),
-            state=words_of[group[0]],  # type: ignore[arg-type]
-            nearest_reference=_reference(names[group[0]]),
-        )
-        for group in groups
-    ]
-    n_duplicates = [len(members[name]) - 1 for name in names]
-    missed = undetected_mass(n)
-    word, shares = states.verdict(
-        [states.State(one) for one in words_of],
-        undetected_mass=missed,
-        has_reference=True,
-        reference_complete=True,
-        n_duplicates=n_duplicates,
-    )
-    pairs = sum(len(group) == 2 for group in groups)
-    unseen = _interval(unseen_mass(sum(k == 0 for k in n_duplicates), pairs, n))
+    attractors = _attractors(check, seeds)
+    unseen = _interval(check.unseen)
     said = words.Findings(
-        word=word.value,  # type: ignore[arg-type]
-        shares={one.value: _interval(share) for one, share in shares.items()},
+        word=judgement.word.value,
+        shares={s.value: _interval(i) for s, i in judgement.reading.shares.intervals.items()},
         level=0.95,
-        undetected_mass=missed,
-        undetected_limit=states.UNDETECTED_LIMIT,
+        undetected_mass=check.undetected_mass,
+        undetected_limit=UNDETECTED_LIMIT,
         seeds=seeds,
         attractors=attractors,
-        loose=[],
+        loose=check.loose,
         unseen=unseen,
-        thresholds=fields["thresholds"],
+        thresholds=thresholds,
         reference=fields["reference"],
         wording=fields["wording"],
-        curvature=(curvature := _curvature(words_of, found)),
+        curvature=(curvature := _curvature(states, home)),
+        power=fields["power"],
+        model=fields["findings"],
+        looks=fields["looks"],
+        withheld=[doubt.value for doubt in judgement.withheld],
+        hangs_on_threshold=judgement.hangs_on_threshold,
     )
     verdict = VerdictRecord(
         state=said.word,
@@ -174,52 +204,112 @@ def _findings(made: Made, folder: Path, fields: dict[str, Any]) -> dict[str, Any
         evidence=words.evidence(said),
         fractions=said.shares,
         level=0.95,
-        undetected_mass=missed,
+        undetected_mass=said.undetected_mass,
+        withheld=said.withheld,
+        strict=judgement.strict and judgement.strict.value,
+        loose=judgement.loose and judgement.loose.value,
+        hangs_on_threshold=said.hangs_on_threshold,
     )
     return {
         "verdict": verdict,
         "seeds": seeds,
         "attractors": attractors,
+        "loose": list(check.loose),
         "unseen": unseen,
         "curvature": curvature,
+        "warnings": words.warnings(said),
     }
 
 
-def _write_pictures(made: Made, names: Sequence[str], folder: Path) -> np.ndarray:
-    """Write a prompt's pictures and their distances; copies differ by a little noise."""
+def _judge(samples: Samples, fields: dict[str, Any]) -> Judgement:
+    record: ThresholdRecord = fields["thresholds"]
+    others = {STRICT_ALPHA: record.strict, LOOSE_ALPHA: record.loose}
+    thresholds = Thresholds(
+        record.metric,
+        record.delta_m,
+        record.delta_s,
+        record.source,
+        record.controls or 0,
+        record.calibrated,
+        ratio=record.ratio,
+        others={alpha: pair for alpha, pair in others.items() if pair is not None},
+    )
+    model: FindingsRecord | None = fields["findings"]
+    collapse = None
+    if model is not None and model.collapsed:
+        share = model.repeats
+        collapse = Interval(share.estimate, share.low, share.high, 0.98, "made")
+    grounds = Grounds(
+        reference_complete=fields["reference"] is not None and fields["reference"].complete,
+        power=None if fields["power"] is None else fields["power"].suffices,
+        collapse=collapse,
+    )
+    if fields["reference"] is None:
+        samples = Samples(samples.pairs, None, samples.failed)
+    return judge(samples, thresholds, Look(len(samples.failed)), grounds)
+
+
+def _attractors(check: RepeatSeedCheck, seeds: Sequence[SeedRecord]) -> list[AttractorRecord]:
+    return [
+        AttractorRecord(
+            mass=_interval(found.mass),
+            seeds=list(found.members),
+            medoid=found.medoid,
+            diameter=found.diameter,
+            state=seeds[found.medoid].state,
+            nearest_reference=seeds[found.medoid].nearest_reference,
+        )
+        for found in check.attractors
+    ]
+
+
+def _write_pictures(
+    made: Made, names: Sequence[str], folder: Path
+) -> tuple[Samples, list[NearestReference]]:
+    """Write a prompt's pictures and their distances; copies differ by a little noise.
+
+    Its reference are the first training pictures of its caption.
+    """
     caption = all_captions()[made.caption]
     rng = np.random.default_rng(zlib.crc32(made.prompt.encode()))
-    streams = {"t": "training", "s": "control", "f": "fresh"}
+    streams = {"t": "training", "n": "training", "s": "control", "f": "fresh"}
     (folder / "images").mkdir(parents=True)
     (folder / "reference").mkdir()
     drawn = []
     for i, name in enumerate(names):
-        number = int(name[1:])
-        [clean] = pictures(caption, streams[name[0]], [number])  # type: ignore[arg-type]
-        levels = clean + rng.normal(0, 3, clean.shape)
+        [clean] = pictures(caption, streams[name[0]], [int(name[1:])])  # type: ignore[arg-type]
+        levels = clean + rng.normal(0, 6 + i if name[0] == "n" else 3, clean.shape)
         image = np.clip(levels, 0, 255).round().astype(np.uint8)
         Image.fromarray(image).save(folder / f"images/{i:04d}.png")
-        if name[0] == "t":
-            Image.fromarray(clean).save(folder / f"reference/{number:04d}.png")
         drawn.append(image.reshape(-1) / 255)
-    flat = np.array(drawn)
+    training = pictures(caption, "training", range(_REFERENCE))
+    flat, known = np.array(drawn), np.array([one.reshape(-1) / 255 for one in training])
     distances = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1))
     save_file({"samples": distances}, folder / "distances.safetensors")
-    return distances
+    to_reference = np.sqrt(((flat[:, None] - known[None]) ** 2).mean(-1))
+    nearest = to_reference.argmin(axis=1)
+    for number in set(nearest.tolist()):
+        Image.fromarray(training[number]).save(folder / f"reference/{number:04d}.png")
+    found = to_reference.min(axis=1)
+    matches = [
+        NearestReference(
+            name=f"training picture {number}",
+            distance=float(distance),
+            margin=float(distance) / 0.05,
+            image=f"reference/{number:04d}.png",
+        )
+        for number, distance in zip(nearest.tolist(), found, strict=True)
+    ]
+    return Samples(distances, found, np.zeros(len(names), dtype=bool)), matches
 
 
-def _nearest(distances: np.ndarray, i: int) -> NearestSample:
+def _nearest(distances: np.ndarray, i: int, thresholds: ThresholdRecord) -> NearestSample:
     others = distances[i].copy()
     others[i] = np.inf
-    return NearestSample(index=int(others.argmin()), distance=float(others.min()))
-
-
-def _reference(name: str) -> NearestReference | None:
-    if name[0] != "t":
-        return None
-    number = int(name[1:])
-    return NearestReference(
-        name=f"training picture {number}", distance=0.012, image=f"reference/{number:04d}.png"
+    delta_s = thresholds.delta_s
+    assert delta_s is not None
+    return NearestSample(
+        index=int(others.argmin()), distance=float(others.min()), margin=others.min() / delta_s
     )
 
 

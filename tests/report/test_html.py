@@ -23,7 +23,7 @@ from PIL import Image
 from m2g_audit.calibration import Calibration, SpectrumQuantiles, StateFacts
 from m2g_audit.cli.prompt import prompt as prompt_verb
 from m2g_audit.gate import badness
-from m2g_audit.records import AuditRecord, CalibrationRecord, ScreeningRecord
+from m2g_audit.records import AuditRecord, CalibrationRecord
 from m2g_audit.report.html import page as pages
 from m2g_audit.report.html.page import write_report
 from m2g_audit.report.html.pictures import THUMBNAIL, thumbnail
@@ -218,24 +218,20 @@ def test_the_command_is_the_verbs_own() -> None:
         "controls": False,
         "reference_complete": False,
         "guidance": None,
-        "screen": True,
+        "unseen": "./held-out",
     }
     words = shlex.split(command(asking("it's $(rm) -x", **asked)))
     assert words[:4] == ["m2g-audit", "prompt", "--model", "./a b"]
     assert words[-2:] == ["--", "it's $(rm) -x"]
-    assert {"--exact", "--basin", "--no-controls"} < {*words}
-    assert not {"--reference-complete", "--guidance", "--screen"} & {*words}
+    assert {"--exact", "--basin", "--unseen"} < {*words}
+    assert not {"--reference-complete", "--guidance", "--controls"} & {*words}
     options = inspect.signature(prompt_verb).parameters
     names = [w[2:].replace("-", "_") for w in words[2:-2] if w.startswith("--")]
-    assert {*names} - {"exact", "no_controls"} <= options.keys()
+    assert {*names} - {"exact"} <= options.keys()
 
 
-def test_a_prompt_that_was_screened_out_is_made_again_with_its_seeds() -> None:
-    screening = ScreeningRecord(looks=[4, 8, 16], stopped_at=4, margin=1.0)
-    record = asking("a", seeds=16, screen=True)
-    early = record.model_copy(update={"screening": screening})
-    assert command(record) == "m2g-audit prompt --seeds 16 -- a"
-    assert command(early) == "m2g-audit prompt --seeds 4 -- a"
+def test_a_prompt_that_ended_early_is_made_again_by_the_same_looks() -> None:
+    assert command(asking("a", seeds="auto")) == "m2g-audit prompt --seeds auto -- a"
 
 
 def test_what_can_not_be_seen_is_an_escape_in_the_command() -> None:
