@@ -13,12 +13,16 @@ from torch import Tensor
 
 from m2g_audit.batch import Batch
 from m2g_audit.batch_directory import BatchDirectory, BatchRecord
+from m2g_audit.controls import load_prompts
 from m2g_audit.errors import NumericsError, ResourceError
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import Generations, TextToImage
 from m2g_audit.prompt_list import PromptList, from_python
 from m2g_audit.request import Request, Setup, set_up
-from tests.fakes import LATENT, FakePipeline, picture
+from tests.fakes import FakePipeline, picture, to_latents
+
+
+CONTROLS = frozenset(load_prompts())
 
 
 def number_of(prompt: str, index: int) -> int | None:
@@ -40,7 +44,8 @@ def number_of(prompt: str, index: int) -> int | None:
 class ManyPrompts(FakePipeline):
     """Knows any prompt; `fits` pictures fit in memory, `crash` is raised for prompts with its word.
 
-    `batches` are the prompts of each call, `before` is called first.
+    `batches` are the prompts of each call, `before` is called first. Control prompts are no part of
+    all that: each gives new pictures.
     """
 
     prompt: str = ""
@@ -55,6 +60,8 @@ class ManyPrompts(FakePipeline):
         self, prompt: str | Sequence[str], seeds: Sequence[int], *, steps: int, **_: object
     ) -> Generations:
         prompts = [prompt] * len(seeds) if isinstance(prompt, str) else list(prompt)
+        if CONTROLS.issuperset(prompts):
+            return self._of_others(prompts, seeds)
         self.batches.append(prompts)
         self.before(prompts)
         for text in prompts:
@@ -68,7 +75,7 @@ class ManyPrompts(FakePipeline):
         if not finite.any():
             raise NumericsError("None of the pictures is finite: use --dtype float32.")
         images = torch.stack([torch.zeros(3, 8, 8) if i is None else i for i in made])
-        latents = images[:, :1, :4, :4].reshape(len(seeds), *LATENT).clone()
+        latents = to_latents(images)
         latents[~finite] = torch.nan
         fitted = len(seeds)
         while fitted > self.fits:

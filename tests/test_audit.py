@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from m2g_audit import controls
 from m2g_audit import request as requests
 from m2g_audit.audit import choose_samples, execute
 from m2g_audit.errors import NumericsError, UsageError
@@ -22,7 +21,7 @@ from m2g_audit.records import AttractorRecord, AuditRecord, SeedRecord, format_r
 from m2g_audit.request import Job, Request
 from m2g_audit.runs import DISTANCES_FILE, RunDirectory, read_record, to_picture
 from m2g_audit.score_model import ScoreModel
-from tests.fakes import FakePipeline, picture
+from tests.fakes import FakePipeline, picture, to_latents
 from tests.samples import interval
 
 PROMPT = "a print of the old harbour"
@@ -165,8 +164,8 @@ def test_curvature_of_one_memory_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert [entry.attractor for entry in record.curvature] == [0, 1, None]
     for entry in record.curvature:
         assert (entry.kind, entry.algorithm, entry.score) == ("jacobian", "fast", "conditional")
-        assert entry.singular_values == pytest.approx([1.0] * 16, abs=1e-5)
-        assert entry.rank == 16
+        assert entry.singular_values == pytest.approx([1.0] * 64, abs=1e-5)
+        assert entry.rank == 64
         assert (tmp_path / "run" / entry.file).is_file()
 
 
@@ -178,9 +177,11 @@ def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 class Remembering(FakePipeline):
     """Its score is that of two pictures, 1 and 2: each comes back from some noise."""
 
-    def bind(self, prompt: str, *, guidance: float, kind: str) -> ScoreModel:
-        latents = [picture(n)[:1, :4, :4].reshape(self.latent_shape) for n in (1, 2)]
-        return Empirical(torch.stack(latents), self.schedule)
+    def bind(self, prompt: str, *, guidance: float = 3.0, kind: str = "conditional") -> ScoreModel:
+        if not prompt:
+            return super().bind(prompt)
+        latents = to_latents(torch.stack([picture(n) for n in (1, 2)]))
+        return Empirical(latents, self.schedule)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -246,6 +247,9 @@ def test_a_batch_of_another_size_is_the_same_run(
         {"t0": 7},
         {"basin": True},
         {"scheduler": "keep"},
+        {"seeds": "auto"},
+        {"delta_s": 0.1},
+        {"controls": True},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -281,37 +285,33 @@ def test_another_algorithm_for_basins_makes_another_run(
         prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, basin_exact=True)
 
 
-def control_prompts(monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline) -> list[str]:
-    """Let the pipeline answer 100 control prompts with pictures of their own; return them."""
-    prompts = [f"control {i}" for i in range(100)]
-    monkeypatch.setattr(controls, "load_prompts", lambda: prompts)
-    pipeline.controls = prompts
-    return prompts
-
-
-def test_controls_calibrate_and_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pipeline = FakePipeline(PROMPT, [1, 1, 2])
-    control_prompts(monkeypatch, pipeline)
-    before = prepare(monkeypatch, pipeline, tmp_path / "before")
-    assert not before.controls
-    record = audit(monkeypatch, pipeline, tmp_path / "run", controls=True)
-    thresholds = record.thresholds
+def test_what_every_audit_finds_out_about_the_model_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run")
+    thresholds, findings, power = record.thresholds, record.findings, record.power
     assert thresholds is not None
-    assert (thresholds.calibrated, thresholds.controls) == (True, 100)
-    assert not any("uncalibrated" in sentence for sentence in record.verdict.evidence)
-    after = prepare(monkeypatch, pipeline, tmp_path / "after")
-    assert after.controls
-    assert after.identity != before.identity
-    without = prepare(monkeypatch, pipeline, tmp_path / "without", controls=False)
-    assert without.identity == before.identity
+    assert (thresholds.rule, thresholds.calibrated) == ("rule of thumb", False)
+    assert findings is not None
+    assert (findings.prompts, findings.seeds) == (16, 2)
+    assert not findings.contaminated
+    assert power is not None
+    assert power.suffices
+    again = FakePipeline(PROMPT, [1, 1, 2])
+    audit(monkeypatch, again, tmp_path / "again")
+    assert again.made_of_others == []
 
 
-def test_controls_are_part_of_the_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pipeline = FakePipeline(PROMPT, [1, 1, 2])
-    control_prompts(monkeypatch, pipeline)
-    job = prepare(monkeypatch, pipeline, tmp_path / "run", controls=True)
-    seconds = estimate(job, RunDirectory.open(job.folder, job.identity)).seconds
-    assert seconds["controls"] == pytest.approx(100 * seconds["images"])
+def test_the_probe_and_the_plants_are_part_of_the_estimate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = prepare(monkeypatch, FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run")
+    run = RunDirectory.open(job.folder, job.identity)
+    seconds = estimate(job, run).seconds
+    # 16 prompts x 2 seeds, 16 pictures to plant, and 256 plants of a few steps each.
+    assert seconds["thresholds"] == pytest.approx((32 + 16 + 16) / 3 * seconds["images"])
+    execute(job, run)
+    assert "thresholds" not in estimate(job, run).seconds
 
 
 def test_the_content_of_the_reference_makes_another_run(
