@@ -156,7 +156,8 @@ def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditR
     with waiting(console, "measuring a few steps"):
         cost = estimate(job, run)
     cost.check()
-    console.print(f"{run.path}: {cost}", soft_wrap=True)
+    at_most = "at most " if job.settings.auto else ""
+    console.print(f"{run.path}: {at_most}{cost}", soft_wrap=True)
     if cost.total > ASK_ABOVE_SECONDS:
         ask(f"This audit takes {cost}", yes)
     with progress_on(console) as progress:
