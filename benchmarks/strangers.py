@@ -12,8 +12,11 @@ were. Writes results/strangers_{A,B}.{md,json}. What is finished stays in --work
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,14 +35,19 @@ from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.reference import to_levels
 from m2g_audit.pocket.truth import Seen
 from m2g_audit.records import AuditRecord
+from m2g_audit.reference import load_folder
+from m2g_audit.request import Request, set_up, silent
 from m2g_audit.rule import label
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
 from m2g_audit.states import S_PRIME
 from m2g_audit.stored_runs import StoredRun
 from m2g_audit.thresholds import Thresholds, fresh_thresholds
+from m2g_audit.yardstick import find_yardstick
 
 SAMPLES = 256
 TRUTH_SEED, AUDIT_SEED = 256_000, 16_000
+COSTED = 10
+"""Prompts over which the time of a prompt is the median."""
 METRICS = ("tiled_l2", "l2")
 RESULTS = Path(__file__).parent / "results"
 
@@ -92,7 +100,7 @@ class CaptionTruth:
 def main() -> None:
     """Measures truth, or audits, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["truth", "audit", "table"])
+    parser.add_argument("what", choices=["truth", "audit", "cost", "table"])
     parser.add_argument("stranger", choices=list(STRANGERS))
     parser.add_argument("--work", type=Path, default=Path("runs/strangers"))
     parser.add_argument("--modes", nargs="*", default=list(MODES))
@@ -102,6 +110,8 @@ def main() -> None:
     if asked.what == "truth":
         measure_truth(folder, stranger)
         return
+    if asked.what == "cost":
+        measure_cost(folder, stranger)
     if asked.what == "audit":
         for mode in asked.modes:
             audit(folder, stranger, mode)
@@ -227,6 +237,43 @@ def _slug(mode: str) -> str:
     return "-".join(mode.replace(",", "").replace("--", "").split())
 
 
+def measure_cost(folder: Path, stranger: Stranger) -> None:
+    """Writes `cost.json`: seconds of thresholds, probe and power, and of a prompt's pictures.
+
+    With an empty cache but for the reference's own round trip through the VAE.
+    """
+    texts = [caption.text for caption in taught(stranger)][:COSTED]
+    request = Request(
+        prompt="",
+        model=str(folder / "tuned"),
+        reference=str(folder / "reference"),
+        reference_complete=True,
+        steps=stranger.steps,
+        guidance=stranger.guidance,
+    )
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["M2G_CACHE"] = cache
+        setup = set_up(request)
+        assert setup.contents is not None
+        reference = load_folder(setup.contents, setup.pipeline, complete=True)
+        started = time.perf_counter()
+        find_yardstick(setup, reference, None, texts, silent)
+        gathered = time.perf_counter() - started
+    for text in texts:
+        started = time.perf_counter()
+        setup.pipeline.generate(
+            text,
+            list(range(S_PRIME)),
+            steps=stranger.steps,
+            guidance=stranger.guidance,
+            batch_size=S_PRIME,
+        )
+        seconds.append(time.perf_counter() - started)
+    found = {"thresholds": gathered, "a prompt": float(np.median(seconds))}
+    (folder / "cost.json").write_text(json.dumps(found) + "\n")
+
+
 # -- the table
 
 
@@ -281,6 +328,15 @@ def table(folder: Path, stranger: Stranger) -> tuple[str, dict[str, object]]:
             records[0].thresholds and records[0].thresholds.model_dump()
         )
     content["audits"] = audits
+    if (folder / "cost.json").exists():
+        cost = json.loads((folder / "cost.json").read_text())
+        content["cost"] = cost
+        share = cost["thresholds"] / (100 * cost["a prompt"])
+        lines += [
+            "",
+            f"Thresholds, probe and power with the reference, nothing kept from before: "
+            f"{cost['thresholds']:.0f} s, {share:.1%} of what the pictures of 100 prompts take.",
+        ]
     return "\n".join(lines) + "\n", content
 
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,7 +182,7 @@ class ReferenceSet:
             found[here] = self._embeddings(metric, start, rows)[chosen[here] - start]
         return found
 
-    @property
+    @cached_property
     def _rows_of_chunk(self) -> int:
         return max(1, min(1024, _CHUNK_BYTES // (4 * self.images[0:1][0].numel())))
 
