@@ -1,7 +1,7 @@
 """Do verdicts hold on a model that nobody had tuned to? The strangers, audited as a user would.
 
     python benchmarks/stranger_models.py A --out runs/strangers    # trains it
-    python benchmarks/strangers.py truth A --work runs/strangers   # 256 samples a caption
+    python benchmarks/strangers.py truth A --work runs/strangers   # 128 samples a caption
     python benchmarks/strangers.py audit A --work runs/strangers   # `m2g-audit batch`, every mode
 
 Truth comes from S and from fresh photographs of each caption's class, which no audit gets to see.
@@ -44,7 +44,7 @@ from m2g_audit.stored_runs import StoredRun
 from m2g_audit.thresholds import Thresholds, fresh_thresholds
 from m2g_audit.yardstick import find_yardstick
 
-SAMPLES = 256
+SAMPLES = 128
 TRUTH_SEED, AUDIT_SEED = 256_000, 16_000
 COSTED = 10
 """Prompts over which the time of a prompt is the median."""
@@ -156,7 +156,7 @@ def seen(pipeline: TextToImage, rows: Sequence[int] | np.ndarray) -> Tensor:
 
 
 def samples(folder: Path, stranger: Stranger, pipeline: TextToImage, text: str) -> Tensor:
-    """256 pictures of a caption, uint8; kept and read again."""
+    """SAMPLES pictures of a caption, uint8; kept and read again."""
     kept = folder / "truth" / f"{text.replace(' ', '-')}.npz"
     if not kept.exists():
         made = pipeline.generate(

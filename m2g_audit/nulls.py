@@ -25,18 +25,20 @@ MOST = 2000
 """A null takes at most so many pictures, a seeded sample of a larger set."""
 RATIO_NEIGHBOURS, RATIO_LEAST = 50, 20
 """The ratio divides by the mean distance of the next 50 pictures, and is not used under 20."""
+MOST_RATIOS = 500
+"""Ratios cost more neighbours each, so that fewer are taken; their 1% quantile needs 99."""
 
-_LOOKED_AT = 96
+_NEAR, _FOR_RATIO = 16, 80
 
 
 @dataclass(frozen=True)
 class Null:
     """Distances of pictures that are no copies.
 
-    to_reference: [m] to the nearest picture of S that is none of their near-duplicates; ratios: [m]
-    see `find_ratios`; kept: their numbers in the set that they come from; dropped: how many of the
-    `sampled` pictures were left out as near-duplicates; overlap: names of unseen pictures that
-    near-duplicate S.
+    to_reference: [m] to the nearest picture of S that is none of their near-duplicates; ratios: of
+    some of them, see `find_ratios`; kept: their numbers in the set that they come from; dropped:
+    how many of the `sampled` pictures were left out as near-duplicates; overlap: names of unseen
+    pictures that near-duplicate S.
     """
 
     to_reference: FloatArray
@@ -63,22 +65,20 @@ def leave_one_out(
     numbers = _sample(len(reference.names) // reference.copies, seed) * reference.copies
     queries = reference.embedded(metric, numbers)
     found, neighbours = reference.neighbours(
-        metric, queries, min(_LOOKED_AT, len(reference.names)), on_progress
+        metric, queries, min(_NEAR, len(reference.names)), on_progress
     )
-    own = neighbours // reference.copies == (numbers // reference.copies)[:, None]
+    own = _same_picture(reference, numbers, neighbours)
     near = (found <= cut) & ~own
     kept = _one_of_each(numbers, neighbours // reference.copies * reference.copies, near)
-    to_reference = _first_beyond(found, own | near)
+    to_reference = np.where(own | near, np.inf, found).min(axis=1)
     short = np.flatnonzero(np.isinf(to_reference) & kept)
     if len(short):  # more near-duplicates than were looked at
         to_reference[short] = _beyond(reference, metric, queries[short], numbers[short], cut)
-    alone = np.where(own | near, np.inf, found)
-    ratios = find_ratios(reference, metric, alone, neighbours, cut)
-    finite = kept & np.isfinite(to_reference)
+    rows = np.flatnonzero(kept & np.isfinite(to_reference))
     return Null(
-        to_reference[finite],
-        ratios[finite],
-        numbers[finite],
+        to_reference[rows],
+        _some_ratios(reference, metric, queries[rows], cut, numbers[rows]),
+        numbers[rows],
         dropped=int((~kept).sum()),
         sampled=len(numbers),
     )
@@ -99,17 +99,14 @@ def of_unseen(
     """
     numbers = _sample(len(unseen.names) // unseen.copies, seed) * unseen.copies
     queries = unseen.embedded(metric, numbers)
-    found, neighbours = reference.neighbours(
-        metric, queries, min(_LOOKED_AT, len(reference.names)), on_progress
-    )
-    overlap = found[:, 0] <= cut
-    among, others = nearest(metric, queries, queries, min(_LOOKED_AT, len(queries)))
+    found = reference.neighbours(metric, queries, 1, on_progress)[0][:, 0]
+    overlap = found <= cut
+    among, others = nearest(metric, queries, queries, min(_NEAR, len(queries)))
     twice = (among <= cut) & (others != np.arange(len(queries))[:, None])
     kept = _one_of_each(numbers, numbers[others], twice) & ~overlap
-    ratios = find_ratios(reference, metric, found, neighbours, cut)
     return Null(
-        found[kept, 0],
-        ratios[kept],
+        found[kept],
+        _some_ratios(reference, metric, queries[np.flatnonzero(kept).tolist()], cut),
         numbers[kept],
         dropped=int((~kept & ~overlap).sum()),
         sampled=len(numbers),
@@ -146,10 +143,46 @@ def find_ratios(
     return ratios
 
 
-def ratios_of(reference: ReferenceSet, metric: Metric, queries: Tensor, cut: float) -> FloatArray:
-    """Return `find_ratios` of embeddings [n, parts, d] that are no pictures of S."""
-    k = min(_LOOKED_AT, len(reference.names))
-    return find_ratios(reference, metric, *reference.neighbours(metric, queries, k), cut)
+def ratios_of(
+    reference: ReferenceSet,
+    metric: Metric,
+    queries: Tensor,
+    cut: float,
+    own: IntArray | None = None,
+) -> FloatArray:
+    """Return `find_ratios` of embeddings [n, parts, d].
+
+    own: their numbers, if they are pictures of S; these, their mirrors and near-duplicates are then
+    left out.
+    """
+    k = min(_FOR_RATIO, len(reference.names))
+    found, neighbours = reference.neighbours(metric, queries, k)
+    if own is not None:
+        left_out = _same_picture(reference, own, neighbours) | (found <= cut)
+        found = np.where(left_out, np.inf, found)
+    return find_ratios(reference, metric, found, neighbours, cut)
+
+
+def _some_ratios(
+    reference: ReferenceSet,
+    metric: Metric,
+    queries: Tensor,
+    cut: float,
+    own: IntArray | None = None,
+) -> FloatArray:
+    """Ratios of at most MOST_RATIOS of the pictures, evenly over their order."""
+    rows = np.unique(np.linspace(0, len(queries) - 1, MOST_RATIOS).astype(int))
+    if not len(queries):
+        return np.empty(0)
+    chosen = None if own is None else own[rows]
+    return ratios_of(reference, metric, queries[rows.tolist()], cut, chosen)
+
+
+def _same_picture(
+    reference: ReferenceSet, numbers: IntArray, neighbours: IntArray
+) -> NDArray[np.bool_]:
+    """Which neighbours [n, k] of numbered pictures [n] are they themselves, or their mirrors."""
+    return neighbours // reference.copies == (numbers // reference.copies)[:, None]
 
 
 def among_all(
@@ -232,10 +265,6 @@ def _one_of_each(
     return kept
 
 
-def _first_beyond(found: FloatArray, left_out: NDArray[np.bool_]) -> FloatArray:
-    return np.where(left_out, np.inf, found).min(axis=1)
-
-
 def _beyond(
     reference: ReferenceSet, metric: Metric, queries: Tensor, numbers: IntArray, cut: float
 ) -> FloatArray:
@@ -244,6 +273,6 @@ def _beyond(
     every = np.arange(len(reference.names))
     for part in np.array_split(every, max(1, len(every) // 1024)):
         found = distances(metric, queries, reference.embedded(metric, part))
-        own = part[None, :] // reference.copies == (numbers // reference.copies)[:, None]
+        own = _same_picture(reference, numbers, part[None, :])
         best = np.minimum(best, np.where(own | (found <= cut), np.inf, found).min(axis=1))
     return best
