@@ -241,6 +241,8 @@ def test_a_prompt_that_was_screened_out_is_made_again_with_its_seeds() -> None:
 def test_what_can_not_be_seen_is_an_escape_in_the_command() -> None:
     shown = command(asking("a\u202eb\n'c\\"))
     assert shown == "m2g-audit prompt -- $'a\\U0000202eb\\U0000000a\\'c\\\\'"
+    shown = command(asking("a", reference="b\u202ec\x1b"))
+    assert shown == "m2g-audit prompt --reference $'b\\U0000202ec\\U0000001b' -- a"
 
 
 def test_one_prompt_is_a_run_too(tmp_path: Path) -> None:
