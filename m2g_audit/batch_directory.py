@@ -43,6 +43,7 @@ from m2g_audit.runs import (
     IDENTITY_FILE,
     cannot_write,
     check_writable,
+    clear_drafts,
     differences,
     draft_of,
     is_draft,
@@ -337,6 +338,7 @@ class BatchDirectory:
                     text = json.dumps(whole, indent=1, ensure_ascii=False)
                     write_atomically(path / IDENTITY_FILE, f"{text}\n".encode())
                 (path / "claims").mkdir(exist_ok=True)
+                clear_drafts(path)
         except OSError as error:
             raise cannot_write(path, error) from error
         return cls(path, prompts.entries)
@@ -352,6 +354,14 @@ class BatchDirectory:
         except (OSError, ValueError) as error:
             raise OutputError(f"Can't read {path / PROMPTS_FILE}: {error}.") from error
         return cls(path, prompts.entries)
+
+    def check_still_there(self) -> None:
+        """Raise OutputError where somebody removed the folder; what is written makes it anew."""
+        if not all((self.path / name).exists() for name in (IDENTITY_FILE, PROMPTS_FILE)):
+            raise OutputError(
+                f"{self.path} was removed while it was worked on, and what is there now is not the "
+                "whole batch. Run the same command with another --out DIR."
+            )
 
     def folder(self, entry: Entry) -> str:
         """Return the folder of a prompt, relative to the batch's."""

@@ -194,7 +194,11 @@ def write_results(directory: BatchDirectory) -> None:
 
 
 def finish(directory: BatchDirectory, notices: Sequence[str] = ()) -> bool:
-    """Write the table and the summary if every prompt of the list has a record; whether it has."""
+    """Write the table and the summary if every prompt of the list has a record; whether it has.
+
+    OutputError where the folder was removed meanwhile, or its files can't be written.
+    """
+    directory.check_still_there()
     directory.log.refresh()
     settled = directory.log.finished | directory.log.failures.keys()
     if any(entry.id not in settled for entry in directory.entries):

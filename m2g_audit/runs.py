@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.json"
 RECORD_FILE = "record.json"
 CALIBRATION_FILE = "calibration.json"
+_DRAFT = re.compile(r"\..+\.\d+\.tmp")
+_DAY = 24 * 3600
 DISTANCES_FILE = "distances.safetensors"
 """Of the generations among each other, float64 [n, n], under the key `samples`."""
 _NAMED = 8
@@ -79,7 +82,15 @@ def draft_of(path: Path) -> Path:
 
 def is_draft(path: Path) -> bool:
     """Return whether a file is such a draft, as a process that died while writing leaves one."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    return _DRAFT.fullmatch(path.name) is not None
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove drafts that lie in a folder for a day: whoever wrote them is no more."""
+    with suppress(OSError):
+        for path in filter(is_draft, folder.iterdir()):
+            if time.time() - path.lstat().st_mtime > _DAY:
+                path.unlink()
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
@@ -138,6 +149,8 @@ class RunDirectory:
         marker = path / IDENTITY_FILE
         if marker.exists():
             run._refuse_other(read_json(marker))
+            for part in (path, *filter(Path.is_dir, path.iterdir())):
+                clear_drafts(part)
         elif path.exists() and not all(is_draft(file) for file in path.iterdir()):
             raise OutputError(
                 f"{path} has files in it but is not a run's folder: nothing is written there. "

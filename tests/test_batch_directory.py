@@ -288,7 +288,7 @@ def test_a_folder_that_was_only_just_begun_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_hostile_prompts_have_folders_inside(tmp_path: Path) -> None:
-    hostile = ["../../etc/passwd", "/", "..", "nul\0", "x" * 100_000, "CON", "مرحبا"]
+    hostile = ["../../etc/passwd", "/", "..", "nul\0", "x" * 10_000, "CON", "مرحبا"]
     directory = BatchDirectory.open(tmp_path, IDENTITY, from_python(hostile))
     folders = [directory.folder(entry) for entry in directory.entries]
     assert len(set(folders)) == len(hostile)

@@ -208,6 +208,20 @@ def test_a_draft_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_drafts_of_killed_writers_do_not_stay(tmp_path: Path) -> None:
+    run = RunDirectory.open(tmp_path / "run", IDENTITY)
+    run.save_generation(0, torch.zeros(3, 4, 4), torch.zeros(4, 2, 2))
+    drafts = [run.path / ".record.json.17.tmp", run.path / "images" / ".0001.png.17.tmp"]
+    others = [run.path / ".17.tmp", run.path / "images" / "0000.png", run.path / ".a.18.tmp"]
+    for file in (*drafts, others[0], others[2]):
+        file.touch()
+    for file in (*drafts, *others[:2]):
+        os.utime(file, (0, 0))
+    RunDirectory.open(run.path, IDENTITY)
+    assert not any(file.exists() for file in drafts)
+    assert all(file.exists() for file in others)
+
+
 def test_nothing_is_written_through_links_in_a_run(tmp_path: Path) -> None:
     run = RunDirectory.open(tmp_path / "run", IDENTITY)
     run.save_record(sample_record())

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import jsonschema
 import pytest
 from rich.console import Console
 
-from m2g_audit import downloads, prompt_list
+from m2g_audit import downloads, estimates, prompt_list
 from m2g_audit.batch import Tally
 from m2g_audit.batch_results import Summary
 from m2g_audit.cli import main
@@ -294,9 +296,22 @@ def test_a_line_that_is_no_record_is_done_again(run: Run) -> None:
     assert sorted(file.read_text().splitlines()) == sorted([first, *others])
 
 
-def test_a_long_batch_needs_yes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m2g_audit import estimates
+def test_a_folder_that_is_removed_meanwhile_is_no_clean_batch(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = estimates.estimate
 
+    def estimate(*arguments: Any) -> estimates.Estimate:
+        shutil.rmtree("run")
+        return measured(*arguments)
+
+    monkeypatch.setattr(estimates, "estimate", estimate)
+    code, _, err = run("list.csv", "--out", "run")
+    assert code == 3
+    assert "run was removed while it was worked on" in err
+
+
+def test_a_long_batch_needs_yes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     each = estimates.Estimate({"images": 300.0, "controls": 60.0}, 0, 10)
     monkeypatch.setattr(estimates, "estimate", lambda *_: each)
     code, _, err = run("list.csv", "--out", "run")

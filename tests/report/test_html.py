@@ -190,6 +190,27 @@ def test_no_picture_of_a_redacted_page_is_as_it_was(small: StoredRun, tmp_path: 
     assert write_report(small, redact=True).path.name == "report-redacted.html"
 
 
+def test_a_redacted_page_says_not_where_things_lay(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [record] = small.records()
+    asked = {"model": "~/jdoe/model", "reference": "/home/jdoe/my pictures/cats", "seeds": 16}
+    update = {"asked": asked, "reference": "/home/jdoe/my pictures/cats"}
+    settings = record.settings.model_copy(update=update)
+    warnings = ["Left out “/home/jdoe/a.png” (in /home/jdoe/x)."]
+    changed = record.model_copy(
+        update={"settings": settings, "warnings": warnings, "prompt": "9/10 and /jdoe/kept/"}
+    )
+    monkeypatch.setattr(StoredRun, "records", lambda self: iter([changed]))
+    assert written(small, tmp_path / "a.html").count("/home/jdoe") == 4
+    page = html.unescape(written(small, tmp_path / "b.html", redact=True))
+    assert page.replace("/jdoe/kept/", "").count("jdoe") == 0
+    assert "my pictures" not in page
+    assert "“<bdi>…/a.png</bdi>” (in …/x)" in page
+    assert "…/cats" in page
+    assert "9/10 and /jdoe/kept/" in page
+
+
 def test_missing_files_leave_gaps(small: StoredRun, tmp_path: Path) -> None:
     shutil.copytree(small.path, tmp_path / "run")
     copy = StoredRun.read(tmp_path / "run")
@@ -237,6 +258,8 @@ def test_a_prompt_that_ended_early_is_made_again_by_the_same_looks() -> None:
 def test_what_can_not_be_seen_is_an_escape_in_the_command() -> None:
     shown = command(asking("a\u202eb\n'c\\"))
     assert shown == "m2g-audit prompt -- $'a\\U0000202eb\\U0000000a\\'c\\\\'"
+    shown = command(asking("a", reference="b\u202ec\x1b"))
+    assert shown == "m2g-audit prompt --reference $'b\\U0000202ec\\U0000001b' -- a"
 
 
 def test_one_prompt_is_a_run_too(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from m2g_audit.report.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.html.plots import Bands, bands_of
 from m2g_audit.report.html.prompt import detail, row
+from m2g_audit.report.html.redaction import without_folders
 from m2g_audit.runs import CALIBRATION_FILE, cannot_write, write_atomically
 from m2g_audit.stored_runs import StoredRun
 from m2g_audit.words import duration
@@ -68,10 +69,10 @@ def write_report(
 ) -> Page:
     """Write the HTML report of a run, `report.html` in its folder if no `out` is given.
 
-    redact: blur all pictures; against: an earlier run, what changed since then is a section;
-    processes: that draw figures; on_progress: told how many prompts are done. UsageError where the
-    two can't be compared, OutputError where a run can't be read, or the page not be written, such
-    as over a file that is no report.
+    redact: blur all pictures, and leave of absolute paths their last part; against: an earlier run,
+    what changed since then is a section; processes: that draw figures; on_progress: told how many
+    prompts are done. UsageError where the two can't be compared, OutputError where a run can't be
+    read, or the page not be written, such as over a file that is no report.
     """
     comparison = None if against is None else compare(against, run)
     path = out or run.path / (REDACTED_FILE if redact else REPORT_FILE)
@@ -79,7 +80,8 @@ def write_report(
     details = _Details(path.with_name(f"{path.stem}-files"))
     facts = _Facts(run)
     rows = []
-    for record, made in _drawn(_Maker(run.path.absolute(), redact), run.records(), processes):
+    records = map(without_folders, run.records()) if redact else run.records()
+    for record, made in _drawn(_Maker(run.path.absolute(), redact), records, processes):
         facts.add(record)
         rows.append(made.row)
         details.add(record.listed.id, made.fragment)

@@ -164,15 +164,15 @@ def _basin(record: AuditRecord, member: SeedRecord) -> str:
 
 def command(record: AuditRecord) -> str:
     """Return the shell command that audits a record's prompt again."""
-    words = ["m2g-audit", "prompt", *_options(record.settings.asked), "--"]
-    return f"{shlex.join(words)} {_quoted(record.prompt)}"
+    words = ["m2g-audit", "prompt", *_options(record.settings.asked), "--", record.prompt]
+    return " ".join(map(_quoted, words))
 
 
-def _quoted(prompt: str) -> str:
-    """A prompt as a word of a shell; what can't be seen is written as an escape of bash and zsh."""
-    if printable(prompt) == prompt:
-        return shlex.quote(prompt)
-    escaped = prompt.replace("\\", "\\\\").replace("'", "\\'")
+def _quoted(text: str) -> str:
+    """A text as a word of a shell; what can't be seen is written as an escape of bash and zsh."""
+    if printable(text) == text:
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     shown = "".join(c if printable(c) == c else f"\\U{ord(c):08x}" for c in escaped)
     return f"$'{shown}'"
 
