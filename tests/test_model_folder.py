@@ -372,9 +372,9 @@ def test_where_a_model_lies_is_not_in_the_configuration(original: Path, folder: 
 
 @pytest.mark.parametrize("value", ["NaN", "1e999", r'"\ud800"'])
 def test_what_an_identity_cannot_hold_is_told_apart_by_its_hash(folder: Path, value: str) -> None:
-    file = folder / "scheduler" / "scheduler_config.json"
-    file.write_text(file.read_text().replace("{", f'{{"beta": {value}, ', 1))
-    content = resolve(folder, TEXT_TO_IMAGE).configuration["scheduler/scheduler_config.json"]
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    file.write_text(file.read_text().replace("{", f'{{"some_setting": {value}, ', 1))
+    content = resolve(folder, TEXT_TO_IMAGE).configuration["tokenizer/tokenizer_config.json"]
     assert content == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
