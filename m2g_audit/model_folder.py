@@ -296,7 +296,7 @@ def download_patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
             yield f"{prefix}{stem}.safetensors"
             yield f"{prefix}{stem}-*-of-*.safetensors"
             if allow_pickle:
-                yield f"{prefix}{_pickle_stem(component)}*.bin"
+                yield f"{prefix}{_pickle_stem(component)}.bin"
 
 
 def _checked(
@@ -331,6 +331,8 @@ def _class_name(path: Path, name: str) -> str:
                 "own code. Only diffusers' own pipelines are loaded."
             )
         return found
+    if path.is_file() and path.name == "model_index.json":
+        raise ModelError(f"{name} is a file of a model: give the folder that it lies in.")
     if path.is_file():
         raise ModelError(
             f"{name} is a single file. A diffusers folder is needed: convert a checkpoint with "
@@ -338,6 +340,15 @@ def _class_name(path: Path, name: str) -> str:
         )
     if any(map(_is_adapter, path.glob("*"))):
         raise ModelError(f"{name} holds a LoRA without its base model. To audit both, {FUSE}.")
+    if (path.parent / "model_index.json").is_file():
+        raise ModelError(f"{name} is a part of a model: give the folder above it, {path.parent}.")
+    if checkpoints := sorted(path.glob("checkpoint-*/unet")):
+        raise ModelError(
+            f"{name} is the folder of a training, and holds only networks, such as "
+            f"{checkpoints[-1].relative_to(path)}. Load the base in diffusers with "
+            "unet=UNet2DConditionModel.from_pretrained of that, save_pretrained('folder'), and "
+            "give that folder."
+        )
     raise ModelError(
         f"{name} is not a diffusers model: the folder {path} has no model_index.json. Give the "
         "folder that save_pretrained wrote; if it was downloaded, the download did not finish: "
@@ -409,6 +420,7 @@ def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[
         return [single]
     pickles = sorted(folder.glob(f"{_pickle_stem(component)}.bin"))
     if not pickles:
+        _refuse_other_formats(folder, path, name)
         _require(single, path, name)
     if not allow_pickle:
         raise ModelError(
@@ -419,6 +431,19 @@ def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[
     for file in pickles:
         _require(file, path, name)
     return pickles
+
+
+def _refuse_other_formats(folder: Path, path: Path, name: str) -> None:
+    """Raise ModelError where weights are there, but in files that are not loaded."""
+    for kind, said, way_out in (
+        ("*.fp16.*", "only in half precision", "load it with variant='fp16'"),
+        ("*.bin.index.json", "only as shards of a pickle", "load it, if you trust it,"),
+    ):
+        if (found := next(folder.glob(kind), None)) is not None:
+            raise ModelError(
+                f"The weights of {name} lie here {said} ({found.relative_to(path)}), which is not "
+                f"read: {way_out} in diffusers, save_pretrained('folder'), and give that folder."
+            )
 
 
 def _shards(index: Path, path: Path, name: str) -> list[Path]:

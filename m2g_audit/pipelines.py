@@ -375,8 +375,11 @@ class TextToImage:
         parts = []
         with self._exact():
             for batch in images.split(batch_size):
-                posterior = vae.encode(batch.to(vae.device, vae.dtype) * 2 - 1).latent_dist
-                parts.append(posterior.mode() * vae.config.scaling_factor)
+                encoded = vae.encode(batch.to(vae.device, vae.dtype) * 2 - 1)
+                # A TAESD has no distribution of latents.
+                tiny = getattr(encoded, "latents", None)
+                mean = encoded.latent_dist.mode() if tiny is None else tiny
+                parts.append(mean * vae.config.scaling_factor)
         return check_finite(torch.cat(parts).float().cpu(), "the encoded pictures")
 
     def round_trip(
