@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.model_settings import check_settings
 from m2g_audit.printable import printable
 from m2g_audit.runs import write_atomically
 
@@ -42,6 +43,7 @@ _SETTINGS = frozenset(
     }
 )
 _SETTINGS_BYTES = 2**15
+_HEADER_BYTES = 10**8  # safetensors' own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FUSE = (
     "load the base in diffusers, call load_lora_weights, fuse_lora and unload_lora_weights, then "
@@ -104,8 +106,7 @@ class ModelFolder:
 
     def config(self, component: str) -> dict[str, Any]:
         """The configuration of one part as a dict."""
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        return _json(self.location(component) / name)
+        return _json(self.location(component) / _settings_name(component))
 
     def own_settings(self) -> OwnSettings:
         """What m2g.json says, all None where there is none; ModelError where it can't be read."""
@@ -295,7 +296,7 @@ def download_patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
             yield f"{prefix}{stem}.safetensors"
             yield f"{prefix}{stem}-*-of-*.safetensors"
             if allow_pickle:
-                yield f"{prefix}{_pickle_stem(component)}*.bin"
+                yield f"{prefix}{_pickle_stem(component)}.bin"
 
 
 def _checked(
@@ -303,7 +304,7 @@ def _checked(
 ) -> ModelFolder:
     class_name = _class_name(path, name)
     if class_name not in family.classes:
-        raise ModelError(_wrong_kind(name, class_name, family))
+        raise ModelError(_wrong_kind(name, printable(class_name, 80), family))
     _refuse_foreign_code(path, name, family)
     _refuse_adapters(path, name, family)
     for component in family.plain:
@@ -313,6 +314,9 @@ def _checked(
     for component in family.weighted:
         _require(_location(path, component) / "config.json", path, name)
         weights += _weights(path, name, component, allow_pickle)
+    for component in (*family.weighted, "scheduler"):
+        file = _location(path, component) / _settings_name(component)
+        check_settings(_json(file), component, str(file))
     return ModelFolder(path, name, revision, family, class_name, tuple(weights))
 
 
@@ -323,10 +327,12 @@ def _class_name(path: Path, name: str) -> str:
         # Custom pipelines name a file beside the class; nothing of theirs is executed here.
         if not isinstance(found, str):
             raise ModelError(
-                f"{name} is a custom pipeline ({found}), which would run its own code. Only "
-                "diffusers' own pipelines are loaded."
+                f"{name} is a custom pipeline ({printable(str(found), 80)}), which would run its "
+                "own code. Only diffusers' own pipelines are loaded."
             )
         return found
+    if path.is_file() and path.name == "model_index.json":
+        raise ModelError(f"{name} is a file of a model: give the folder that it lies in.")
     if path.is_file():
         raise ModelError(
             f"{name} is a single file. A diffusers folder is needed: convert a checkpoint with "
@@ -334,6 +340,15 @@ def _class_name(path: Path, name: str) -> str:
         )
     if any(map(_is_adapter, path.glob("*"))):
         raise ModelError(f"{name} holds a LoRA without its base model. To audit both, {FUSE}.")
+    if (path.parent / "model_index.json").is_file():
+        raise ModelError(f"{name} is a part of a model: give the folder above it, {path.parent}.")
+    if checkpoints := sorted(path.glob("checkpoint-*/unet")):
+        raise ModelError(
+            f"{name} is the folder of a training, and holds only networks, such as "
+            f"{checkpoints[-1].relative_to(path)}. Load the base in diffusers with "
+            "unet=UNet2DConditionModel.from_pretrained of that, save_pretrained('folder'), and "
+            "give that folder."
+        )
     raise ModelError(
         f"{name} is not a diffusers model: the folder {path} has no model_index.json. Give the "
         "folder that save_pretrained wrote; if it was downloaded, the download did not finish: "
@@ -353,9 +368,10 @@ def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
                     "complete Stable Diffusion model, as save_pretrained writes it."
                 )
         if library not in ("diffusers", "transformers"):
+            part = printable(f"{class_name} of {library}", 80)
             raise ModelError(
-                f"The {component} of {name} is {class_name} of {library}; only parts from "
-                "diffusers and transformers are loaded, because others would run their own code."
+                f"The {component} of {name} is {part}; only parts from diffusers and transformers "
+                "are loaded, because others would run their own code."
             )
 
 
@@ -404,6 +420,7 @@ def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[
         return [single]
     pickles = sorted(folder.glob(f"{_pickle_stem(component)}.bin"))
     if not pickles:
+        _refuse_other_formats(folder, path, name)
         _require(single, path, name)
     if not allow_pickle:
         raise ModelError(
@@ -414,6 +431,19 @@ def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[
     for file in pickles:
         _require(file, path, name)
     return pickles
+
+
+def _refuse_other_formats(folder: Path, path: Path, name: str) -> None:
+    """Raise ModelError where weights are there, but in files that are not loaded."""
+    for kind, said, way_out in (
+        ("*.fp16.*", "only in half precision", "load it with variant='fp16'"),
+        ("*.bin.index.json", "only as shards of a pickle", "load it, if you trust it,"),
+    ):
+        if (found := next(folder.glob(kind), None)) is not None:
+            raise ModelError(
+                f"The weights of {name} lie here {said} ({found.relative_to(path)}), which is not "
+                f"read: {way_out} in diffusers, save_pretrained('folder'), and give that folder."
+            )
 
 
 def _shards(index: Path, path: Path, name: str) -> list[Path]:
@@ -455,15 +485,22 @@ def _check_safetensors(file: Path, path: Path, name: str) -> dict[str, list[int]
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= size - 8:
             raise ModelError(_incomplete(file, path, name, f"has only {size:,} bytes"))
+        if length > _HEADER_BYTES:
+            raise ModelError(_incomplete(file, path, name, "has a broken header"))
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+            entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
+            shapes = {key: list(entry["shape"]) for key, entry in entries.items()}
+            expected = (
+                8
+                + length
+                + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(_incomplete(file, path, name, "has a broken header")) from error
-    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    expected = 8 + length + max(ends, default=0)
     if size < expected:
         raise ModelError(_incomplete(file, path, name, f"has {size:,} of {expected:,} bytes"))
-    return {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
+    return shapes
 
 
 def count_and_names(keys: Collection[str], shown: int = 3) -> str:
@@ -491,6 +528,10 @@ def _location(path: Path, component: str) -> Path:
     # Early unconditional models keep everything in one folder.
     own = path / component
     return own if own.is_dir() or not (path / "scheduler_config.json").is_file() else path
+
+
+def _settings_name(component: str) -> str:
+    return "scheduler_config.json" if component == "scheduler" else "config.json"
 
 
 def _stem(component: str) -> str:
@@ -523,9 +564,13 @@ def _content(file: Path) -> Any:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    """What a JSON file says; ModelError unless it can be read and is an object."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{file} is not readable JSON. The download or copy was interrupted: get it again."
         ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is JSON, but no object of names and values: get it again.")
+    return content

@@ -14,11 +14,12 @@ from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from m2g_audit.errors import ModelError
-from m2g_audit.model_folder import FUSE, ModelFolder, count_and_names
+from m2g_audit.errors import AuditError, ModelError
+from m2g_audit.model_folder import FUSE, ModelFolder, count_and_names, first_line
+from m2g_audit.numerics import out_of_memory
 
 _NAMES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
 # Buffers that were once saved, and the rest of a CLIP whose text half is the encoder.
@@ -42,7 +43,7 @@ def load_network(folder: ModelFolder, component: str) -> Any:
     and of the same shapes: what is missing would be drawn at random, what is left over ignored.
     """
     kind = _class(folder, component, ModelMixin, PreTrainedModel)
-    with quiet(), readable(folder):
+    with quiet(), readable(folder, component):
         if issubclass(kind, PreTrainedModel):
             network, found = _load_transformer(folder, component, kind)
         else:
@@ -57,15 +58,27 @@ def load_scheduler(folder: ModelFolder) -> Any:
     From settings without betas another scheduler would make up a schedule that no training saw.
     """
     _, name = folder.class_of("scheduler")
-    scheduler = _class(folder, "scheduler", SchedulerMixin).from_pretrained(
-        folder.location("scheduler"), local_files_only=True
-    )
-    if not hasattr(scheduler, "alphas_cumprod"):
+    scheduler = _load_plain(folder, "scheduler", SchedulerMixin)
+    said = folder.config("scheduler")
+    if not hasattr(scheduler, "alphas_cumprod") or not (
+        said.get("trained_betas") or said.keys() >= {"beta_start", "beta_end"}
+    ):
         raise ModelError(
             f"The scheduler of {folder.id} ({name}) has no betas: what noise the model was trained "
             "with is not known. Save it with the scheduler of its training, such as DDPMScheduler."
         )
     return scheduler
+
+
+def load_tokenizer(folder: ModelFolder) -> Any:
+    """The tokenizer of a model; ModelError where it can't be loaded."""
+    return _load_plain(folder, "tokenizer", PreTrainedTokenizerBase)
+
+
+def _load_plain(folder: ModelFolder, component: str, base: type) -> Any:
+    kind = _class(folder, component, base)
+    with quiet(), readable(folder, component):
+        return kind.from_pretrained(folder.location(component), local_files_only=True)
 
 
 def _class(folder: ModelFolder, component: str, *bases: type) -> Any:
@@ -155,14 +168,19 @@ def _way_out(strange: Collection[str]) -> str:
 
 
 @contextmanager
-def readable(folder: ModelFolder) -> Iterator[None]:
-    """A block in which a model is loaded: what the loaders raise becomes a ModelError."""
+def readable(folder: ModelFolder, part: str) -> Iterator[None]:
+    """A block in which a part is loaded: whatever the loaders raise becomes a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except AuditError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
         raise ModelError(
-            f"{folder.id} could not be loaded ({type(error).__name__}: {error}). Its files do not "
-            "fit together: get the model again, or save it anew with save_pretrained."
+            f"The {_NAMES.get(part, part)} of {folder.id} could not be loaded "
+            f"({type(error).__name__}: {first_line(error)}). Its files do not fit together, or are "
+            "of another version: get the model again, or save it anew with save_pretrained."
         ) from error
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
-from m2g_audit.networks import load_network, load_scheduler, quiet, readable
+from m2g_audit.networks import load_network, load_scheduler, load_tokenizer, quiet, readable
 from m2g_audit.numerics import (
     check_finite,
     exact_numerics,
@@ -104,6 +104,12 @@ class TextToImage:
         self.schedule = NoiseSchedule.vp(self._ddim.alphas_cumprod)
         self.device: torch.device = pipe.unet.device
         self.dtype: torch.dtype = pipe.unet.dtype
+        if any(side % 8 for side in self.image_size):
+            raise ModelError(
+                f"The pictures of {folder.id} would have {self.image_size[0]} x "
+                f"{self.image_size[1]} pixels; both have to be multiples of 8. `sample_size` in "
+                "unet/config.json says so: get that file again."
+            )
         self._settings = folder.own_settings()
         self.default_metric: str | None = self._settings.metric
 
@@ -127,13 +133,14 @@ class TextToImage:
         _check_architecture(folder)
         place = _device(device)
         kind = _dtype(dtype, place)
-        with quiet(), _memory(f"loading {folder.id}"), readable(folder):
-            scheduler = load_scheduler(folder)
+        with quiet(), _memory(f"loading {folder.id}"), readable(folder, "pipeline"):
+            scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
             networks = {part: load_network(folder, part) for part in TEXT_TO_IMAGE.weighted}
             pipe: Any = StableDiffusionPipeline.from_pretrained(
                 folder.path,
                 **networks,
                 scheduler=scheduler,
+                tokenizer=tokenizer,
                 safety_checker=None,
                 feature_extractor=None,
                 image_encoder=None,
@@ -145,8 +152,8 @@ class TextToImage:
                 # Not diffusers' own `to`, whose name for the dtype differs between its versions.
                 torch.nn.Module.to(part, kind)
             pipe.to(place)
-        pipe.set_progress_bar_config(disable=True)
-        return cls(pipe, folder)
+            pipe.set_progress_bar_config(disable=True)
+            return cls(pipe, folder)
 
     @property
     def default_steps(self) -> int:
@@ -380,8 +387,11 @@ class TextToImage:
         parts = []
         with self._exact():
             for batch in images.split(batch_size):
-                posterior = vae.encode(batch.to(vae.device, vae.dtype) * 2 - 1).latent_dist
-                parts.append(posterior.mode() * vae.config.scaling_factor)
+                encoded = vae.encode(batch.to(vae.device, vae.dtype) * 2 - 1)
+                # A TAESD has no distribution of latents.
+                tiny = getattr(encoded, "latents", None)
+                mean = encoded.latent_dist.mode() if tiny is None else tiny
+                parts.append(mean * vae.config.scaling_factor)
         return check_finite(torch.cat(parts).float().cpu(), "the encoded pictures")
 
     def round_trip(
@@ -492,9 +502,10 @@ class UnconditionalModel(ScoreModel):
             raise ModelError(f"{folder.id} is conditioned on a class, which is not supported.")
         if config.get("in_channels") != config.get("out_channels"):
             raise ModelError(f"{folder.id} predicts its variance too, which is not supported.")
+        scheduler = DDPMScheduler.from_config(load_scheduler(folder).config)
         with _memory(f"loading {folder.id}"):
             unet = load_network(folder, "unet").to(_device(device))
-        return cls(unet, DDPMScheduler.from_config(folder.config("scheduler")), folder)
+        return cls(unet, scheduler, folder)
 
     @cached_property
     def identity(self) -> ModelIdentity:

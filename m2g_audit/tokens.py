@@ -20,6 +20,8 @@ def check_tokenizer(tokenizer: Any, text_encoder: Any, name: str) -> None:
     them letter by letter, and with too many tokens it asks for embeddings that are not there.
     """
     said = _size(tokenizer, text_encoder) or _length(tokenizer, text_encoder) or _merges(tokenizer)
+    if tokenizer.pad_token is None:
+        said = "it has no token that fills up short prompts (`pad_token` in tokenizer_config.json)"
     if said:
         raise ModelError(
             f"The tokenizer of {name} does not belong to its text encoder: {said}. Get the folder "
@@ -38,11 +40,13 @@ def _size(tokenizer: Any, text_encoder: Any) -> str | None:
 
 def _length(tokenizer: Any, text_encoder: Any) -> str | None:
     places = getattr(text_encoder.config, "max_position_embeddings", None)
-    if places is None or tokenizer.model_max_length <= places:
+    length = tokenizer.model_max_length
+    # The marks of beginning and end take two places.
+    if isinstance(length, int) and length > 2 and (places is None or length <= places):
         return None
     return (
-        f"it makes up to {tokenizer.model_max_length:,} tokens of a prompt, the text encoder reads "
-        f"{places:,} (`model_max_length` in tokenizer_config.json)"
+        f"it makes {length} tokens of a prompt (`model_max_length` in tokenizer_config.json), the "
+        f"text encoder reads {places}"
     )
 
 

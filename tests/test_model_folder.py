@@ -137,6 +137,37 @@ def test_an_index_that_names_no_class_is_refused(folder: Path, entry: object) ->
     refused(folder, "does not say what its unet is")
 
 
+def test_a_part_or_a_file_of_a_model_leads_to_the_whole(folder: Path) -> None:
+    refused(folder / "unet", f"is a part of a model: give the folder above it, {folder}")
+    refused(folder / "model_index.json", "give the folder that it lies in")
+
+
+def test_a_training_folder_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-500" / "unet").mkdir(parents=True)
+    refused(tmp_path, "folder of a training.*checkpoint-500/unet.*save_pretrained")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("diffusion_pytorch_model.fp16.safetensors", "only in half precision.*variant='fp16'"),
+        ("diffusion_pytorch_model.bin.index.json", "only as shards of a pickle"),
+    ],
+)
+def test_weights_in_another_format_are_not_called_missing(
+    folder: Path, name: str, said: str
+) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / name)
+    refused(folder, said)
+
+
+def test_of_pickles_no_variants_are_fetched() -> None:
+    patterns = list(model_folder.download_patterns(TEXT_TO_IMAGE, True))
+    names = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
+    fetched = [any(fnmatch(f"unet/{name}", one) for one in patterns) for name in names]
+    assert fetched == [True, False]
+
+
 # -- the hub
 
 
@@ -372,9 +403,9 @@ def test_where_a_model_lies_is_not_in_the_configuration(original: Path, folder: 
 
 @pytest.mark.parametrize("value", ["NaN", "1e999", r'"\ud800"'])
 def test_what_an_identity_cannot_hold_is_told_apart_by_its_hash(folder: Path, value: str) -> None:
-    file = folder / "scheduler" / "scheduler_config.json"
-    file.write_text(file.read_text().replace("{", f'{{"beta": {value}, ', 1))
-    content = resolve(folder, TEXT_TO_IMAGE).configuration["scheduler/scheduler_config.json"]
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    file.write_text(file.read_text().replace("{", f'{{"some_setting": {value}, ', 1))
+    content = resolve(folder, TEXT_TO_IMAGE).configuration["tokenizer/tokenizer_config.json"]
     assert content == hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderTiny,
     CMStochasticIterativeScheduler,
     DDIMScheduler,
     EDMEulerScheduler,
@@ -443,6 +444,25 @@ def test_encoding_is_the_mean_in_the_units_of_latents(model: TextToImage) -> Non
     torch.testing.assert_close(
         model.round_trip(images, batch_size=2), model.decode(latents, batch_size=2)
     )
+
+
+def test_a_tiny_autoencoder_makes_the_round_trip(folder: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(changed / "vae")
+    widths = (8, 8)
+    AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    ).save_pretrained(changed / "vae")
+    index = json.loads((changed / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderTiny"]
+    (changed / "model_index.json").write_text(json.dumps(index))
+    tiny_vae = TextToImage.load(changed, device="cpu")
+    images = torch.rand(2, 3, *tiny.IMAGE, generator=torch.Generator().manual_seed(0))
+    assert tiny_vae.encode(images).shape == (2, *tiny.LATENT)
+    assert tiny_vae.round_trip(images).shape == images.shape
 
 
 def test_a_decoder_that_overflows_says_so(model: TextToImage) -> None:

@@ -43,13 +43,19 @@ def no_length(tokenizer: Path) -> None:
     file.write_text(json.dumps(settings))
 
 
+def no_filling(tokenizer: Path) -> None:
+    file = tokenizer / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": None}))
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         (no_vocabulary, "it has 2 tokens|could not be loaded"),
         (no_merges, "takes [0-9]+ apart, as if merges.txt were empty"),
         (more_tokens, "it has 613 tokens up to number 612, the text encoder knows 610"),
-        (no_length, "the text encoder reads 16 .`model_max_length`"),
+        (no_length, "`model_max_length` in tokenizer_config.json., the text encoder reads 16"),
+        (no_filling, "`pad_token` in tokenizer_config.json"),
     ],
 )
 def test_a_tokenizer_of_another_text_encoder_is_refused(
