@@ -68,6 +68,7 @@ def leave_one_out(
     own = neighbours // reference.copies == (numbers // reference.copies)[:, None]
     near = (found <= cut) & ~own
     kept = _one_of_each(numbers, neighbours // reference.copies * reference.copies, near)
+    _thin(metric, queries, cut, kept, (own | near).all(axis=1))
     to_reference = _first_beyond(found, own | near)
     short = np.flatnonzero(np.isinf(to_reference) & kept)
     if len(short):  # more near-duplicates than were looked at
@@ -105,7 +106,9 @@ def of_unseen(
     overlap = found[:, 0] <= cut
     among, others = nearest(metric, queries, queries, min(_LOOKED_AT, len(queries)))
     twice = (among <= cut) & (others != np.arange(len(queries))[:, None])
-    kept = _one_of_each(numbers, numbers[others], twice) & ~overlap
+    kept = _one_of_each(numbers, numbers[others], twice)
+    _thin(metric, queries, cut, kept, (among <= cut).all(axis=1))
+    kept &= ~overlap
     ratios = find_ratios(reference, metric, found, neighbours, cut)
     return Null(
         found[kept, 0],
@@ -230,6 +233,20 @@ def _one_of_each(
         if kept[i]:
             staying.add(int(number))
     return kept
+
+
+def _thin(
+    metric: Metric,
+    queries: Tensor,
+    cut: float,
+    kept: NDArray[np.bool_],
+    full: NDArray[np.bool_],
+) -> None:
+    """Drop of what is kept what near-duplicates more pictures than were looked at hide."""
+    rows = np.flatnonzero(kept)
+    if full[rows].any():
+        kept[rows] = False
+        kept[rows[_distinct(metric, queries[rows.tolist()], cut)]] = True
 
 
 def _first_beyond(found: FloatArray, left_out: NDArray[np.bool_]) -> FloatArray:
