@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from m2g_audit.screening import looks
 from pocket_verdicts import BENCHMARK_SEED, SEEDS, judged, other_fold
 from resumable import Result, in_words, machine
 
@@ -39,7 +40,6 @@ from m2g_audit.pocket.truth import (
 )
 from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.runs import write_atomically
-from m2g_audit.screening import looks
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.states import Thresholds, Verdict
 

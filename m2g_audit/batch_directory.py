@@ -29,12 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.printable import printable
 from m2g_audit.prompt_list import Entry, Listed, PromptList, parse_list
-from m2g_audit.records import AuditRecord
+from m2g_audit.records import AuditRecord, in_present_schema
 from m2g_audit.runs import (
     IDENTITY_FILE,
     cannot_write,
@@ -261,8 +260,8 @@ class RecordLog:
 
     def _parse(self, line: bytes) -> BatchRecord:
         try:
-            return BatchRecord.model_validate_json(line)
-        except ValidationError as error:
+            return BatchRecord.model_validate_json(in_present_schema(line))
+        except ValueError as error:
             first = " ".join(str(error).splitlines()[:3])
             raise OutputError(
                 f"A line of {self.path} is no record that this program reads ({first})."
