@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.foreign_files import open_file, read_file
 from m2g_audit.printable import printable
 from m2g_audit.prompt_list import Entry, Listed, PromptList, parse_list
-from m2g_audit.records import SCHEMA_VERSION, AuditRecord
+from m2g_audit.records import SCHEMA_VERSION, AuditRecord, in_present_schema
 from m2g_audit.runs import (
     IDENTITY_FILE,
     cannot_write,
@@ -289,8 +289,8 @@ class RecordLog:
 
     def _parse(self, line: bytes) -> BatchRecord | None:
         try:
-            return BatchRecord.model_validate_json(line)
-        except ValidationError as error:
+            return BatchRecord.model_validate_json(in_present_schema(line))
+        except ValueError as error:
             version = _version(line)
             if version is None or version.split(".")[0] == SCHEMA_VERSION.split(".")[0]:
                 return None

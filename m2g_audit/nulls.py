@@ -70,6 +70,7 @@ def leave_one_out(
     own = _same_picture(reference, numbers, neighbours)
     near = (found <= cut) & ~own
     kept = _one_of_each(numbers, neighbours // reference.copies * reference.copies, near)
+    _thin(metric, queries, cut, kept, (own | near).all(axis=1))
     to_reference = np.where(own | near, np.inf, found).min(axis=1)
     short = np.flatnonzero(np.isinf(to_reference) & kept)
     if len(short):  # more near-duplicates than were looked at
@@ -103,7 +104,9 @@ def of_unseen(
     overlap = found <= cut
     among, others = nearest(metric, queries, queries, min(_NEAR, len(queries)))
     twice = (among <= cut) & (others != np.arange(len(queries))[:, None])
-    kept = _one_of_each(numbers, numbers[others], twice) & ~overlap
+    kept = _one_of_each(numbers, numbers[others], twice)
+    _thin(metric, queries, cut, kept, (among <= cut).all(axis=1))
+    kept &= ~overlap
     return Null(
         found[kept],
         _some_ratios(reference, metric, queries[np.flatnonzero(kept).tolist()], cut),
@@ -263,6 +266,20 @@ def _one_of_each(
         if kept[i]:
             staying.add(int(number))
     return kept
+
+
+def _thin(
+    metric: Metric,
+    queries: Tensor,
+    cut: float,
+    kept: NDArray[np.bool_],
+    full: NDArray[np.bool_],
+) -> None:
+    """Drop of what is kept what near-duplicates more pictures than were looked at hide."""
+    rows = np.flatnonzero(kept)
+    if full[rows].any():
+        kept[rows] = False
+        kept[rows[_distinct(metric, queries[rows.tolist()], cut)]] = True
 
 
 def _beyond(

@@ -481,19 +481,32 @@ def parse_record(text: str | bytes) -> AuditRecord:
 
     Records of schema 1.x and 2.x are read as well.
     """
+    return AuditRecord.model_validate_json(in_present_schema(text))
+
+
+def in_present_schema(text: str | bytes) -> str | bytes:
+    """Return a record's JSON under the names of the present schema; ValueError for half a record.
+
+    What is of no earlier schema is returned as it is, to be validated.
+    """
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is no JSON: {error}") from error
-    for version, convert in (("1", from_version_1), ("2", from_version_2)):
-        if isinstance(content, dict) and _major(content) == version:
+    if not isinstance(content, dict) or _major(content) not in _EARLIER:
+        return text
+    for version, convert in _EARLIER.items():
+        if _major(content) == version:
             try:
                 content = convert(content)
             except (KeyError, TypeError, AttributeError) as error:
                 message = f"the record of schema {version} is not complete: {error}"
                 raise ValueError(message) from error
     # Strict JSON rules, such as no numbers from strings, are those of validating text.
-    return AuditRecord.model_validate_json(json.dumps(content))
+    return json.dumps(content)
+
+
+_EARLIER = {"1": from_version_1, "2": from_version_2}
 
 
 def _major(content: dict[str, Any]) -> str:

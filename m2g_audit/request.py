@@ -145,6 +145,12 @@ class Request:
             if value is not None and not 0 < value < float("inf"):
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {value:g} is no distance: give one above 0.")
+        needs_both = self.reference_name != "none" or self.delta_m is not None
+        if (self.delta_m is None) != (self.delta_s is None) and needs_both:
+            raise UsageError(
+                "Thresholds by hand need --delta-s, and with a reference --delta-m too; give both, "
+                "or neither to have them measured."
+            )
         if self.basin_exact and not self.basin:
             raise UsageError("--exact says how --basin is measured: give both, or neither.")
 

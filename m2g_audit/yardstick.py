@@ -110,8 +110,8 @@ def find_yardstick(
 ) -> Yardstick:
     """Return what generations of `prompts` are judged by.
 
-    Raises UsageError where the metric has no rule of thumb and nothing else gives thresholds, for
-    unseen pictures that overlap the reference, and for numbers by hand that lack one.
+    Raises UsageError where the metric has no rule of thumb and nothing else gives thresholds, and
+    for unseen pictures that overlap the reference.
     """
     if setup.request.model == POCKET and setup.contents is None:
         table = load_table()
@@ -234,16 +234,10 @@ def _by_hand(setup: Setup) -> bool:
 
 
 def _given(setup: Setup, reference: Reference | None) -> Thresholds:
-    delta_m, delta_s = setup.request.delta_m, setup.request.delta_s
-    if delta_s is None or (reference is not None and delta_m is None):
-        raise UsageError(
-            "Thresholds by hand need --delta-s, and with a reference --delta-m too; give both, or "
-            "neither to have them measured."
-        )
     return Thresholds(
         metric=setup.metric.name,
-        delta_m=delta_m if reference is not None else None,
-        delta_s=delta_s,
+        delta_m=setup.request.delta_m if reference is not None else None,
+        delta_s=setup.request.delta_s,
         source="given by hand",
         n_controls=0,
         calibrated=False,
@@ -328,7 +322,7 @@ def _check_unseen(null: Null, left_out: Null) -> list[str]:
         if len(null.overlap) > OVERLAP * null.sampled:
             raise UsageError(
                 f"{said} are in the reference, or nearly so: {names}{more}. What training saw can "
-                "set no threshold: take them out of --unseen."
+                f"set no threshold: take them out of --unseen.{_blind(left_out)}"
             )
         notes.append(f"{said} are in the reference, or nearly so, and were left out: {names}.")
     if len(null.to_reference) and len(left_out.to_reference):
@@ -340,6 +334,16 @@ def _check_unseen(null: Null, left_out: Null) -> list[str]:
                 f"too {'lax' if ratio > 1 else 'strict'}."
             )
     return notes
+
+
+def _blind(left_out: Null) -> str:
+    """What else may be at fault where unseen pictures seem to be in the reference."""
+    if 2 * left_out.dropped <= left_out.sampled:
+        return ""
+    return (
+        " Most pictures of the reference near-duplicate each other too: if they do not, this "
+        "distance can't tell copies from other pictures, and another --metric may."
+    )
 
 
 def _from_few(

@@ -21,7 +21,6 @@ from m2g_audit.prompt_list import PromptList, from_python
 from m2g_audit.request import Request, Setup, set_up
 from tests.fakes import FakePipeline, picture, to_latents
 
-
 CONTROLS = frozenset(load_prompts())
 
 

@@ -124,8 +124,9 @@ class FakePipeline:
         scheduler: str,
         on_progress: Callable[[int], None] | None = None,
     ) -> Generations:
-        if prompt != self.prompt:
-            return self._of_others([prompt] * len(seeds) if isinstance(prompt, str) else prompt, seeds)
+        prompts = [prompt] * len(seeds) if isinstance(prompt, str) else prompt
+        if set(prompts) != {self.prompt}:
+            return self._of_others(prompts, seeds)
         order = {seed_for(self.run_seed, self.prompt, i): i for i in range(len(self.numbers))}
         indices = [order[seed] for seed in seeds]
         if self.stop_after is not None and len(self.made) + len(seeds) > self.stop_after:

@@ -36,6 +36,7 @@ from m2g_audit.calibration import (
     read_out,
 )
 from m2g_audit.errors import UsageError
+from m2g_audit.looks import Look
 from m2g_audit.naming import name_attractors
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import AttractorRecord, AuditRecord, IntervalRecord, parse_record
@@ -50,7 +51,9 @@ from tests.test_audit import PROMPT, REPEATING, training_folder
 SCHEMA_FILE = Path(m2g_audit.__file__).parent / "schema" / "calibration.schema.json"
 DATE = datetime.date(2026, 11, 20)
 SIGMA = float(FakePipeline.schedule.sigma(5))
-KIND = ModelKind(architecture="Fake", shape=(4, 2, 2), space="latents", score="conditional")
+KIND = ModelKind(
+    architecture="Fake", shape=FakePipeline.latent_shape, space="latents", score="conditional"
+)
 FACTS = Facts(kind=KIND, spectrum="jacobian", t0=5, sigma_t0=SIGMA, scale=1.0)
 
 
@@ -274,6 +277,7 @@ def named(
         [5] * n,
         attractors,
         {number: np.full(10, value) for number, value in values.items()},
+        Look(n),
     )
     return found.word, [reading.state for reading in found.readings]
 

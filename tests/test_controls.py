@@ -1,4 +1,4 @@
-"""Control prompts: thresholds, what is kept, what is refused; with a pipeline made of noise."""
+"""Control prompts: what is measured of their pictures, what is kept; with a pipeline of noise."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from m2g_audit.controls import ControlSettings, images_needed, load_prompts, run_controls
-from m2g_audit.errors import NumericsError, OutputError, UsageError
+from m2g_audit.controls import (
+    ControlResult,
+    Controls,
+    ControlSettings,
+    all_among,
+    load_prompts,
+)
+from m2g_audit.errors import OutputError, UsageError
+from m2g_audit.numerics import seed_for
 from m2g_audit.reference import ReferenceSet
 from m2g_audit.similarity import distances, load_metric
 
 L2 = load_metric("l2")
-SETTINGS = ControlSettings(seeds_per_prompt=3, steps=5, guidance=2.0, alpha=0.05)
-PROMPTS = [f"prompt number {i}" for i in range(19)]
+SETTINGS = ControlSettings(seeds_per_prompt=3, steps=5, guidance=2.0)
+PROMPTS = [f"prompt number {i}" for i in range(9)]
 
 
 @dataclass
@@ -30,9 +36,9 @@ class FakePipeline:
     sha256: str = "0" * 64
     configuration_sha256: str = "0" * 64
     black: Sequence[str] = ()
-    stuck: bool = False
     fail_after: int | None = None
     asked: list[str] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
     @property
     def identity(self) -> Any:
@@ -40,77 +46,83 @@ class FakePipeline:
             sha256=self.sha256, configuration_sha256=self.configuration_sha256, dtype="float32"
         )
 
-    def generate(self, prompt: str, seeds: Sequence[int], **settings: Any) -> Any:
+    def generate(self, prompt: Sequence[str], seeds: Sequence[int], **settings: Any) -> Any:
         assert set(settings) == {"steps", "guidance", "batch_size", "scheduler"}
-        if self.fail_after is not None and len(self.asked) >= self.fail_after:
+        if self.fail_after is not None and len(set(self.asked)) >= self.fail_after:
             raise KeyboardInterrupt
-        self.asked.append(prompt)
-        images = torch.stack([self.picture(prompt, seed) for seed in seeds])
-        return SimpleNamespace(images=images)
+        self.asked += dict.fromkeys(prompt)
+        self.batches.append(len(seeds))
+        pairs = zip(prompt, seeds, strict=True)
+        return SimpleNamespace(images=torch.stack([self.picture(p, s) for p, s in pairs]))
 
     def picture(self, prompt: str, seed: int) -> Tensor:
         if prompt in self.black:
             return torch.zeros(3, 8, 8)
-        generator = torch.Generator().manual_seed(0 if self.stuck else seed)
-        return torch.rand(3, 8, 8, generator=generator)
+        return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def run(pipeline: FakePipeline, folder: Path, **changes: Any) -> Any:
-    settings = changes.pop("settings", SETTINGS)
-    arguments = {"prompts": PROMPTS, "cache_dir": folder, "batch_size": 2, **changes}
-    return run_controls(pipeline, L2, settings, **arguments)
+def controls(pipeline: FakePipeline, folder: Path, **changes: Any) -> Controls:
+    arguments = {
+        "metric": L2,
+        "settings": SETTINGS,
+        "prompts": PROMPTS,
+        "reference": None,
+        "cache_dir": folder,
+    }
+    return Controls(pipeline, **{**arguments, **changes})
 
 
-def smallest_distances(reference: Tensor | None = None) -> list[float]:
-    from m2g_audit.numerics import seed_for
-
-    result = []
-    for prompt in PROMPTS:
-        seeds = [seed_for(0, prompt, i) for i in range(3)]
-        e = L2.embed(torch.stack([FakePipeline().picture(prompt, s) for s in seeds]))
-        if reference is None:
-            pairs = distances(L2, e, e)
-            result.append(min(pairs[0, 1], pairs[0, 2], pairs[1, 2]))
-        else:
-            result.append(distances(L2, e, L2.embed(reference)).min())
-    return result
+def run(pipeline: FakePipeline, folder: Path, **changes: Any) -> list[ControlResult]:
+    return controls(pipeline, folder, **changes).run(batch_size=2)
 
 
-def test_delta_s_is_the_quantile_of_the_smallest_distance_within_a_prompt(tmp_path: Path) -> None:
-    thresholds = run(FakePipeline(), tmp_path)
-    assert thresholds.delta_s == pytest.approx(min(smallest_distances()))
-    assert thresholds.delta_m is None
-    assert (thresholds.metric, thresholds.calibrated) == ("l2", True)
-    assert thresholds.n_controls == 19
-    assert "19 control prompts of 3 seeds" in thresholds.source
+def pictures_of(prompt: str) -> Tensor:
+    seeds = [seed_for(0, prompt, i) for i in range(3)]
+    return torch.stack([FakePipeline().picture(prompt, seed) for seed in seeds])
 
 
-def test_delta_m_is_the_quantile_of_the_distance_to_the_reference(tmp_path: Path) -> None:
-    pictures = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
-    reference = ReferenceSet(pictures, [str(i) for i in range(20)], sha256="a")
-    thresholds = run(FakePipeline(), tmp_path, reference=reference)
-    assert thresholds.delta_m == pytest.approx(min(smallest_distances(pictures)))
-    assert thresholds.delta_s == pytest.approx(min(smallest_distances()))
+def test_each_picture_has_its_distance_to_the_nearest_other_of_its_prompt(tmp_path: Path) -> None:
+    for prompt, result in zip(PROMPTS, run(FakePipeline(), tmp_path), strict=True):
+        embedded = L2.embed(pictures_of(prompt))
+        pairs = distances(L2, embedded, embedded)
+        pairs[range(3), range(3)] = 9
+        assert result.among == pytest.approx(pairs.min(axis=1).tolist())
+        assert result.to_reference is None
 
 
-def test_a_larger_rate_gives_a_larger_threshold_from_the_same_results(tmp_path: Path) -> None:
-    run(FakePipeline(), tmp_path)
-    again = FakePipeline()
-    thresholds = run(again, tmp_path, settings=replace(SETTINGS, alpha=0.25))
-    assert again.asked == []
-    assert thresholds.delta_s == pytest.approx(np.sort(smallest_distances())[4])
+def test_each_picture_has_its_distance_to_the_reference(tmp_path: Path) -> None:
+    known = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
+    reference = ReferenceSet(known, [str(i) for i in range(20)], sha256="a")
+    for prompt, result in zip(
+        PROMPTS, run(FakePipeline(), tmp_path, reference=reference), strict=True
+    ):
+        expected = distances(L2, L2.embed(pictures_of(prompt)), L2.embed(known)).min(axis=1)
+        assert result.to_reference == pytest.approx(expected.tolist())
+
+
+def test_several_prompts_share_a_batch_and_batches_change_nothing(tmp_path: Path) -> None:
+    one, many = FakePipeline(), FakePipeline()
+    alone = controls(one, tmp_path / "one").run(batch_size=1)
+    together = controls(many, tmp_path / "many").run(batch_size=12)
+    assert (one.batches, many.batches) == ([3] * 9, [12, 12, 3])
+    assert alone == together
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(FakePipeline(fail_after=8), tmp_path)
-    assert images_needed(FakePipeline(), L2, SETTINGS, prompts=PROMPTS, cache_dir=tmp_path) == 3 * (
-        19 - 8
-    )
+        run(FakePipeline(fail_after=5), tmp_path)
     rest = FakePipeline()
+    assert controls(rest, tmp_path).images_needed == 3 * (9 - 5)
     resumed = run(rest, tmp_path)
-    assert rest.asked == PROMPTS[8:]
+    assert rest.asked == PROMPTS[5:]
     assert resumed == run(FakePipeline(), tmp_path / "elsewhere")
+
+
+def test_prompts_that_were_run_before_are_not_run_again(tmp_path: Path) -> None:
+    run(FakePipeline(), tmp_path, prompts=PROMPTS[:4])
+    rest = FakePipeline()
+    run(rest, tmp_path)
+    assert rest.asked == PROMPTS[4:]
 
 
 @pytest.mark.parametrize(
@@ -120,64 +132,59 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         {"settings": replace(SETTINGS, seeds_per_prompt=4)},
         {"pipeline": FakePipeline(sha256="1" * 64)},
         {"pipeline": FakePipeline(configuration_sha256="1" * 64)},
+        {"settings": replace(SETTINGS, scheduler="keep")},
         {"metric": load_metric("tiled_l2")},
+        {"reference": ReferenceSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"], sha256="b")},
     ],
-    ids=["guidance", "seeds", "weights", "configuration", "metric"],
+    ids=[
+        "guidance",
+        "seeds",
+        "weights",
+        "configuration",
+        "scheduler",
+        "metric",
+        "reference",
+    ],
 )
 def test_what_can_change_a_result_is_not_taken_from_the_cache(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     run(FakePipeline(), tmp_path)
     settings = change.get("settings", SETTINGS)
-    needed = images_needed(
-        change.get("pipeline", FakePipeline()),
-        change.get("metric", L2),
-        settings,
-        prompts=PROMPTS,
-        cache_dir=tmp_path,
+    assert controls(FakePipeline(), tmp_path, **change).images_needed == (
+        9 * settings.seeds_per_prompt
     )
-    assert needed == 19 * settings.seeds_per_prompt
+    assert controls(FakePipeline(sha256="1" * 64), tmp_path).images_needed == 27
+    assert controls(FakePipeline(), tmp_path).images_needed == 0
 
 
 def test_a_broken_cache_is_made_again(tmp_path: Path) -> None:
     expected = run(FakePipeline(), tmp_path)
     (cache,) = tmp_path.iterdir()
-    cache.write_text('{"prompt number 1": {"within"')
-    assert run(FakePipeline(), tmp_path) == expected
+    for broken in ('{"prompt number 1": {"among"', '{"prompt number 1": {"within": [1]}}', "[]"):
+        cache.write_text(broken)
+        assert run(FakePipeline(), tmp_path) == expected
 
 
 def test_progress_counts_images(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    run(FakePipeline(), tmp_path, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[0] == (0, 57)
-    assert seen[-1] == (57, 57)
+    controls(FakePipeline(), tmp_path).run(2, lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 27)
+    assert seen[-1] == (27, 27)
     assert seen == sorted(seen)
 
 
 def test_black_pictures_are_no_duplicates(tmp_path: Path) -> None:
-    prompts = [*PROMPTS, "black"]
-    thresholds = run(FakePipeline(black=["black"]), tmp_path, prompts=prompts)
-    assert thresholds.n_controls == 19
-    assert thresholds.delta_s == pytest.approx(min(smallest_distances()))
+    *_, result = run(FakePipeline(black=["black"]), tmp_path, prompts=[*PROMPTS, "black"])
+    assert result == ControlResult([], None)
+    known = ReferenceSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"], sha256="b")
+    black = {"prompts": ["black"], "reference": known}
+    assert run(FakePipeline(black=["black"]), tmp_path, **black) == [ControlResult([], [])]
 
 
-def test_too_many_failures_are_said(tmp_path: Path) -> None:
-    with pytest.raises(NumericsError, match="Only 18 of 19"):
-        run(FakePipeline(black=PROMPTS[:1]), tmp_path)
-
-
-def test_a_model_that_ignores_its_noise_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NumericsError, match="same picture twice"):
-        run(FakePipeline(stuck=True), tmp_path)
-
-
-def test_too_few_prompts_or_seeds_are_refused_before_anything_is_generated(tmp_path: Path) -> None:
-    pipeline = FakePipeline()
-    with pytest.raises(UsageError, match="at least 19"):
-        run(pipeline, tmp_path, prompts=PROMPTS[:18])
-    with pytest.raises(UsageError, match="2 seeds"):
-        run(pipeline, tmp_path, settings=replace(SETTINGS, seeds_per_prompt=1))
-    assert pipeline.asked == []
+def test_distances_of_all_prompts_are_put_together() -> None:
+    results = [ControlResult([1.0, 2.0], None), ControlResult([], None), ControlResult([3.0], [1])]
+    assert all_among(results).tolist() == [1, 2, 3]
 
 
 def test_a_cache_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:

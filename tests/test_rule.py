@@ -343,7 +343,7 @@ def test_many_samples_lead_to_the_word_of_their_shares(m: int, s: int, g: int) -
     if total == 0 or any(abs(x / total - 0.5) < 0.03 for x in (m, s, g)):
         return  # at one half, no number of samples decides
     exact = label(m / total, s / total, g / total)
-    factor = 40_000 // total
+    factor = 8_000 // total
     states = [M] * (m * factor) + [S] * (s * factor) + [G] * (g * factor)
     duplicates = [2 if state is S else 0 for state in states]
     found = find_shares(

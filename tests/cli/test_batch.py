@@ -24,6 +24,7 @@ from m2g_audit.cli.batch_progress import line, panel, watching
 from m2g_audit.errors import OutputError
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.thresholds import Thresholds
+from m2g_audit.yardstick import Yardstick
 from tests.batch_work import ManyPrompts
 
 Run = Callable[..., tuple[int, str, str]]
@@ -63,7 +64,8 @@ def run(
 @pytest.fixture
 def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     thresholds = Thresholds("l2", 0.1, 0.1, "measured here", 100, True)
-    monkeypatch.setattr("m2g_audit.audit.find_thresholds", lambda *_: thresholds)
+    yardstick = Yardstick(None, thresholds)
+    monkeypatch.setattr("m2g_audit.audit.find_yardstick", lambda *_: yardstick)
 
 
 def write(*prompts: str) -> str:
@@ -170,6 +172,10 @@ def test_uncalibrated_findings_fail_at_every_level(run: Run) -> None:
         (("list.csv", "--batch-size", "0"), "--batch-size 0 is not possible"),
         (("list.csv", "--reference-complete"), "needs the --reference"),
         (("list.csv", "--t0", "50"), "--t0 50 is not possible"),
+        (("list.csv", "--delta-s", "0"), "--delta-s 0 is no distance"),
+        (("list.csv", "--delta-m", "0.1"), "--delta-s, and with a reference --delta-m too"),
+        (("list.csv", "--unseen", "."), "--unseen sets the thresholds of a --reference folder"),
+        (("list.csv", "--control-prompts", "nowhere"), "Can't read control prompts from nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -233,7 +239,7 @@ def test_what_stops_a_run_leaves_the_gate_closed(
 
     if found:
         assert run(prompts, "--out", "run", "--shard", "1/10", "--fail-on", "memorized")[0] == 1
-    monkeypatch.setattr("m2g_audit.batch.find_yardstick", stop)
+    monkeypatch.setattr("m2g_audit.batch.gather", stop)
     code, out, err = run(prompts, "--out", "run", "--fail-on", "memorized", "--junit", "gate.xml")
     assert (code, out) == (1 if found else 3, "")
     assert "Traceback" not in err
@@ -312,11 +318,11 @@ def test_a_folder_that_is_removed_meanwhile_is_no_clean_batch(
 
 
 def test_a_long_batch_needs_yes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    each = estimates.Estimate({"images": 300.0, "controls": 60.0}, 0, 10)
+    each = estimates.Estimate({"images": 300.0, "thresholds": 60.0}, 0, 10)
     monkeypatch.setattr(estimates, "estimate", lambda *_: each)
     code, _, err = run("list.csv", "--out", "run")
     assert code == 2
-    assert "16 min" in err  # three times the images, the controls once
+    assert "16 min" in err  # three times the images, the thresholds once
     assert "--yes" in err
     assert run("list.csv", "--out", "run", "--yes")[0] == 0
 
