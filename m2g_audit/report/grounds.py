@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from m2g_audit.records import (
     AuditRecord,
+    FindingsRecord,
     PowerRecord,
     RuleWord,
     SeedRecord,
     ThresholdRecord,
     VerdictWord,
 )
-from m2g_audit.words import least_found
+from m2g_audit.words import least_found, model_lines
 
 _RULES: Mapping[RuleWord, str] = {
     "unseen pictures": "pictures that the model never saw",
@@ -66,12 +67,26 @@ def _power(power: PowerRecord | None) -> str:
     )
 
 
+def own_warnings(record: AuditRecord) -> list[str]:
+    """Return a record's warnings without those about the model, which stand before."""
+    about = model_lines(record)
+    return [warning for warning in record.warnings if warning not in about]
+
+
 def missed(record: AuditRecord) -> str | None:
     """Return what attractors may have been missed; None where that would be any at all."""
     mass = record.verdict.undetected_mass
     if mass is None or mass >= 1:
         return None
     return f"Attractors of less than {mass:.0%} of the mass may have been missed."
+
+
+def ordinary(findings: FindingsRecord) -> str:
+    """Return what a model that is neither contaminated nor collapsed does for ordinary prompts."""
+    return (
+        f"Of the pictures for {findings.prompts} ordinary prompts {findings.flagged.estimate:.0%} "
+        f"repeat each other or copy ({findings.flagged.high:.0%} or less, 99% sure)."
+    )
 
 
 def margins(record: AuditRecord) -> str | None:

@@ -14,7 +14,14 @@ from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, FastRecord, IntervalRecord, NearestReference
 from m2g_audit.report import Report
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
-from m2g_audit.report.grounds import hanging, margins, mark, missed, origin
+from m2g_audit.report.grounds import (
+    hanging,
+    margins,
+    mark,
+    missed,
+    origin,
+    own_warnings,
+)
 from m2g_audit.report.groups import is_measured
 from m2g_audit.runs import RECORD_FILE
 from m2g_audit.words import model_lines
@@ -34,7 +41,6 @@ def show(report: Report, run_dir: Path, console: Console) -> None:
 def verdict_panel(record: AuditRecord) -> RenderableType:
     """Return the verdict, shares with intervals, evidence and tables of a record."""
     colour = VERDICT_COLOURS[record.verdict.state]
-    warnings = [text for text in record.warnings if text not in model_lines(record)]
     parts: list[RenderableType] = [
         *_first(record),
         Text(f"\n{printable(record.verdict.summary)}", style="bold"),
@@ -42,7 +48,7 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
         _shares(record),
         _heading("What it rests on"),
         *(_bullet(sentence) for sentence in record.verdict.evidence),
-        *(_bullet(warning, "!", "yellow") for warning in warnings),
+        *(_bullet(warning, "!", "yellow") for warning in own_warnings(record)),
     ]
     if record.attractors:
         parts += [_heading("Attractors"), _attractors(record)]
