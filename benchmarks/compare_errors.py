@@ -34,6 +34,7 @@ from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.truth import DISTANCES_FILE, TRUTH_SEED
 from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.similarity import distances, load_metric
+from m2g_audit.states import S_PRIME, duplicate_chances
 from m2g_audit.thresholds import Thresholds
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,16 +104,16 @@ def side(
     """What a run of these samples says."""
     assert thresholds.delta_s is not None
     check = find_attractors(apart[np.ix_(rows, rows)], thresholds.delta_s, failed=failed[rows])
-    sizes = [len(attractor.members) for attractor in check.attractors]
+    chances = duplicate_chances(check.n_duplicates, check.n_valid)
     return Side(
         verdict="undecided",
         severity=1,
         seeds=check.n_valid,
         states={},
         memorized=int((to_known[rows][~failed[rows]] <= thresholds.delta_m).sum()),
-        compared=check.n_valid,
-        duplicated=int(check.duplicated.sum()),
-        paired=sum(size for size in sizes if size == 2) + len(check.loose),
+        among=min(check.n_valid, S_PRIME),
+        duplicated=float(chances.sum()),
+        paired=float(chances[check.n_duplicates == 1].sum()),
     )
 
 
@@ -120,7 +121,7 @@ def tests(before: Side, after: Side) -> dict[str, float]:
     """The p of each test."""
     new = p_values(before, after)
     assert new.memorized is not None
-    counts = (before.duplicated, before.compared, after.duplicated, after.compared)
+    counts = (round(before.duplicated), before.seeds, round(after.duplicated), after.seeds)
     p = (fisher_exact(*counts), new.duplicated, new.memorized, new.both)
     return dict(zip(NAMES, p, strict=True))
 
@@ -217,7 +218,7 @@ def counted(n: int, duplicated: int, paired: int) -> Side:
         seeds=n,
         states={},
         memorized=None,
-        compared=n,
+        among=n,
         duplicated=duplicated,
         paired=paired,
     )

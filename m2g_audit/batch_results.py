@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from m2g_audit.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory, BatchRecord
 from m2g_audit.gate import badness, severity
 from m2g_audit.prompt_list import Entry
-from m2g_audit.records import IntervalRecord, ModelRecord, Settings, ThresholdRecord
+from m2g_audit.records import IntervalRecord, ModelRecord, PowerRecord, Settings, ThresholdRecord
+from m2g_audit.report.grounds import smallest_margins
 from m2g_audit.runs import cannot_write, draft_of, write_atomically
-from m2g_audit.words import model_lines
+from m2g_audit.words import least_found, model_lines
 
-SUMMARY_VERSION = "1.0"
+SUMMARY_VERSION = "1.1"
 SHARES = ("memorized", "spurious", "attractor", "generalized")
 _ROWS = 1000
 _WORST = 20
@@ -30,7 +31,10 @@ class _Part(BaseModel):
 
 
 class ShortRecord(_Part):
-    """One prompt in a line: its verdict and the share of samples that are not new."""
+    """One prompt in a line: its verdict and the share of samples that are not new.
+
+    `hangs_on_threshold`: another quantile of the null would give another verdict.
+    """
 
     prompt: str
     id: str
@@ -39,6 +43,7 @@ class ShortRecord(_Part):
     severity: str
     summary: str
     not_new: IntervalRecord | None
+    hangs_on_threshold: bool = False
 
 
 class FailedPrompt(_Part):
@@ -55,7 +60,9 @@ class Summary(_Part):
 
     `done` have a verdict, `failed` a record with an error, the others none. `verdicts` counts
     states, `severities` the worst that each may be (gate.py), `labels` verdicts by what the list
-    says of a prompt; `model_lines`: what was found about the model, whatever the prompt.
+    says of a prompt; `model_lines`: what was found about the model, whatever the prompt. `withheld`
+    counts why new pictures were not called `generalized`, `hanging` the verdicts that hang on the
+    threshold. `thresholds` and `power` are those of the last prompt.
     `seconds` and `evaluations` are sums by stage over records. `worst` are the worst prompts, worst
     first; `failures` at most 100.
     """
@@ -66,6 +73,8 @@ class Summary(_Part):
     failed: int
     verdicts: dict[str, int]
     model_lines: list[str] = []
+    withheld: dict[str, int] = {}
+    hanging: int = 0
     severities: dict[str, int]
     labels: dict[str, dict[str, int]]
     seconds: dict[str, float]
@@ -76,6 +85,7 @@ class Summary(_Part):
     model: ModelRecord | None
     settings: Settings | None
     thresholds: ThresholdRecord | None
+    power: PowerRecord | None = None
     versions: dict[str, str]
 
     @property
@@ -89,12 +99,12 @@ def summarise(
 ) -> Summary:
     """Return the summary of a batch, or of some of its prompts, from the records that are there."""
     entries = directory.entries if entries is None else entries
-    verdicts, severities = Counter[str](), Counter[str]()
+    verdicts, severities, withheld = Counter[str](), Counter[str](), Counter[str]()
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     seconds, evaluations = Counter[str](), Counter[str]()
     worst: list[tuple[tuple[float, ...], int, ShortRecord]] = []
     failures: list[FailedPrompt] = []
-    failed = 0
+    failed = hanging = 0
     last: BatchRecord | None = None
     for record in directory.log.get([entry.id for entry in entries]):
         for stage, taken in record.timings.seconds.items():
@@ -108,6 +118,8 @@ def summarise(
         last = record
         state = record.verdict.state
         verdicts[state] += 1
+        withheld.update(record.verdict.withheld)
+        hanging += record.verdict.hangs_on_threshold
         severities[severity(record).name.lower()] += 1
         if record.listed.label is not None:
             labels[record.listed.label][state] += 1
@@ -120,6 +132,8 @@ def summarise(
         failed=failed,
         verdicts=dict(verdicts.most_common()),
         model_lines=[] if last is None else model_lines(last),
+        withheld=dict(withheld.most_common()),
+        hanging=hanging,
         severities=dict(severities),
         labels={label: dict(counts.most_common()) for label, counts in sorted(labels.items())},
         seconds={stage: round(taken, 3) for stage, taken in seconds.items()},
@@ -130,6 +144,7 @@ def summarise(
         model=None if last is None else last.model,
         settings=None if last is None else last.settings,
         thresholds=None if last is None else last.thresholds,
+        power=None if last is None else last.power,
         versions={} if last is None else last.versions,
     )
 
@@ -144,6 +159,7 @@ def _short(record: BatchRecord) -> ShortRecord:
         severity=severity(record).name.lower(),
         summary=record.verdict.summary,
         not_new=None if new is None else _rest(new),
+        hangs_on_threshold=record.verdict.hangs_on_threshold,
     )
 
 
@@ -227,11 +243,15 @@ def _columns() -> list[tuple[str, Any]]:
         ("attractors", count),
         ("largest_attractor", number),
         ("nearest_sample_distance", number),
+        ("nearest_sample_margin", number),
         ("nearest_reference_distance", number),
+        ("nearest_reference_margin", number),
         ("nearest_reference", text),
         ("median_curvature", number),
         ("seeds", count),
         ("hangs_on_threshold", pa.bool_()),
+        ("strict", text),
+        ("loose", text),
         ("withheld", text),
         ("failed_pictures", count),
         ("tokens", count),
@@ -240,6 +260,10 @@ def _columns() -> list[tuple[str, Any]]:
         ("delta_m", number),
         ("delta_s", number),
         ("calibrated", pa.bool_()),
+        ("rule", text),
+        ("power", number),
+        ("power_low", number),
+        ("power_suffices", pa.bool_()),
         ("evaluations", count),
         ("seconds", number),
         ("error", text),
@@ -257,7 +281,9 @@ def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, A
     matches = [seed.nearest_reference for seed in record.seeds if seed.nearest_reference]
     match = min(matches, key=lambda nearest: nearest.distance, default=None)
     within = [seed.nearest_sample.distance for seed in record.seeds if seed.nearest_sample]
-    thresholds = record.thresholds
+    to_reference, to_sample = smallest_margins(record.seeds)
+    thresholds, power = record.thresholds, record.power
+    found = None if power is None else least_found(power)
     listed = {name: record.listed.extra.get(key) for name, (key, _) in extras.items()}
     failed = record.error is not None
     return {
@@ -274,11 +300,15 @@ def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, A
         "attractors": len(record.attractors),
         "largest_attractor": max((a.mass.estimate for a in record.attractors), default=None),
         "nearest_sample_distance": min(within, default=None),
+        "nearest_sample_margin": to_sample,
         "nearest_reference_distance": match and match.distance,
+        "nearest_reference_margin": to_reference,
         "nearest_reference": match and match.name,
         "median_curvature": record.curvature[0].median if record.curvature else None,
         "seeds": len(record.seeds),
         "hangs_on_threshold": record.verdict.hangs_on_threshold,
+        "strict": record.verdict.strict,
+        "loose": record.verdict.loose,
         "withheld": "; ".join(record.verdict.withheld) or None,
         "failed_pictures": len(record.failures),
         "tokens": record.wording.tokens,
@@ -287,6 +317,10 @@ def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, A
         "delta_m": thresholds and thresholds.delta_m,
         "delta_s": thresholds and thresholds.delta_s,
         "calibrated": thresholds and thresholds.calibrated,
+        "rule": thresholds and thresholds.rule,
+        "power": found and found.estimate,
+        "power_low": found and found.low,
+        "power_suffices": power and power.suffices,
         "evaluations": sum(record.evaluations.values()),
         "seconds": sum(record.timings.seconds.values()),
         "error": None if record.error is None else record.error.message,

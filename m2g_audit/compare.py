@@ -2,8 +2,10 @@
 
 Prompts are matched by their text. Fisher's exact test asks of each one whether its share of
 duplicated seeds differs and, where both runs have a reference, its share of memorized ones; the two
-together give one p (Bonferroni). Over prompts, Benjamini and Hochberg's procedure (1995) keeps the
-share of prompts that are said to have changed although they did not under 1 - level, on average.
+together give one p (Bonferroni). Among more seeds more are duplicated, so a seed counts with its
+chance of a duplicate among |S'| = 16 seeds, or as many as the run with fewer has of the prompt.
+Over prompts, Benjamini and Hochberg's procedure (1995) keeps the share of prompts that are said to
+have changed although they did not under 1 - level, on average.
 
 Memorized seeds don't depend on each other, so of them the test is exact. Duplicated ones do: two
 seeds become duplicates together, and their number varies up to twice as much. The test is put at
@@ -25,17 +27,20 @@ from functools import cache
 from statistics import NormalDist
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.errors import UsageError
 from m2g_audit.gate import severity
-from m2g_audit.records import AuditRecord, StateWord, VerdictWord
+from m2g_audit.records import AuditRecord, SeedRecord, StateWord, ThresholdRecord, VerdictWord
 from m2g_audit.runs import differences
+from m2g_audit.states import S_PRIME, duplicate_chances
 from m2g_audit.stored_runs import StoredRun
 
 LEVEL = 0.95
+_ROUNDING = 1e-9
 Direction = Literal["worse", "better", "same"]
 
 
@@ -46,9 +51,9 @@ class _Part(BaseModel):
 class Side(_Part):
     """What one run says of a prompt: its verdict, and how many pictures are what.
 
-    `states` and `memorized`, null without a reference, count all `seeds`. `duplicated` counts those
-    among the first `compared` seeds that another of these repeats, and `paired` those of them with
-    one duplicate only. Failed pictures are left out everywhere.
+    `states` and `memorized`, null without a reference, count all `seeds`. `duplicated` is the sum
+    of each seed's chance to have a duplicate among `among` - 1 others, a whole number where there
+    are no more; `paired` that of those with one duplicate in all. Failed pictures are left out.
     """
 
     verdict: VerdictWord
@@ -56,14 +61,14 @@ class Side(_Part):
     seeds: int
     states: dict[StateWord, int]
     memorized: int | None
-    compared: int
-    duplicated: int
-    paired: int
+    among: int
+    duplicated: float
+    paired: float
 
     @property
     def share(self) -> float:
         """Return the share of duplicated seeds, 0 where there is no picture."""
-        return self.duplicated / self.compared if self.compared else 0.0
+        return self.duplicated / self.seeds if self.seeds else 0.0
 
 
 class Change(_Part):
@@ -97,7 +102,7 @@ class Comparison(_Part):
     `only_before`, `only_after` and `failed` (in one of the two) are prompts that can't be compared.
     """
 
-    schema_version: str = "1.0"
+    schema_version: str = "2.0"
     before: str
     after: str
     level: float
@@ -123,34 +128,29 @@ class Comparison(_Part):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of a record: for each seed its state, and what it repeats.
-
-    `groups`: the attractor it is in, `repeats`: for one in none, a seed that it repeats.
-    """
+    """What is kept of a record: of each picture that did not fail its state and its duplicates."""
 
     verdict: VerdictWord
     severity: int
     has_reference: bool
     states: tuple[StateWord, ...]
-    groups: tuple[int | None, ...]
-    repeats: tuple[int | None, ...]
+    n_duplicates: tuple[int, ...]
+    thresholds: ThresholdRecord | None
 
-    def side(self, compared: int) -> Side:
-        """Return the counts, of duplicates among the first `compared` seeds."""
-        valid = [i for i, state in enumerate(self.states) if state != "failed"]
-        sizes = Counter(self.groups[i] for i in valid if i < compared)
-        of_attractors = [n for group, n in sizes.items() if group is not None and n > 1]
-        loose = sum(seed is not None and seed < compared for seed in self.repeats[:compared])
-        states = Counter(self.states[i] for i in valid)
+    def side(self, among: int) -> Side:
+        """Return the counts, of duplicates among so many seeds."""
+        n, counts = len(self.states), Counter(self.states)
+        k = np.array(self.n_duplicates, dtype=np.int64)
+        chances = duplicate_chances(k, n, among)
         return Side(
             verdict=self.verdict,
             severity=self.severity,
-            seeds=len(valid),
-            states=dict(states),
-            memorized=states["memorized"] if self.has_reference else None,
-            compared=sizes.total(),
-            duplicated=sum(of_attractors) + loose,
-            paired=sum(n for n in of_attractors if n == 2) + loose,
+            seeds=n,
+            states=dict(counts),
+            memorized=counts["memorized"] if self.has_reference else None,
+            among=min(n, among),
+            duplicated=float(chances.sum()),
+            paired=float(chances[k == 1].sum()),
         )
 
 
@@ -165,21 +165,20 @@ class _Read:
 def compare(before: StoredRun, after: StoredRun, level: float = LEVEL) -> Comparison:
     """Return what changed from one run to the other.
 
-    Of prompts whose audit ended early in one run (--seeds auto), the first seeds of the other are
-    compared. UsageError where the two don't count the same: another number of seeds was asked for
-    (with more seeds more of them are duplicated) or another distance. Other settings that differ
-    are said in the notices.
+    Prompts may have another number of seeds in each run, as with --seeds auto. UsageError where the
+    runs measure by different distances. Other settings that differ are said in the notices, and
+    so are thresholds, and the rule that gave them.
     """
     old, new = _read(before), _read(after)
     if old.first is not None and new.first is not None:
         _refuse_unlike(old.first, new.first)
     both = [prompt for prompt in new.prompts if prompt in old.prompts]
-    pairs = [
-        (prompt, *_alike(a, b))
+    matched = {
+        prompt: (a, b)
         for prompt in both
         if (a := old.prompts[prompt]) is not None and (b := new.prompts[prompt]) is not None
-    ]
-    matched = {prompt for prompt, _, _ in pairs}
+    }
+    pairs = [(prompt, *_alike(a, b)) for prompt, (a, b) in matched.items()]
     return Comparison(
         before=str(before.path),
         after=str(after.path),
@@ -188,6 +187,8 @@ def compare(before: StoredRun, after: StoredRun, level: float = LEVEL) -> Compar
             *before.notices,
             *after.notices,
             *_notices(before, after, old.first, new.first),
+            *_notices_of_seeds([(a, b) for _, a, b in pairs]),
+            *_notices_of_thresholds([*matched.values()]),
         ],
         changes=_changes(pairs, level),
         only_before=[prompt for prompt in old.prompts if prompt not in new.prompts],
@@ -197,8 +198,8 @@ def compare(before: StoredRun, after: StoredRun, level: float = LEVEL) -> Compar
 
 
 def _alike(a: _Seen, b: _Seen) -> tuple[Side, Side]:
-    compared = min(len(a.states), len(b.states))
-    return a.side(compared), b.side(compared)
+    among = min(S_PRIME, len(a.states), len(b.states))
+    return a.side(among), b.side(among)
 
 
 def _read(run: StoredRun) -> _Read:
@@ -213,27 +214,30 @@ def _read(run: StoredRun) -> _Read:
 
 
 def _seen(record: AuditRecord) -> _Seen:
-    loose = set(record.loose)
+    valid = [seed for seed in record.seeds if seed.state != "failed"]
     return _Seen(
         verdict=record.verdict.state,
         severity=int(severity(record)),
         has_reference=record.reference is not None,
-        states=tuple(seed.state for seed in record.seeds),
-        groups=tuple(seed.attractor for seed in record.seeds),
-        repeats=tuple(
-            seed.nearest_sample.index if seed.index in loose and seed.nearest_sample else None
-            for seed in record.seeds
-        ),
+        states=tuple(seed.state for seed in valid),
+        n_duplicates=tuple(_n_duplicates(record, valid)),
+        thresholds=record.thresholds,
     )
 
 
+def _n_duplicates(record: AuditRecord, valid: Sequence[SeedRecord]) -> Iterator[int]:
+    """Yield how many others each seed repeats: those of its attractor, or what its chance says."""
+    n, loose = len(valid), set(record.loose)
+    by_number = duplicate_chances(np.arange(n), n)
+    for seed in valid:
+        known = int(seed.index in loose)
+        if seed.attractor is not None:
+            known = len(record.attractors[seed.attractor].seeds) - 1
+        chance = min(seed.chance or 0.0, by_number[-1]) - _ROUNDING
+        yield max(known, int(np.searchsorted(by_number, chance)))
+
+
 def _refuse_unlike(before: AuditRecord, after: AuditRecord) -> None:
-    seeds = (before.settings.seeds, after.settings.seeds)
-    if seeds[0] != seeds[1]:
-        raise UsageError(
-            f"The runs have {seeds[0]} and {seeds[1]} seeds a prompt: among more seeds more are "
-            "duplicated, so that their shares can't be compared. Audit again with the same --seeds."
-        )
     metrics = (before.settings.metric, after.settings.metric)
     if metrics[0] != metrics[1]:
         raise UsageError(
@@ -257,12 +261,6 @@ def _notices(
         yield f"The runs differ in {changed}."
     if old is None or new is None:
         return
-    thresholds = [record.thresholds and record.thresholds.delta_s for record in (old, new)]
-    if thresholds[0] != thresholds[1]:
-        shown = [f"{limit:.3g}" if limit is not None else "none" for limit in thresholds]
-        yield (
-            f"delta_s is {shown[0]} before and {shown[1]} now: what counts as a duplicate differs."
-        )
     if (old.reference and old.reference.sha256) != (new.reference and new.reference.sha256):
         yield "The reference pictures differ: so may what counts as memorized."
 
@@ -270,6 +268,46 @@ def _notices(
 def _identity(run: StoredRun, record: AuditRecord | None) -> dict[str, Any]:
     """A run's identity, with the name of its model, which is no part of it."""
     return run.identity | ({} if record is None else {"model": record.model.id})
+
+
+def _notices_of_seeds(pairs: Sequence[tuple[Side, Side]]) -> Iterator[str]:
+    numbers = {side.seeds for pair in pairs for side in pair}
+    if (
+        any(before.seeds != after.seeds for before, after in pairs)
+        or max(numbers, default=0) > S_PRIME
+    ):
+        few, many = min(numbers), max(numbers)
+        yield (
+            f"Prompts have {few} to {many} seeds: a seed counts as duplicated with its chance of a "
+            f"duplicate among {S_PRIME} seeds, or among as many as the run with fewer has."
+        )
+
+
+def _notices_of_thresholds(pairs: Sequence[tuple[_Seen, _Seen]]) -> Iterator[str]:
+    rules = {(_rule(before), _rule(after)) for before, after in pairs}
+    for before, after in sorted(rules):
+        if before != after:
+            yield (
+                f"Thresholds come from another rule, {before} before and {after} now: a change of "
+                "a verdict may be one of the thresholds."
+            )
+    for name, what in (("delta_s", "a duplicate"), ("delta_m", "memorized")):
+        limits = [tuple(_limit(seen, name) for seen in pair) for pair in pairs]
+        others = [pair for pair in limits if pair[0] != pair[1]]
+        if others:
+            yield (
+                f"{name} is {others[0][0]} before and {others[0][1]} now for "
+                f"{len(others):,} of {len(pairs):,} prompts: what counts as {what} differs."
+            )
+
+
+def _rule(seen: _Seen) -> str:
+    return "none" if seen.thresholds is None else seen.thresholds.rule
+
+
+def _limit(seen: _Seen, name: str) -> str:
+    limit = None if seen.thresholds is None else getattr(seen.thresholds, name)
+    return "none" if limit is None else f"{limit:.3g}"
 
 
 def _changes(pairs: Sequence[tuple[str, Side, Side]], level: float) -> list[Change]:
@@ -363,7 +401,7 @@ def _design_effect(*sides: Side) -> float:
 
 
 def _effective(side: Side, effect: float) -> tuple[int, int]:
-    n = round(side.compared / effect)
+    n = round(side.seeds / effect)
     return min(n, round(side.duplicated / effect)), n
 
 
@@ -380,11 +418,11 @@ def difference(before: Side, after: Side, level: float = LEVEL) -> tuple[float, 
     Newcombe's (1998, method 10), which puts Wilson's intervals of the two together, each at the
     sample size that the dependence of duplicates leaves; [-1, 1] where one has no seeds.
     """
-    if not before.compared or not after.compared:
+    if not before.seeds or not after.seeds:
         return -1.0, 1.0
     p, q = before.share, after.share
-    old = wilson(p, before.compared / _design_effect(before), level)
-    new = wilson(q, after.compared / _design_effect(after), level)
+    old = wilson(p, before.seeds / _design_effect(before), level)
+    new = wilson(q, after.seeds / _design_effect(after), level)
     low = q - p - math.hypot(q - new[0], old[1] - p)
     high = q - p + math.hypot(new[1] - q, p - old[0])
     return low, high

@@ -63,9 +63,9 @@ def severity(record: AuditRecord) -> Severity:
     """Return the worst that a finished record's verdict may stand for.
 
     `attractor`, which is memorized or spurious, `mixed` and `collapsed`, where repeats say nothing
-    and may hide copies, count as memorized. So does every
-    finding of uncalibrated thresholds: `spurious`, and `undecided` with pictures that repeat or
-    match. Uncalibrated `generalized` counts as undecided.
+    and may hide copies, count as memorized. So does every finding of uncalibrated thresholds:
+    `spurious`, and `undecided` with pictures that repeat or match. Uncalibrated `generalized`
+    counts as undecided.
     `spurious` counts as itself if the shares say so, not where a calibration of spectra, which can
     err on a single prompt, gave the word.
     """
@@ -172,8 +172,9 @@ def _case(record: BatchRecord, fail_on: FailOn | None) -> _Case:
     if record.error is not None:
         kind, message = record.error.kind, printable(record.error.message)
         return _Case(name, model, seconds, "error", kind, message, "")
-    sentences = [*record.verdict.evidence, *record.warnings, f"Its folder is {record.folder}."]
-    text = "\n".join(map(printable, sentences))
+    withheld = [f"Not called generalized: {reason}." for reason in record.verdict.withheld]
+    evidence = [*withheld, *record.verdict.evidence, *record.warnings]
+    text = "\n".join(map(printable, [*evidence, f"Its folder is {record.folder}."]))
     summary, state = printable(record.verdict.summary), record.verdict.state
     verdict: Literal["failure", "passed"] = "failure" if is_finding(record, fail_on) else "passed"
     return _Case(name, model, seconds, verdict, state, summary, text)
@@ -197,7 +198,8 @@ def _junit(cases: Sequence[_Case]) -> bytes:
         attributes = {"classname": case.model, "name": case.name, "time": f"{case.seconds:.3f}"}
         element = ElementTree.SubElement(suite, "testcase", attributes)
         if case.kind == "passed":
-            ElementTree.SubElement(element, "system-out").text = f"{case.type}: {case.message}"
+            said = f"{case.type}: {case.message}\n{case.text}"
+            ElementTree.SubElement(element, "system-out").text = said
         else:
             details = {"type": case.type, "message": case.message}
             ElementTree.SubElement(element, case.kind, details).text = case.text

@@ -287,11 +287,14 @@ def _one_attractor(f: Findings, number: int) -> str:
 
 
 def _not_seen(f: Findings) -> str:
-    return (
-        f"{f.valid} seeds can miss an attractor of up to {_percent(f.undetected_mass)} of the "
-        "mass. One more seed would show something not seen yet with a chance of about "
+    chance = (
+        "One more seed would show something not seen yet with a chance of about "
         f"{_percent(f.unseen.estimate)} ({_percent(f.unseen.low)} to {_percent(f.unseen.high)})."
     )
+    if f.undetected_mass >= 1:  # a look that spends nothing on what it may miss
+        return chance
+    missed = f"{f.valid} seeds can miss an attractor of up to {_percent(f.undetected_mass)}"
+    return f"{missed} of the mass. {chance}"
 
 
 def _rule(f: Findings) -> str:
@@ -324,9 +327,14 @@ def _looks(f: Findings, looks: LooksRecord) -> str:
     )
 
 
-def _power(power: PowerRecord) -> str:
+def least_found(power: PowerRecord) -> IntervalRecord:
+    """Return the lower of the shares of planted copies that are found, which decides."""
     shares = [power.between] if power.to_reference is None else [power.to_reference, power.between]
-    least = min(shares, key=lambda share: share.low)
+    return min(shares, key=lambda share: share.low)
+
+
+def _power(power: PowerRecord) -> str:
+    least = least_found(power)
     edits = ", ".join(f"{_percent(share)} {name}" for name, share in power.edits.items())
     return (
         f"Planted copies, pictures as the model itself gives them back, are found in "

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from m2g_audit.batch_directory import BatchDirectory, BatchRecord
 from m2g_audit.batch_results import Summary, finish, summarise
 from m2g_audit.prompt_list import from_python
+from tests.report.made_run import HANGING, POWER, RELEASE, THRESHOLDS, make_run
 from tests.test_batch_directory import IDENTITY, record
 
 ROWS = [
@@ -86,6 +87,47 @@ def test_the_summary_adds_up(directory: BatchDirectory) -> None:
     written = summary.model_dump_json()
     assert Summary.model_validate_json(written) == summary
     json.loads(written)
+
+
+def test_the_table_says_what_verdicts_rest_on(tmp_path: Path) -> None:
+    batch = BatchDirectory.read(make_run(tmp_path / "run", [HANGING, RELEASE[5]]))
+    finish(batch)
+    table = parquet.read_table(tmp_path / "run" / "results.parquet").to_pylist()
+    for row in table:
+        assert (row["rule"], row["delta_m"]) == ("leave-one-out", 0.05)
+        assert (row["power"], row["power_low"]) == (0.97, 0.94)  # of the two the lower
+        assert row["power_suffices"]
+        assert row["nearest_reference_margin"] == pytest.approx(
+            row["nearest_reference_distance"] / 0.05
+        )
+        assert row["nearest_sample_margin"] == pytest.approx(row["nearest_sample_distance"] / 0.04)
+    hanging, new = table
+    assert hanging["nearest_reference_margin"] < 1 < new["nearest_reference_margin"]
+    assert (hanging["strict"], hanging["state"], hanging["loose"]) == (
+        "generalized",
+        "undecided",
+        "memorized",
+    )
+    assert hanging["hangs_on_threshold"]
+    assert not new["hangs_on_threshold"]
+
+
+def test_what_was_not_measured_is_empty_in_the_table(directory: BatchDirectory) -> None:
+    directory.log.append(record("a kite", failed=True))
+    finish(directory)
+    table = parquet.read_table(directory.path / "results.parquet")
+    for column in ("power", "power_suffices", "nearest_reference_margin", "strict"):
+        assert table[column].to_pylist() == [None] * 3
+
+
+def test_the_summary_counts_what_is_not_cleared_and_what_hangs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [HANGING, *RELEASE[5:7]], power=None)
+    summary = summarise(BatchDirectory.read(run))
+    assert summary.withheld == {"power was not measured": 1}
+    assert (summary.hanging, summary.thresholds, summary.power) == (1, THRESHOLDS, None)
+    assert summary.worst[0].hangs_on_threshold
+    measured = make_run(tmp_path / "other", RELEASE[5:6])
+    assert summarise(BatchDirectory.read(measured)).power == POWER
 
 
 def test_a_summary_of_a_share(directory: BatchDirectory) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.cli import main
 from m2g_audit.compare import (
     Comparison,
     PValues,
     Side,
+    _n_duplicates,
     compare,
     difference,
     fisher_exact,
@@ -25,8 +29,10 @@ from m2g_audit.compare import (
     wilson,
 )
 from m2g_audit.errors import UsageError
+from m2g_audit.states import duplicate_chances
 from m2g_audit.stored_runs import StoredRun
-from tests.report.made_run import IDENTITY, Made, gives, make_run
+from tests.report.made_run import IDENTITY, THRESHOLDS, Made, gives, make_run
+from tests.samples import sample_record
 
 COUNT = st.integers(0, 12)
 
@@ -39,7 +45,7 @@ def side(duplicated: int, paired: int = 0, memorized: int | None = None, seeds: 
         seeds=seeds,
         states={},
         memorized=memorized,
-        compared=seeds,
+        among=seeds,
         duplicated=duplicated,
         paired=paired,
     )
@@ -216,22 +222,65 @@ def test_q_is_benjamini_and_hochbergs(found: Comparison) -> None:
     assert q == pytest.approx(by_hand)
 
 
-def test_prompts_that_ended_early_are_compared_by_their_first_seeds(
+def compared(
+    folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[BatchRecord], dict[str, Any]],
+) -> Comparison:
+    """Compare the two runs, of which the records of the earlier one are changed."""
+    old, new = map(StoredRun.read, folders)
+    records = {run.path: list(run.records()) for run in (old, new)}
+    records[old.path] = [one.model_copy(update=before(one)) for one in records[old.path]]
+    monkeypatch.setattr(StoredRun, "records", lambda self: iter(records[self.path]))
+    return compare(old, new)
+
+
+def test_prompts_with_other_numbers_of_seeds_are_compared_by_chance(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = map(StoredRun.read, folders)
-    records = {run.path: list(run.records()) for run in (before, after)}
-    # In the order of made_run.gives: the first four seeds of "as before" are one picture.
-    records[before.path] = [
-        one.model_copy(update={"seeds": one.seeds[:4]}) for one in records[before.path]
-    ]
-    monkeypatch.setattr(StoredRun, "records", lambda self: iter(records[self.path]))
-    by = {one.prompt: one for one in compare(before, after).changes}
+    def first_four(one: BatchRecord) -> dict[str, Any]:
+        # In the order of made_run.gives: the first four seeds of "as before" are one picture.
+        groups = [a.model_copy(update={"seeds": [*range(4)]}) for a in one.attractors]
+        return {"seeds": one.seeds[:4], "attractors": groups}
+
+    found = compared(folders, monkeypatch, first_four)
+    by = {one.prompt: one for one in found.changes}
     same, worse = by["as before"], by["got worse"]
-    assert (same.before.duplicated, same.after.duplicated, same.after.compared) == (4, 4, 4)
-    assert (worse.before.duplicated, worse.after.duplicated) == (0, 4)
+    assert (same.before.duplicated, same.before.seeds, same.after.among) == (4, 4, 4)
+    # Of 11 others 5 are duplicates, and 3 are drawn.
+    drawn = 1 - math.comb(6, 3) / math.comb(11, 3)
+    assert same.after.duplicated == pytest.approx(12 * drawn)
+    assert same.change == pytest.approx(drawn - 1)
+    assert (worse.before.duplicated, worse.after.duplicated) == (0, 11)
     assert (worse.before.seeds, worse.after.seeds, worse.after.memorized) == (4, 12, 11)
     assert worse.p_memorized == fisher_exact(0, 4, 11, 12)
+    assert any("Prompts have 4 to 12 seeds" in notice for notice in found.notices)
+
+
+def test_more_seeds_are_not_more_duplicates(tmp_path: Path) -> None:
+    """64 seeds of equally likely pictures, and 16 of the same: chances are of 16 in both."""
+    few = make_run(tmp_path / "few", [Made("a", gives(**{f"t{i}": 2 for i in range(8)}))])
+    many = make_run(tmp_path / "many", [Made("a", gives(**{f"t{i}": 8 for i in range(8)}))])
+    for one, other in ((few, many), (many, few)):
+        [change] = compare(StoredRun.read(one), StoredRun.read(other)).changes
+        sides = {side.seeds: side for side in (change.before, change.after)}
+        assert (sides[16].duplicated, sides[16].among, sides[64].among) == (16, 16, 16)
+        expected = 1 - math.comb(56, 15) / math.comb(63, 15)
+        assert sides[64].share == pytest.approx(expected)
+    alike = compare(StoredRun.read(many), StoredRun.read(many))
+    assert (alike.changes[0].change, alike.changes[0].direction) == (0.0, "same")
+
+
+def test_loose_seeds_count_by_their_chance() -> None:
+    """A seed of no attractor repeats as many others as its chance says."""
+    one = sample_record()
+    seeds = [
+        one.seeds[2].model_copy(update={"index": i, "chance": float(chance)})
+        for i, chance in enumerate(duplicate_chances(np.array([0, 1, 3, 30]), 64))
+    ]
+    rest = [seeds[0].model_copy(update={"index": i}) for i in range(4, 64)]
+    record = one.model_copy(update={"seeds": seeds + rest, "attractors": [], "loose": [1, 2, 3]})
+    assert [*_n_duplicates(record, record.seeds)][:5] == [0, 1, 3, 30, 0]
 
 
 def test_a_run_against_itself_changes_nothing(folders: tuple[Path, Path]) -> None:
@@ -241,18 +290,33 @@ def test_a_run_against_itself_changes_nothing(folders: tuple[Path, Path]) -> Non
     assert not any(one.significant for one in same.changes)
 
 
-def test_other_numbers_of_seeds_are_refused(
+def test_another_distance_is_refused(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = map(StoredRun.read, folders)
-    records = list(after.records())
-    settings = records[0].settings.model_copy(update={"seeds": 16})
-    changed = [one.model_copy(update={"settings": settings}) for one in records]
-    monkeypatch.setattr(
-        StoredRun, "records", lambda self: iter(changed if self is after else records)
-    )
-    with pytest.raises(UsageError, match="12 and 16 seeds"):
-        compare(before, after)
+    def by_sscd(one: BatchRecord) -> dict[str, Any]:
+        return {"settings": one.settings.model_copy(update={"metric": "sscd"})}
+
+    with pytest.raises(UsageError, match="different distances, sscd and l2"):
+        compared(folders, monkeypatch, by_sscd)
+
+
+def test_another_rule_of_the_thresholds_is_said(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def guessed(one: BatchRecord) -> dict[str, Any]:
+        other = {"rule": "rule of thumb", "delta_s": 0.15}
+        return {"thresholds": THRESHOLDS.model_copy(update=other)}
+
+    notices = compared(folders, monkeypatch, guessed).notices
+    assert (
+        "Thresholds come from another rule, rule of thumb before and leave-one-out now: a change "
+        "of a verdict may be one of the thresholds."
+    ) in notices
+    assert (
+        "delta_s is 0.15 before and 0.04 now for 5 of 5 prompts: what counts as a duplicate "
+        "differs."
+    ) in notices
+    assert not any(notice.startswith("delta_m") for notice in notices)
 
 
 # -- the command

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.gate import (
+    WORST_FIRST,
     FailOn,
     Outcome,
     Severity,
@@ -174,6 +175,24 @@ def test_findings_are_failures_and_gaps_are_errors(tmp_path: Path) -> None:
     assert failure.get("type") == "undecided"
     assert "prompts/x" in str(failure.text)
     assert suite.find("testcase/skipped") is None
+
+
+@pytest.mark.parametrize("fail_on", [None, "undecided"])
+def test_what_keeps_new_pictures_from_being_cleared_is_named(
+    tmp_path: Path, fail_on: FailOn | None
+) -> None:
+    one = batch_record("a kite")
+    said = one.verdict.model_copy(update={"withheld": ["power was not measured"]})
+    root = junit(tmp_path, ["a kite"], [one.model_copy(update={"verdict": said})], fail_on)
+    [case] = root.iter("testcase")
+    assert case[0].tag == ("system-out" if fail_on is None else "failure")
+    assert "Not called generalized: power was not measured." in str(case[0].text)
+
+
+def test_verdicts_are_counted_the_worst_first() -> None:
+    assert {*WORST_FIRST} == {*get_args(VerdictWord)}
+    severities = [severity(audited(word)) for word in WORST_FIRST]
+    assert severities == sorted(severities, reverse=True)
 
 
 def test_hostile_prompts_make_valid_xml(tmp_path: Path) -> None:

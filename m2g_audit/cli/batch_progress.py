@@ -16,6 +16,7 @@ from rich.text import Text
 from m2g_audit.cli.progress import INTERVAL, is_watched
 from m2g_audit.gate import WORST_FIRST
 from m2g_audit.printable import printable
+from m2g_audit.report.grounds import mark, origin
 from m2g_audit.words import duration
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _STYLES = {
     "memorized": "bold red",
+    "collapsed": "bold red",
     "attractor": "red",
     "mixed": "red",
     "spurious": "magenta",
@@ -113,7 +115,12 @@ def _write_lines(console: Console, tally: Tally, ended: Event) -> None:
 
 
 def show(summary: Summary, console: Console) -> None:
-    """Print what a batch came to, for people."""
+    """Print what a batch came to, for people: first what its verdicts rest on."""
+    if summary.thresholds is not None:
+        style = "yellow" if mark(summary.thresholds) else "dim"
+        console.print(Text(origin(summary.thresholds, summary.power), style=style))
+    for sentence in summary.model_lines:
+        console.print(Text(printable(sentence), style="yellow"))
     counts = Table(title="Prompts by verdict", title_justify="left")
     counts.add_column("verdict")
     counts.add_column("prompts", justify="right")
@@ -129,12 +136,11 @@ def show(summary: Summary, console: Console) -> None:
         if others:
             counts.add_row(word, f"{others:,}", *("" for _ in labels))
     console.print(counts)
-    for sentence in summary.model_lines:
-        console.print(printable(sentence), style="yellow")
-    if summary.thresholds is not None and not summary.thresholds.calibrated:
-        console.print(
-            "The thresholds are uncalibrated: take the verdicts as hints.", style="yellow"
-        )
+    marks = [f"{n:,} with new pictures not cleared: {why}." for why, n in summary.withheld.items()]
+    if summary.hanging:
+        marks.append(f"{summary.hanging:,} with a verdict that hangs on the threshold (±).")
+    for sentence in marks:
+        console.print(Text(sentence, style="yellow"))
     bad = [short for short in summary.worst if short.severity != "generalized"]
     if bad:
         table = Table(title="The worst", title_justify="left")
@@ -144,7 +150,7 @@ def show(summary: Summary, console: Console) -> None:
         for short in bad[:10]:
             share = short.not_new
             table.add_row(
-                Text(short.state, _STYLES[short.state]),
+                Text(f"{short.state}{' ±' * short.hangs_on_threshold}", _STYLES[short.state]),
                 "" if share is None else f"{share.low:.0%} to {share.high:.0%}",
                 Text(printable(short.prompt, 100)),
             )

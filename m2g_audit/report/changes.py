@@ -62,9 +62,9 @@ def left_out(comparison: Comparison) -> list[str]:
 
 
 def duplicated(one: Change) -> str:
-    """Return how many seeds are duplicated before and now."""
+    """Return how many seeds are duplicated before and now, or are expected to be among 16."""
     a, b = one.before, one.after
-    return _counts(a.duplicated, a.compared, b.duplicated, b.compared)
+    return _counts(a.duplicated, a.seeds, b.duplicated, b.seeds)
 
 
 def memorized(one: Change) -> str:
@@ -75,8 +75,9 @@ def memorized(one: Change) -> str:
     return _counts(a.memorized, a.seeds, b.memorized, b.seeds)
 
 
-def _counts(before: int, n: int, after: int, m: int) -> str:
-    return f"{before} → {after} of {m}" if n == m else f"{before} of {n} → {after} of {m}"
+def _counts(before: float, n: int, after: float, m: int) -> str:
+    old, new = f"{before:.3g}", f"{after:.3g}"
+    return f"{old} → {new} of {m}" if n == m else f"{old} of {n} → {new} of {m}"
 
 
 def _table(title: str, changes: Sequence[Change]) -> Table:

@@ -11,11 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from m2g_audit.printable import printable
-from m2g_audit.records import AuditRecord, FastRecord, IntervalRecord
+from m2g_audit.records import AuditRecord, FastRecord, IntervalRecord, NearestReference
 from m2g_audit.report import Report
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
+from m2g_audit.report.grounds import (
+    hanging,
+    margins,
+    mark,
+    missed,
+    origin,
+    own_warnings,
+)
 from m2g_audit.report.groups import is_measured
 from m2g_audit.runs import RECORD_FILE
+from m2g_audit.words import model_lines
 
 _BAR = 24
 _SHOWN_PROMPT = 240
@@ -33,24 +42,28 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
     """Return the verdict, shares with intervals, evidence and tables of a record."""
     colour = VERDICT_COLOURS[record.verdict.state]
     parts: list[RenderableType] = [
-        Text(printable(record.verdict.summary), style="bold"),
+        *_first(record),
+        Text(f"\n{printable(record.verdict.summary)}", style="bold"),
         _heading("How sure"),
         _shares(record),
         _heading("What it rests on"),
         *(_bullet(sentence) for sentence in record.verdict.evidence),
-        *(_bullet(warning, "!", "yellow") for warning in record.warnings),
+        *(_bullet(warning, "!", "yellow") for warning in own_warnings(record)),
     ]
     if record.attractors:
         parts += [_heading("Attractors"), _attractors(record)]
     if record.curvature:
         parts += [_heading("Curvature"), _curvature(record)]
     title = Text.assemble((f" {record.verdict.state.upper()} ", f"bold reverse {colour}"))
-    if record.thresholds is not None and not record.thresholds.calibrated:
-        title.append(" uncalibrated ", style="yellow")
+    for said in (
+        mark(record.thresholds),
+        "hangs on the threshold" if record.verdict.hangs_on_threshold else None,
+    ):
+        title.append(f" {said} " if said else "", style="yellow")
     subtitle = Text(f"{record.model.id}, {len(record.seeds)} seeds", style="dim")
     shown = Text(f"“{printable(record.prompt, _SHOWN_PROMPT)}”", style="italic")
     return Panel(
-        Group(shown, Text(""), *parts),
+        Group(shown, *parts),
         title=title,
         title_align="left",
         subtitle=subtitle,
@@ -58,6 +71,15 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
         border_style=colour,
         padding=(1, 2),
     )
+
+
+def _first(record: AuditRecord) -> list[RenderableType]:
+    """Where thresholds come from, and what was found about the model whatever the prompt."""
+    said = [_bullet(line, "!", "yellow") for line in model_lines(record)]
+    if record.thresholds is None:
+        return list(said)
+    style = "yellow" if mark(record.thresholds) else "dim"
+    return [Text(origin(record.thresholds, record.power), style=style), *said]
 
 
 def _heading(text: str) -> RenderableType:
@@ -84,15 +106,11 @@ def _shares(record: AuditRecord) -> RenderableType:
                 _bar(interval, colour),
                 Text(f"{interval.low:.0%} to {interval.high:.0%}", style="dim"),
             )
-    method = next(iter(record.verdict.fractions.values()), None)
-    if method is None or record.verdict.undetected_mass is None:
+    if not record.verdict.fractions:
         return table
-    limit = Text(
-        f"{record.verdict.level:.0%} intervals, together. Attractors of less than "
-        f"{record.verdict.undetected_mass:.0%} of the mass may have been missed.",
-        style="dim",
-    )
-    return Group(table, limit)
+    together = f"{record.verdict.level:.0%} intervals, together."
+    said = [together, missed(record), margins(record), hanging(record)]
+    return Group(table, Text(" ".join(filter(None, said)), style="dim"))
 
 
 def _bar(interval: IntervalRecord, colour: str) -> Text:
@@ -132,11 +150,16 @@ def _attractors(record: AuditRecord) -> RenderableType:
         ]
         if with_reference:
             nearest = attractor.nearest_reference
-            row.append(Text(f"at {nearest.distance:.3g}" if nearest else "–"))
+            row.append(Text(_at(nearest) if nearest else "–"))
         if with_basin:
             row.append(Text(str(attractor.basin.critical_time) if attractor.basin else "–"))
         table.add_row(*row)
     return table
+
+
+def _at(nearest: NearestReference) -> str:
+    margin = "" if nearest.margin is None else f" ({nearest.margin:.2g} of delta_m)"
+    return f"at {nearest.distance:.3g}{margin}"
 
 
 def _curvature(record: AuditRecord) -> RenderableType:

@@ -18,14 +18,17 @@ from rich.console import Console
 
 from m2g_audit import downloads, estimates, prompt_list
 from m2g_audit.batch import Tally
-from m2g_audit.batch_results import Summary
+from m2g_audit.batch_directory import BatchDirectory
+from m2g_audit.batch_results import Summary, summarise
 from m2g_audit.cli import main
-from m2g_audit.cli.batch_progress import line, panel, watching
+from m2g_audit.cli.batch_progress import line, panel, show, watching
 from m2g_audit.errors import OutputError
+from m2g_audit.gate import WORST_FIRST
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.thresholds import Thresholds
 from m2g_audit.yardstick import Yardstick
 from tests.batch_work import ManyPrompts
+from tests.report.made_run import HANGING, RELEASE, findings, make_run
 
 Run = Callable[..., tuple[int, str, str]]
 LIST = "id;caption;label\n1;new dog;N\n2;same kite;VM\n3;half cat;\n4;same kite;VM\n"
@@ -344,6 +347,30 @@ def test_a_line_says_how_far_it_is_and_what_was_found() -> None:
     assert "6 min left" in said
     assert "12 memorized, 15 generalized, 2 failed" in said
     assert said.endswith("worst: memorized “<b>�[31m[red]kite”")
+
+
+def test_every_verdict_has_its_style() -> None:
+    one = tally()
+    for word in WORST_FIRST:
+        one.verdicts[word] = 1
+        one.worst = ((3.0,), "kite", word)
+        assert f"worst: {word}" in line(one)
+        panel(one)
+
+
+def test_the_summary_begins_with_what_verdicts_rest_on(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", [HANGING, *RELEASE[:6]], findings=findings(0.8, 0.9), power=None)
+    console = Console(file=io.StringIO(), width=200)
+    show(summarise(BatchDirectory.read(run)), console)
+    said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert said[0].startswith("Thresholds from the reference's own pictures")
+    assert said[0].endswith("Power: not measured.")
+    assert said[1].startswith("About the model: seeds do little in it for any prompt: 80%")
+    shown = "\n".join(said)
+    assert "1 with new pictures not cleared: power was not measured." in shown
+    assert "1 with a verdict that hangs on the threshold (±)." in shown
+    assert "collapsed" in shown
+    assert any(HANGING.prompt in row and " ± " in row for row in said)
 
 
 def test_before_the_first_prompt_it_says_what_is_going_on() -> None:

@@ -1,4 +1,4 @@
-"""A batch's folder without a model: pictures of the pocket world, given seed by seed, and judged."""
+"""A batch's folder without a model: pictures of the pocket world, seed by seed, and judged."""
 
 from __future__ import annotations
 
@@ -107,6 +107,9 @@ RELEASE = (
     Made("a print of the moonlit village", [], "pool", error="None of the pictures is finite."),
 )
 
+HANGING = Made("a print of the frozen lake", gives(n0=16), "K = 4", caption=10)
+"""Near copies, of which the null's other quantiles take all, or none, for copies."""
+
 
 def make_run(
     folder: Path,
@@ -171,7 +174,7 @@ def _findings(made: Made, folder: Path, fields: dict[str, Any]) -> dict[str, Any
             attractor=home.get(i),
             chance=float(judgement.reading.chances[i]),
             nearest_sample=_nearest(samples.pairs, i, thresholds),
-            nearest_reference=matches[i],
+            nearest_reference=None if fields["reference"] is None else matches[i],
         )
         for i in range(len(names))
     ]
@@ -277,7 +280,7 @@ def _write_pictures(
     drawn = []
     for i, name in enumerate(names):
         [clean] = pictures(caption, streams[name[0]], [int(name[1:])])  # type: ignore[arg-type]
-        levels = clean + rng.normal(0, 6 + i if name[0] == "n" else 3, clean.shape)
+        levels = clean + rng.normal(0, 11 + i / 4 if name[0] == "n" else 3, clean.shape)
         image = np.clip(levels, 0, 255).round().astype(np.uint8)
         Image.fromarray(image).save(folder / f"images/{i:04d}.png")
         drawn.append(image.reshape(-1) / 255)

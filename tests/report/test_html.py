@@ -12,6 +12,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,31 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from m2g_audit.calibration import Calibration, SpectrumQuantiles, StateFacts
 from m2g_audit.cli.prompt import prompt as prompt_verb
-from m2g_audit.gate import badness
+from m2g_audit.gate import WORST_FIRST, badness
 from m2g_audit.records import AuditRecord, CalibrationRecord
 from m2g_audit.report.html import page as pages
 from m2g_audit.report.html.page import write_report
 from m2g_audit.report.html.pictures import THUMBNAIL, thumbnail
-from m2g_audit.report.html.plots import bands_of
+from m2g_audit.report.html.plots import bands_of, sensitivity_figure
 from m2g_audit.report.html.prompt import command
+from m2g_audit.report.sensitivity import FACTORS, shares_by_factor
 from m2g_audit.runs import CALIBRATION_FILE, write_atomically
+from m2g_audit.states import State
 from m2g_audit.stored_runs import StoredRun
-from tests.report.made_run import RELEASE, Made, gives, make_run
+from tests.report.made_run import (
+    HANGING,
+    POWER,
+    RELEASE,
+    THRESHOLDS,
+    Made,
+    findings,
+    gives,
+    make_run,
+)
 from tests.samples import interval, sample_record
 from tests.test_calibration import audit, calibration
 
@@ -411,3 +425,188 @@ def test_what_changed_is_a_section(small: StoredRun, tmp_path: Path) -> None:
     assert "Of 1 prompts in both runs, 1 got worse and 0 better" in page
     assert "0 → 15 of 16" in page
     assert "got worse" not in written(small, tmp_path / "r.html")
+
+
+# -- what verdicts rest on
+
+
+@pytest.fixture(scope="module")
+def collapsed(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
+    """A run of a model that repeats for every prompt, without power."""
+    folder = tmp_path_factory.mktemp("c") / "run"
+    made = [HANGING, RELEASE[4], RELEASE[5]]
+    return StoredRun.read(make_run(folder, made, findings=findings(0.8, 0.9), power=None))
+
+
+def text_of(page: str) -> str:
+    """What a page says, without its markup."""
+    body = page.split("</style>")[1].split("<script")[0]
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", body)).split())
+
+
+def test_the_head_says_where_thresholds_come_from_and_what_would_be_found(
+    run: StoredRun, tmp_path: Path
+) -> None:
+    page = written(run, tmp_path / "r.html")
+    head, rest = text_of(page).split("Verdicts", 1)
+    assert "Thresholds from the reference's own pictures" in head
+    assert "False alarms: 1% of new pictures. Power: 97% of planted copies are found" in head
+    assert "the same up to 0.04 in l2; a copy of a reference picture up to 0.05." in head
+    assert THRESHOLDS.notes[0] in head
+    assert "Planted copies, near the reference 98% 96% or more" in rest
+    for name, share in POWER.edits.items():
+        assert f"Pictures {name} {share:.0%}" in rest
+
+
+def test_thresholds_of_captions_are_a_range(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", RELEASE[:2])
+    records = list(StoredRun.read(first).records())
+    other = THRESHOLDS.model_copy(update={"delta_m": 0.07})
+    less = POWER.model_copy(update={"between": interval(0.9, 0.86, 0.95)})
+    records[0] = records[0].model_copy(update={"thresholds": other, "power": less})
+    facts = pages._Facts(StoredRun.read(first))
+    for record in records:
+        facts.add(record)
+    assert "a copy of a reference picture up to 0.05 to 0.07, by prompt" in facts.limits
+    assert facts.power == less
+    assert "Power: 90% of planted copies are found (86% or more)" in str(facts.origin)
+
+
+def test_what_was_found_about_the_model_stands_in_the_head(
+    collapsed: StoredRun, tmp_path: Path
+) -> None:
+    page = written(collapsed, tmp_path / "r.html")
+    head, rest = text_of(page).split("Verdicts", 1)
+    assert "seeds do little in it for any prompt: 80% of the pictures for 16 ordinary" in head
+    assert "Power: not measured" in head
+    assert "It was not measured, so no prompt is generalized." in rest
+    assert "1 with new pictures not cleared: power was not measured." in rest
+    by = {row["prompt"]: row["verdict"] for row in rows_of(page)}
+    assert by == {
+        HANGING.prompt: "undecided",
+        RELEASE[4].prompt: "collapsed",
+        RELEASE[5].prompt: "undecided",
+    }
+    clean = make_run(tmp_path / "clean", RELEASE[5:6], findings=findings(0.0, 0.02))
+    said = text_of(written(StoredRun.read(clean), tmp_path / "clean.html"))
+    assert "Of the pictures for 16 ordinary prompts 2% repeat each other or copy (7% or" in said
+
+
+def test_every_verdict_has_its_place_on_the_page(run: StoredRun, tmp_path: Path) -> None:
+    page = written(run, tmp_path / "r.html")
+    [listed] = re.findall(r"const WORDS = (\[.*?\]);", page)
+    assert json.loads(listed) == ["failed", *WORST_FIRST]
+    for word in (*WORST_FIRST, "unsure"):
+        assert f".{word}{{--own:#" in page
+    for word in WORST_FIRST:
+        assert f'<dt><span class="chip {word}">{word}</span></dt>' in page
+
+
+def test_a_prompt_shows_margins_and_what_its_verdict_hangs_on(tmp_path: Path) -> None:
+    run = StoredRun.read(make_run(tmp_path / "run", [HANGING], power=None))
+    page = written(run, tmp_path / "r.html")
+    assert rows_of(page)[0]["hangs"] is True
+    detail = text_of(page.split("<template")[1].replace(">", "</style>", 1))
+    assert "hangs on the threshold" in detail
+    assert "It would be undecided" not in detail
+    assert "memorized by looser thresholds (the 3% quantile of the same distances)" in detail
+    [record] = run.records()
+    for seed in record.seeds:
+        assert seed.nearest_reference is not None
+        assert seed.nearest_sample is not None
+        margins = (seed.nearest_reference.margin, seed.nearest_sample.margin)
+        assert f"seed {seed.index}" in detail
+        assert f"δm {margins[0]:.2g} · δs {margins[1]:.2g}" in detail
+
+
+def test_withheld_words_are_named(collapsed: StoredRun, tmp_path: Path) -> None:
+    page = written(collapsed, tmp_path / "r.html")
+    assert '<span class="tag">not cleared: power was not measured</span>' in page
+
+
+def test_an_early_look_says_nothing_of_what_may_be_missed(
+    small: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "may have been missed" in written(small, tmp_path / "r.html")
+    [record] = small.records()
+    early = record.verdict.model_copy(update={"undetected_mass": 1.0})
+    changed = record.model_copy(update={"verdict": early})
+    monkeypatch.setattr(StoredRun, "records", lambda self: iter([changed]))
+    assert "may have been missed" not in written(small, tmp_path / "r.html")
+
+
+# -- sensitivity
+
+
+def test_shares_at_a_factor_of_one_are_the_records(run: StoredRun, tmp_path: Path) -> None:
+    several = Made("64", [*gives(t0=10, t1=2, s1=3), *["f"] * 25], caption=25)
+    other = StoredRun.read(make_run(tmp_path / "64", [several, HANGING]))
+    middle = len(FACTORS) // 2
+    assert FACTORS[middle] == 1
+    seen = 0
+    for one in (run, other):
+        for record in one.records():
+            if record.error is None:
+                pairs = load_file(one.path / record.folder / "distances.safetensors")["samples"]
+                shares = shares_by_factor(record, pairs)
+                assert shares is not None
+                assert sum(shares.values()) == pytest.approx(np.ones(len(FACTORS)))
+                for state, share in record.verdict.fractions.items():
+                    found = shares.get(State(state), np.zeros(len(FACTORS)))[middle]
+                    assert found == pytest.approx(share.estimate)
+                seen += 1
+    assert seen > len(RELEASE)
+
+
+def test_shares_move_with_the_thresholds(tmp_path: Path) -> None:
+    run = StoredRun.read(make_run(tmp_path / "run", [HANGING]))
+    [record] = run.records()
+    pairs = load_file(run.path / record.folder / "distances.safetensors")["samples"]
+    shares = shares_by_factor(record, pairs)
+    assert shares is not None
+    copied = shares[State.MEMORIZED]
+    assert (copied[0], copied[-1]) == (0, 1)
+    nearest = [s.nearest_reference.margin for s in record.seeds if s.nearest_reference]
+    assert copied == pytest.approx([np.mean(np.array(nearest) <= f) for f in FACTORS])
+    for change in ({"thresholds": None}, {"seeds": record.seeds[:3]}):
+        assert shares_by_factor(record.model_copy(update=change), pairs) is None
+    bare = [s.model_copy(update={"nearest_reference": None}) for s in record.seeds]
+    assert shares_by_factor(record.model_copy(update={"seeds": bare}), pairs) is None
+
+
+def test_seeds_that_distance_and_ratio_disagree_on_are_unsure(tmp_path: Path) -> None:
+    run = StoredRun.read(make_run(tmp_path / "run", RELEASE[:1]))
+    [record] = run.records()
+    pairs = load_file(run.path / record.folder / "distances.safetensors")["samples"]
+    seeds = [
+        seed.model_copy(
+            update={"nearest_reference": seed.nearest_reference.model_copy(update={"ratio": 0.9})}
+        )
+        for seed in record.seeds
+        if seed.nearest_reference
+    ]
+    near = THRESHOLDS.model_copy(update={"delta_m": 0.013, "ratio": 0.5})
+    change = {"seeds": seeds, "thresholds": near}
+    shares = shares_by_factor(record.model_copy(update=change), pairs)
+    assert shares is not None
+    assert shares[State.UNSURE][len(FACTORS) // 2] == 1
+    assert shares[State.UNSURE][-1] == 0  # nearer than delta_m / 1.5
+
+
+def test_the_figure_marks_the_quantiles_of_the_null(small: StoredRun) -> None:
+    [record] = small.records()
+    folder = small.path / record.folder
+    drawn = sensitivity_figure(record, folder)
+    assert drawn is not None
+    assert drawn.decode().count("0.3% to 3%") == 2
+    bare = THRESHOLDS.model_copy(update={"strict": None, "loose": None})
+    plain = sensitivity_figure(record.model_copy(update={"thresholds": bare}), folder)
+    assert plain is not None
+    assert "0.3% to 3%" not in plain.decode()
+    assert sensitivity_figure(record, folder.parent) is None
+
+
+def test_a_report_needs_no_torch() -> None:
+    code = "import sys; import m2g_audit.report.html.page; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,14 +15,19 @@ from PIL import Image
 from rich.console import Console
 
 from m2g_audit.errors import OutputError
-from m2g_audit.records import AuditRecord
+from m2g_audit.gate import WORST_FIRST
+from m2g_audit.records import AuditRecord, RuleWord, VerdictWord
 from m2g_audit.report import rebuild
-from m2g_audit.report.colours import STATE_COLOURS
+from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.report.contact_sheet import contact_sheet
+from m2g_audit.report.grounds import MEANINGS, mark, missed, origin
 from m2g_audit.report.spectrum import singular_values, spectrum_figure
-from m2g_audit.report.text import _ranges, show
+from m2g_audit.report.text import _ranges, show, verdict_panel
 from m2g_audit.runs import RunDirectory
+from m2g_audit.stored_runs import StoredRun
+from m2g_audit.words import model_lines
 from tests.fakes import picture
+from tests.report.made_run import HANGING, POWER, RELEASE, THRESHOLDS, findings, make_run
 from tests.samples import sample_record
 
 
@@ -125,6 +131,78 @@ def test_paper_spectra_are_drawn_too(run: RunDirectory) -> None:
     record = sample_record()
     entries = [entry.model_copy(update={"kind": "paper"}) for entry in record.curvature]
     assert spectrum_figure(record.model_copy(update={"curvature": entries}), run.path)
+
+
+# -- what verdicts rest on
+
+
+def panel(record: AuditRecord) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    console.print(verdict_panel(record))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def hanging(tmp_path_factory: pytest.TempPathFactory) -> AuditRecord:
+    folder = make_run(tmp_path_factory.mktemp("r") / "r", [HANGING], findings=findings(0.2, 0.37))
+    return next(StoredRun.read(folder).records())
+
+
+def test_the_first_lines_say_where_thresholds_come_from(hanging: AuditRecord) -> None:
+    lines = panel(hanging).splitlines()
+    first = next(i for i, line in enumerate(lines) if hanging.prompt in line)
+    said = origin(THRESHOLDS, POWER)
+    assert said in lines[first + 1]
+    assert said.startswith("Thresholds from the reference's own pictures")
+    assert "False alarms: 1% of new pictures. Power: 97% of planted copies are found" in said
+    [about] = model_lines(hanging)
+    assert about in lines[first + 2]
+    assert panel(hanging).count("About the model") == 1
+    assert "37% of the pictures for 16 ordinary prompts" in about
+
+
+def test_every_rule_and_every_verdict_has_its_words() -> None:
+    for rule in get_args(RuleWord):
+        assert "Thresholds from " in origin(THRESHOLDS.model_copy(update={"rule": rule}), None)
+    assert [*MEANINGS] == [*WORST_FIRST]
+    assert {*MEANINGS} == {*get_args(VerdictWord)} == {*VERDICT_COLOURS}
+
+
+def test_thresholds_that_were_not_measured_are_marked(hanging: AuditRecord) -> None:
+    guessed = {"calibrated": False, "false_alarms": None, "rule": "rule of thumb"}
+    for change, marked in ((guessed, "uncalibrated"), ({"rule": "by hand"}, "thresholds by hand")):
+        thresholds = THRESHOLDS.model_copy(update={**guessed, **change})
+        assert mark(thresholds) == marked
+        record = hanging.model_copy(update={"thresholds": thresholds, "power": None})
+        assert f" {marked} " in panel(record).splitlines()[0]
+        assert "False alarms: not measured. Power: not measured." in panel(record)
+    assert mark(THRESHOLDS) is None
+    few = POWER.model_copy(update={"suffices": False})
+    assert "too little to clear a prompt" in origin(THRESHOLDS, few)
+
+
+def test_margins_and_what_hangs_on_the_threshold_are_said(
+    hanging: AuditRecord, tmp_path: Path
+) -> None:
+    text = panel(hanging)
+    assert "hangs on the threshold" in text.splitlines()[0]
+    assert "It would be generalized by stricter thresholds (the 0.3% quantile" in text
+    assert "and memorized by looser thresholds (the 3% quantile" in text
+    nearest = min(hanging.seeds, key=lambda seed: seed.nearest_reference.distance)  # type: ignore[union-attr]
+    margin = nearest.nearest_reference.distance / 0.05  # type: ignore[union-attr]
+    assert f"Nearest to the reference: seed {nearest.index}, at {margin:.2g} of delta_m." in text
+    clear = next(StoredRun.read(make_run(tmp_path / "clear", RELEASE[:1])).records())
+    assert "hang" not in panel(clear)
+    assert "training picture 0 is" in panel(clear)
+    assert "(0.23 of delta_m)" in panel(clear) or "(0.24 of delta_m)" in panel(clear)
+
+
+def test_an_early_look_does_not_say_that_anything_may_be_missed(hanging: AuditRecord) -> None:
+    assert "Attractors of less than 26% of the mass may have been missed" in panel(hanging)
+    early = hanging.verdict.model_copy(update={"undetected_mass": 1.0})
+    record = hanging.model_copy(update={"verdict": early})
+    assert missed(record) is None
+    assert "may have been missed" not in panel(record)
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,16 @@ from m2g_audit.foreign_files import open_file, read_file, within
 from m2g_audit.gate import WORST_FIRST
 from m2g_audit.intervals import LEVEL, share_intervals
 from m2g_audit.printable import printable
+from m2g_audit.records import PowerRecord, ThresholdRecord
 from m2g_audit.report.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
+from m2g_audit.report.grounds import MEANINGS, mark, ordinary, origin
 from m2g_audit.report.html.plots import Bands, bands_of
 from m2g_audit.report.html.prompt import detail, row
 from m2g_audit.report.html.redaction import without_folders
 from m2g_audit.runs import CALIBRATION_FILE, cannot_write, write_atomically
 from m2g_audit.stored_runs import StoredRun
-from m2g_audit.words import duration
+from m2g_audit.words import duration, least_found, model_lines
 
 INLINE_BYTES = 24_000_000
 REPORT_FILE = "report.html"
@@ -224,6 +226,11 @@ class _Facts:
         self.seconds = 0.0
         self.evaluations = 0
         self.last: BatchRecord | None = None
+        self.withheld: Counter[str] = Counter()
+        self.hanging = 0
+        self._powers: dict[float, PowerRecord] = {}
+        self._delta_m: set[float] = set()
+        self._delta_s: set[float] = set()
 
     def add(self, record: BatchRecord) -> None:
         """Take in one record."""
@@ -236,17 +243,82 @@ class _Facts:
         self.last = record
         self.verdicts[record.verdict.state] += 1
         self.states.update(seed.state for seed in record.seeds)
+        self.withheld.update(record.verdict.withheld)
+        self.hanging += record.verdict.hangs_on_threshold
+        if record.power is not None:
+            self._powers.setdefault(least_found(record.power).low, record.power)
+        if (limits := record.thresholds) is not None:
+            self._delta_m |= set() if limits.delta_m is None else {limits.delta_m}
+            self._delta_s |= set() if limits.delta_s is None else {limits.delta_s}
 
     @property
     def missing(self) -> int:
         """How many prompts have no record."""
         return self.run.prompts - self.failed - self.verdicts.total()
 
+    @property
+    def power(self) -> PowerRecord | None:
+        """The power of the prompt whose thresholds find the fewest planted copies."""
+        return self._powers[min(self._powers)] if self._powers else None
+
+    @property
+    def powers(self) -> int:
+        """How many powers there are: pocket has thresholds for each caption."""
+        return len(self._powers)
+
+    @property
+    def thresholds(self) -> ThresholdRecord | None:
+        """Those of the last prompt; where they come from is the same for all."""
+        return None if self.last is None else self.last.thresholds
+
+    @property
+    def origin(self) -> str | None:
+        """Where thresholds come from."""
+        return None if self.thresholds is None else origin(self.thresholds, self.power)
+
+    @property
+    def mark(self) -> str | None:
+        """How thresholds that were not measured are marked."""
+        return mark(self.thresholds)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noticed while thresholds were found."""
+        return [] if self.thresholds is None else self.thresholds.notes
+
+    @property
+    def limits(self) -> str:
+        """The thresholds, or the least and the largest of the prompts' own."""
+        if self.thresholds is None or not self._delta_s:
+            return ""
+        copy = f"; a copy of a reference picture up to {_span(self._delta_m)}"
+        return (
+            f"Two pictures count as the same up to {_span(self._delta_s)} in "
+            f"{self.thresholds.metric}{copy if self._delta_m else ''}."
+        )
+
+    @property
+    def about_model(self) -> list[str]:
+        """What control prompts show about the model."""
+        return [] if self.last is None else model_lines(self.last)
+
+    @property
+    def ordinary(self) -> str | None:
+        """The same of a model about which nothing was found."""
+        if self.last is None or self.last.findings is None or self.about_model:
+            return None
+        return ordinary(self.last.findings)
+
     def shares(self) -> list[tuple[str, int, Any]]:
         """Each verdict with its count and the simultaneous interval of its share of prompts."""
         counts = {word: self.verdicts[word] for word in WORST_FIRST}
         intervals = share_intervals(counts, sum(counts.values()))
         return [(word, counts[word], intervals[word]) for word in WORST_FIRST]
+
+
+def _span(values: set[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}, by prompt"
 
 
 def _bands(record: BatchRecord, run: Path) -> Bands:
@@ -288,6 +360,7 @@ def _page(
         run=run,
         facts=facts,
         level=LEVEL,
+        meanings=MEANINGS,
         redact=redact,
         rows=rows,
         # Rendered with autoescape already.
@@ -340,7 +413,7 @@ def _settings(facts: _Facts) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     )
     for title, part in parts:
         if part is not None:
-            values = part.model_dump(mode="json", exclude={"asked"})
+            values = part.model_dump(mode="json", exclude={"asked", "notes", "strict", "loose"})
             yield title, [(k.replace("_", " "), _value(v)) for k, v in values.items()]
     yield "Versions", list(last.versions.items())
     yield (

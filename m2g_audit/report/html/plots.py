@@ -7,18 +7,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.calibration import Calibration
 from m2g_audit.current_folder import import_matplotlib
-from m2g_audit.records import AuditRecord, CurvatureRecord
+from m2g_audit.records import AuditRecord, CurvatureRecord, StateWord, ThresholdRecord
 from m2g_audit.report.colours import STATE_COLOURS
 from m2g_audit.report.groups import grouped
 from m2g_audit.report.run_files import read_array
+from m2g_audit.report.sensitivity import FACTORS, shares_by_factor
 from m2g_audit.runs import DISTANCES_FILE
+from m2g_audit.states import State
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,3 +243,59 @@ def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
         return share, np.asarray(values)
     picked = np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))
     return share[picked], np.asarray(values)[picked]
+
+
+# -- sensitivity
+
+
+def sensitivity_figure(record: AuditRecord, folder: Path) -> bytes | None:
+    """Return the shares of the states over a factor on both thresholds as SVG.
+
+    Above it stand the null's 0.3% and 3% quantiles. None where distances are missing.
+    """
+    distances = _distances(folder)
+    shares = None if distances is None else shares_by_factor(record, distances)
+    if shares is None:
+        return None
+    return _drawn((4.9, 2.9), lambda figure: _draw_sensitivity(figure, record, shares))
+
+
+def _draw_sensitivity(
+    figure: Figure, record: AuditRecord, shares: Mapping[State, NDArray[np.float64]]
+) -> None:
+    axes = figure.add_axes((0.09, 0.17, 0.67, 0.63))
+    axes.set_axis_off()
+    axes.set_xlim(-1, 1)
+    axes.set_ylim(0, 1)
+    colours = [STATE_COLOURS[cast(StateWord, state.value)] for state in shares]
+    axes.stackplot(np.log2(FACTORS), *shares.values(), colors=colours, lw=0)
+    for number, (state, colour) in enumerate(zip(shares, colours, strict=True)):
+        height = 0.94 - 0.11 * number
+        axes.plot([1.08], [height], "s", color=colour, ms=6, clip_on=False)
+        axes.text(1.15, height, state.value, size=8, color=_INK, va="center")
+    for factor, label in ((0.5, "1/2"), (1 / 1.5, "1/1.5"), (1, "1"), (1.5, "1.5"), (2, "2")):
+        place = np.log2(factor)
+        if factor not in (0.5, 2):
+            style = "-" if factor == 1 else (0, (3, 3))
+            axes.plot([place, place], [0, 1], color="white", lw=1.4, ls=style)
+        axes.text(place, -0.04, label, size=8, color=_FAINT, ha="center", va="top")
+    for share in (0, 0.5, 1):
+        axes.text(-1.03, share, f"{share:.0%}", size=8, color=_FAINT, ha="right", va="center")
+    axes.text(0, -0.17, "factor on both thresholds", size=9, color=_FAINT, ha="center", va="top")
+    _mark_quantiles(axes, record.thresholds)
+
+
+def _mark_quantiles(axes: Axes, limits: ThresholdRecord | None) -> None:
+    """Above the axes, for each threshold, from the null's 0.3% quantile to its 3% quantile."""
+    if limits is None or limits.strict is None or limits.loose is None:
+        return
+    pairs = zip(("δm", "δs"), (limits.delta_m, limits.delta_s), strict=True)
+    for number, (name, delta) in enumerate(pairs):
+        ends = (limits.strict[number], limits.loose[number])
+        if not delta or not ends[0] or not ends[1]:
+            continue
+        height = 1.16 - 0.09 * number
+        low, high = np.clip(np.log2(np.array(ends) / delta), -1, 1)
+        axes.plot([low, high], [height] * 2, "|-", color=_INK, lw=1, ms=6, clip_on=False)
+        axes.text(-1.03, height, name, size=8, color=_FAINT, ha="right", va="center")
+        axes.text(1.05, height, "0.3% to 3%", size=8, color=_FAINT, va="center")

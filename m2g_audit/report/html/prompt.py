@@ -14,9 +14,16 @@ from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.gate import badness
 from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, NearestReference, SeedRecord, StateWord
+from m2g_audit.report.grounds import hanging, margins, mark, missed, origin, own_warnings
 from m2g_audit.report.groups import Group, grouped, is_measured
 from m2g_audit.report.html.pictures import ICON, THUMBNAIL, data_uri, thumbnail
-from m2g_audit.report.html.plots import Bands, matrix_figure, spectrum_figure
+from m2g_audit.report.html.plots import (
+    Bands,
+    matrix_figure,
+    sensitivity_figure,
+    spectrum_figure,
+)
+from m2g_audit.words import model_lines
 
 _SHARES: tuple[StateWord, ...] = ("memorized", "spurious", "attractor", "generalized")
 _SHOWN_PROMPT = 400
@@ -26,12 +33,16 @@ _FLAGS = {"basin_exact": "--exact"}
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page: its data URI, None where its file can't be read, and its caption."""
+    """A picture of the page: its data URI, None where its file can't be read, and its caption.
+
+    margins: its distances over their thresholds.
+    """
 
     source: str | None
     title: str
     about: str
     state: StateWord | None = None
+    margins: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
         "verdict": "failed" if failed else record.verdict.state,
         "badness": list(badness(record)),
         "early": record.looks and record.looks.ended_at,
+        "hangs": record.verdict.hangs_on_threshold,
         "share": [1 - new.estimate, 1 - new.high, 1 - new.low] if new and measured else None,
         "mass": max((a.mass.estimate for a in record.attractors), default=None),
         "reference": min(nearest, default=None),
@@ -82,28 +94,51 @@ def _icon(record: AuditRecord, folder: Path, redact: bool) -> str | None:
 
 def detail(record: BatchRecord, folder: Path, bands: Bands, *, redact: bool) -> dict[str, Any]:
     """Return what the template of one prompt needs; `folder` holds the prompt's files."""
-    matrix, spectrum = (
+    matrix, spectrum, sensitivity = (
         None if figure is None else data_uri(figure, "image/svg+xml")
         for figure in (
             matrix_figure(record, folder),
             spectrum_figure(record, folder, bands),
+            sensitivity_figure(record, folder),
         )
     )
     shares = record.verdict.fractions
     return {
         "record": record,
         "failed": record.error is not None,
-        "uncalibrated": record.thresholds is not None and not record.thresholds.calibrated,
+        "marks": _marks(record),
+        "origin": record.thresholds and origin(record.thresholds, record.power),
+        "about_model": model_lines(record),
+        "sure": [text for text in (missed(record), margins(record), hanging(record)) if text],
+        "warnings": own_warnings(record),
         "shares": {
             name: shares[name] for name in _SHARES if name in shares and is_measured(shares[name])
         },
         "groups": picture_groups(record, folder, redact=redact),
         "matrix": matrix,
         "spectrum": spectrum,
+        "sensitivity": sensitivity,
         "banded": bool(bands),
         "listed": {key: _text(value) for key, value in record.listed.extra.items()},
         "command": command(record),
     }
+
+
+def _marks(record: BatchRecord) -> list[str]:
+    """What a reader must know of a verdict at once."""
+    if record.error is not None:
+        return []
+    found = [mark(record.thresholds)]
+    found += [f"not cleared: {reason}" for reason in record.verdict.withheld]
+    found.append("hangs on the threshold" if record.verdict.hangs_on_threshold else None)
+    found.append(f"ended after {record.looks.ended_at} seeds" if record.looks else None)
+    return [one for one in found if one]
+
+
+def _margins(seed: SeedRecord) -> str:
+    nearest, sample = seed.nearest_reference, seed.nearest_sample
+    parts = (("δm", nearest and nearest.margin), ("δs", sample and sample.margin))
+    return " · ".join(f"{name} {margin:.2g}" for name, margin in parts if margin is not None)
 
 
 def _text(value: JsonValue) -> str:
@@ -127,7 +162,10 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
         if seed.nearest_sample is not None:
             near = seed.nearest_sample
             about += f"; nearest: seed {near.index} at {near.distance:.3g}"
-        return Picture(load(seed.image), f"seed {seed.index}{other}", about, seed.state)
+        if seed.chance is not None:
+            about += f"; chance of a duplicate among 15 other seeds: {seed.chance:.0%}"
+        title = f"seed {seed.index}{other}"
+        return Picture(load(seed.image), title, about, seed.state, _margins(seed))
 
     def reference(nearest: NearestReference, of: str) -> Picture:
         title = f"nearest reference{of}, at {nearest.distance:.3g}"

@@ -2,7 +2,7 @@
 // Prompts are other people's text: rows are built with textContent, details come escaped.
 (() => {
   const PAGE = 100;
-  const WORDS = ["failed", "memorized", "attractor", "mixed", "spurious", "undecided", "generalized"];
+  const WORDS = ["failed", "memorized", "collapsed", "attractor", "mixed", "spurious", "undecided", "generalized"];
   const SVG = "http://www.w3.org/2000/svg";
   const get = (id) => document.getElementById(id);
   const rows = JSON.parse(get("data").textContent);
@@ -86,6 +86,11 @@
     }
     const word = make("td", "word");
     word.append(make("span", `chip ${row.verdict}`, row.verdict));
+    if (row.hangs) {
+      const mark = make("span", "faint", "±");
+      mark.title = "hangs on the threshold";
+      word.append(" ", mark);
+    }
     if (row.early !== null) word.append(" ", make("span", "faint", `${row.early} seeds`));
     const prompt = make("td", "prompt");
     const link = make("a", "", row.prompt);
