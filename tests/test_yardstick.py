@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from m2g_audit import power
-from m2g_audit.errors import UsageError
+from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.looks import Look
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import Generations
@@ -451,6 +451,30 @@ class Brightness(Metric):
 
     def _embed(self, images: Tensor) -> Tensor:
         return images.mean(dim=(1, 2, 3))[:, None, None]
+
+
+def black(made: Generations, rows: Sequence[int]) -> Generations:
+    images = made.images.clone()
+    images[list(rows)] = 0
+    return replace(made, images=images)
+
+
+def test_blank_pictures_are_not_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a blank picture all versions are alike, which would be power for nothing."""
+    planted = []
+    plant = power.plant
+    monkeypatch.setattr(power, "plant", lambda *a, **k: planted.append(a[2]) or plant(*a, **k))
+    of_others = FakePipeline._of_others
+    monkeypatch.setattr(
+        FakePipeline, "_of_others", lambda *arguments: black(of_others(*arguments), [1, 5])
+    )
+    find(delta_s=0.1)
+    assert len(planted[0]) == 14
+    monkeypatch.setattr(
+        FakePipeline, "_of_others", lambda self, p, s: black(of_others(self, p, s), range(len(s)))
+    )
+    with pytest.raises(NumericsError, match="all blank"):
+        find(delta_s=0.1, metric=load_metric("tiled_l2"))
 
 
 class Unpublished(Brightness):
