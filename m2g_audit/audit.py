@@ -186,7 +186,7 @@ def judge(
         seeds,
         _attractor_records(judgement.reading.check, seeds),
         look,
-        settled=look is job.looks[-1] or _settles(judgement, grounds),
+        settled=look == job.looks[-1] or _settles(judgement, grounds),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from m2g_audit.attractors import is_failed
-from m2g_audit.errors import OutputError, UsageError
+from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.numerics import seed_for
 from m2g_audit.reference import Identity, Reference
 from m2g_audit.runs import digest, write_atomically
@@ -137,8 +137,17 @@ class Controls:
         return [results[prompt] for prompt in self.prompts]
 
     def _measure(self, prompts: Sequence[str], batch_size: int) -> dict[str, ControlResult]:
+        try:
+            images = self._generate(prompts, batch_size)
+        except NumericsError:  # not one picture of these prompts is finite
+            nothing = ControlResult([], None if self.reference is None else [])
+            return dict.fromkeys(prompts, nothing)
+        parts = images.split(self.settings.seeds_per_prompt)
+        return {prompt: self._compare(part) for prompt, part in zip(prompts, parts, strict=True)}
+
+    def _generate(self, prompts: Sequence[str], batch_size: int) -> Tensor:
         each = range(self.settings.seeds_per_prompt)
-        images = self.pipeline.generate(
+        return self.pipeline.generate(
             [prompt for prompt in prompts for _ in each],
             [seed_for(self.settings.seed, prompt, i) for prompt in prompts for i in each],
             steps=self.settings.steps,
@@ -146,8 +155,6 @@ class Controls:
             batch_size=batch_size,
             scheduler=self.settings.scheduler,
         ).images
-        parts = images.split(len(each))
-        return {prompt: self._compare(part) for prompt, part in zip(prompts, parts, strict=True)}
 
     def _compare(self, images: Tensor) -> ControlResult:
         images = images[~is_failed(images)]

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from m2g_audit import power
+from m2g_audit.attractors import is_failed
 from m2g_audit.caches import cache_folder
 from m2g_audit.controls import (
     ControlResult,
@@ -25,7 +26,7 @@ from m2g_audit.controls import (
     all_among,
     load_prompts,
 )
-from m2g_audit.errors import UsageError
+from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.findings import Findings, look_into
 from m2g_audit.model_folder import POCKET
 from m2g_audit.nulls import Null, among_all, among_captions, leave_one_out, of_unseen
@@ -110,8 +111,8 @@ def find_yardstick(
 ) -> Yardstick:
     """Return what generations of `prompts` are judged by.
 
-    Raises UsageError where the metric has no rule of thumb and nothing else gives thresholds, and
-    for unseen pictures that overlap the reference.
+    Raises UsageError where the metric has no rule of thumb and nothing else gives thresholds and
+    for unseen pictures that overlap the reference; NumericsError where no picture can be planted.
     """
     if setup.request.model == POCKET and setup.contents is None:
         table = load_table()
@@ -500,7 +501,7 @@ def _to_plant(setup: Setup, reference: Reference | None) -> torch.Tensor:
         pictures = [reference.picture(int(i)).float() / 255 for i in sorted(numbers)]
         return torch.stack(pictures)
     prompts = _chosen(load_prompts(setup.request.control_prompts), PROBE_PROMPTS)
-    return setup.pipeline.generate(
+    images = setup.pipeline.generate(
         prompts,
         [seed_for(0, f"plant {prompt}", 0) for prompt in prompts],
         steps=setup.settings.steps,
@@ -508,6 +509,13 @@ def _to_plant(setup: Setup, reference: Reference | None) -> torch.Tensor:
         batch_size=setup.settings.batch_size,
         scheduler=setup.request.scheduler,
     ).images
+    failed = torch.from_numpy(is_failed(images))
+    if failed.all():  # plants of blank pictures would all be found
+        raise NumericsError(
+            f"The pictures of {len(prompts)} control prompts are all blank or not finite. Use "
+            "--dtype float32, or --control-prompts of what the model was taught."
+        )
+    return images[~failed]
 
 
 # -- pocket

@@ -314,6 +314,80 @@ def test_the_probe_and_the_plants_are_part_of_the_estimate(
     assert "thresholds" not in estimate(job, run).seconds
 
 
+def test_unseen_pictures_set_thresholds_and_make_another_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline = FakePipeline(PROMPT, [1] * 15 + [999])
+    folders = {
+        "reference": str(training_folder(tmp_path / "training", *range(110))),
+        "unseen": training_folder(tmp_path / "held-out", *range(200, 320)),
+    }
+    record = audit(monkeypatch, pipeline, tmp_path / "run", **folders)
+    assert record.verdict.state == "memorized"
+    thresholds = record.thresholds
+    assert thresholds is not None
+    assert (thresholds.rule, thresholds.calibrated, thresholds.controls) == (
+        "unseen pictures",
+        True,
+        120,
+    )
+    assert "held-out" in record.verdict.evidence[0]
+    assert record.seeds[0].nearest_reference.margin == 0  # type: ignore[union-attr]
+    new = record.seeds[15].nearest_reference
+    assert new is not None
+    assert new.margin == pytest.approx(new.distance / thresholds.delta_m)  # type: ignore[operator]
+    assert new.margin > 1
+    assert new.ratio is not None
+    before = prepare(monkeypatch, pipeline, tmp_path, **folders).identity
+    to_picture(picture(400)).save(folders["unseen"] / "400.png")  # type: ignore[operator]
+    assert prepare(monkeypatch, pipeline, tmp_path, **folders).identity != before
+
+
+def test_in_a_collapsed_model_what_repeats_is_collapsed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def repeating(prompt: str, seed: int) -> int:
+        return 10**6 + len(prompt)
+
+    same = FakePipeline(PROMPT, [1] * 16, others=repeating)
+    record = audit(monkeypatch, same, tmp_path / "same", spectrum="none")
+    assert record.verdict.state == "collapsed"
+    assert record.findings is not None
+    assert record.findings.collapsed
+    assert any("seeds do little in it for any prompt" in said for said in record.warnings)
+    new = FakePipeline(PROMPT, range(16), others=repeating)
+    assert audit(monkeypatch, new, tmp_path / "new", spectrum="none").verdict.state == "generalized"
+    folder = training_folder(tmp_path / "training", 1, 2)
+    copies = audit(monkeypatch, same, tmp_path / "copies", spectrum="none", reference=str(folder))
+    assert copies.verdict.state == "memorized"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "made", "state"),
+    [
+        ([1] * 64, 8, "attractor"),
+        (range(64), 16, "generalized"),
+        ([1, 2, 3, 1] * 16, 32, "attractor"),
+    ],
+)
+def test_seeds_are_taken_until_the_verdict_is_settled(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    numbers: list[int],
+    made: int,
+    state: str,
+) -> None:
+    pipeline = FakePipeline(PROMPT, numbers)
+    record = audit(monkeypatch, pipeline, tmp_path / "run", seeds="auto", spectrum="none")
+    assert pipeline.made == list(range(made))
+    assert record.verdict.state == state
+    assert record.looks is not None
+    assert (record.looks.looks, record.looks.ended_at) == ([8, 16, 32, 64], made)
+    again = FakePipeline(PROMPT, numbers)
+    audit(monkeypatch, again, tmp_path / "run", seeds="auto", spectrum="none")
+    assert again.made == []
+
+
 def test_the_content_of_the_reference_makes_another_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

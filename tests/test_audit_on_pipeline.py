@@ -27,8 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+def cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found out about the model serves all tests."""
+    monkeypatch.setenv("M2G_CACHE", str(folder.parent / "cache"))
 
 
 def audit(folder: Path, out: Path, **options: object) -> AuditRecord:
@@ -41,8 +42,12 @@ def numbers(record: AuditRecord) -> dict[str, object]:
     return json.loads(format_record(record.model_copy(update={"timings": None})))
 
 
-def test_the_same_command_twice_gives_the_same_record(folder: Path, tmp_path: Path) -> None:
-    first, second = (audit(folder, tmp_path / name) for name in ("one", "two"))
+def test_the_same_command_twice_gives_the_same_record(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = audit(folder, tmp_path / "one")
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))  # so that nothing is known
+    second = audit(folder, tmp_path / "two")
     assert numbers(first) == numbers(second)
     for seed in first.seeds:
         paths = [tmp_path / name / seed.image for name in ("one", "two")]
@@ -123,3 +128,13 @@ def test_a_reference_folder_goes_through_the_vae(folder: Path, tmp_path: Path) -
     shown = read_picture(tmp_path / "run" / nearest.image)
     assert shown.shape == (3, 16, 16)
     assert not torch.equal(shown, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 16, 16))
+
+
+def test_a_base_gives_thresholds(folder: Path, tmp_path: Path) -> None:
+    base = tiny.save(tiny.text_to_image(seed=3), tmp_path / "base")
+    record = audit(folder, tmp_path / "run", base=str(base), spectrum="none")
+    thresholds = record.thresholds
+    assert thresholds is not None
+    assert (thresholds.rule, thresholds.calibrated, thresholds.delta_m) == ("base", True, None)
+    assert thresholds.controls == 13 * 16
+    assert str(base) in thresholds.source

@@ -20,7 +20,7 @@ PROMPTS = ["a harbour", "kite " * 100, "nul \0 مرحبا <b>"]
 def test_pictures_are_those_of_single_audits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))  # one plant and one probe for all
     folder = tiny.save(tiny.text_to_image(), tmp_path / "model")
     options = {"model": str(folder), "seeds": 3, "steps": 2, "spectrum": "none", "device": "cpu"}
     setup = set_up(Request("", batch_size=4, **options))  # type: ignore[arg-type]

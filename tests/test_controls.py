@@ -19,7 +19,7 @@ from m2g_audit.controls import (
     all_among,
     load_prompts,
 )
-from m2g_audit.errors import OutputError, UsageError
+from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.numerics import seed_for
 from m2g_audit.reference import ReferenceSet
 from m2g_audit.similarity import distances, load_metric
@@ -36,6 +36,7 @@ class FakePipeline:
     sha256: str = "0" * 64
     configuration_sha256: str = "0" * 64
     black: Sequence[str] = ()
+    overflows: bool = False
     fail_after: int | None = None
     asked: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
@@ -52,6 +53,8 @@ class FakePipeline:
             raise KeyboardInterrupt
         self.asked += dict.fromkeys(prompt)
         self.batches.append(len(seeds))
+        if self.overflows and set(prompt) <= set(self.black):
+            raise NumericsError("None of the pictures is finite.")
         pairs = zip(prompt, seeds, strict=True)
         return SimpleNamespace(images=torch.stack([self.picture(p, s) for p, s in pairs]))
 
@@ -180,6 +183,16 @@ def test_black_pictures_are_no_duplicates(tmp_path: Path) -> None:
     known = ReferenceSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"], sha256="b")
     black = {"prompts": ["black"], "reference": known}
     assert run(FakePipeline(black=["black"]), tmp_path, **black) == [ControlResult([], [])]
+
+
+@pytest.mark.parametrize("batch_size", [1, 30])
+def test_a_prompt_that_overflows_does_not_stop_the_others(tmp_path: Path, batch_size: int) -> None:
+    """In half precision a model may overflow for a prompt or two of those that every audit runs."""
+    overflowing = FakePipeline(black=PROMPTS[2:3], overflows=True)
+    results = controls(overflowing, tmp_path / "some").run(batch_size)
+    expected = run(FakePipeline(), tmp_path / "fine")
+    expected[2] = ControlResult([], None)
+    assert results == expected
 
 
 def test_distances_of_all_prompts_are_put_together() -> None:

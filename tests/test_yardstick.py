@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from m2g_audit import power
-from m2g_audit.errors import UsageError
+from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.looks import Look
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import Generations
@@ -452,6 +453,30 @@ class Brightness(Metric):
         return images.mean(dim=(1, 2, 3))[:, None, None]
 
 
+def black(made: Generations, rows: Sequence[int]) -> Generations:
+    images = made.images.clone()
+    images[list(rows)] = 0
+    return replace(made, images=images)
+
+
+def test_blank_pictures_are_not_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a blank picture all versions are alike, which would be power for nothing."""
+    planted = []
+    plant = power.plant
+    monkeypatch.setattr(power, "plant", lambda *a, **k: planted.append(a[2]) or plant(*a, **k))
+    of_others = FakePipeline._of_others
+    monkeypatch.setattr(
+        FakePipeline, "_of_others", lambda *arguments: black(of_others(*arguments), [1, 5])
+    )
+    find(delta_s=0.1)
+    assert len(planted[0]) == 14
+    monkeypatch.setattr(
+        FakePipeline, "_of_others", lambda self, p, s: black(of_others(self, p, s), range(len(s)))
+    )
+    with pytest.raises(NumericsError, match="all blank"):
+        find(delta_s=0.1, metric=load_metric("tiled_l2"))
+
+
 class Unpublished(Brightness):
     name = "brightness"
 
@@ -525,7 +550,7 @@ def test_a_metric_without_a_rule_of_thumb_needs_something_else() -> None:
     assert find(controls=True, metric=Unpublished()).thresholds.rule == Rule.CONTROLS
 
 
-# -- one prompt of several
+# -- pocket
 
 
 def test_a_caption_has_its_own_thresholds_where_there_are_some() -> None:
@@ -533,3 +558,42 @@ def test_a_caption_has_its_own_thresholds_where_there_are_some() -> None:
     both = Yardstick(None, pooled, by_caption={"a hill": own})
     assert both.of("a hill").thresholds == own
     assert both.of("a sea") == both
+
+
+def pocket(
+    monkeypatch: pytest.MonkeyPatch, *, sha256: str = "f" * 64, **options: object
+) -> Yardstick:
+    """Return the yardstick of `pocket`, with a table that knows one caption."""
+    row = SimpleNamespace(caption=PROMPT)
+    own, pooled = (Thresholds("l2", x, x, "fresh pictures", 256, True) for x in (0.2, 0.1))
+    table = SimpleNamespace(
+        metric="l2",
+        model_sha256=sha256,
+        thresholds=pooled,
+        thresholds_of=lambda _: own,
+        captions=(row,),
+        plants=Plants(np.full(256, 0.05), np.full(128, 0.15), {}),
+    )
+    monkeypatch.setattr("m2g_audit.yardstick.load_table", lambda: table)
+    monkeypatch.setattr("m2g_audit.request.false_memorized", lambda _: 0.0)
+    return find(model="pocket", **options)
+
+
+def test_pocket_brings_the_thresholds_of_each_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pocket(monkeypatch)
+    assert found.of(PROMPT).thresholds.delta_s == 0.2
+    assert found.of("another").thresholds.delta_s == 0.1
+    assert found.of(PROMPT).thresholds.calibrated
+    assert found.of(PROMPT).power.suffices  # type: ignore[union-attr]
+    assert not found.of("another").power.suffices  # type: ignore[union-attr]
+
+
+def test_other_weights_of_pocket_are_uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pocket(monkeypatch, sha256="0" * 64).of(PROMPT).thresholds
+    assert not found.calibrated
+    assert "measured with other weights than these" in found.source
+
+
+def test_by_another_distance_pocket_has_a_rule_of_thumb(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pocket(monkeypatch, metric=load_metric("tiled_l2")).thresholds
+    assert (found.rule, found.metric) == (Rule.RULE_OF_THUMB, "tiled_l2")
