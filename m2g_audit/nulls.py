@@ -70,7 +70,7 @@ def leave_one_out(
     own = _same_picture(reference, numbers, neighbours)
     near = (found <= cut) & ~own
     kept = _one_of_each(numbers, neighbours // reference.copies * reference.copies, near)
-    _thin(metric, queries, cut, kept, (own | near).all(axis=1))
+    _thin(metric, queries, cut, kept, np.logical_and.reduce(own | near, axis=1))
     to_reference = np.where(own | near, np.inf, found).min(axis=1)
     short = np.flatnonzero(np.isinf(to_reference) & kept)
     if len(short):  # more near-duplicates than were looked at
@@ -105,7 +105,7 @@ def of_unseen(
     among, others = nearest(metric, queries, queries, min(_NEAR, len(queries)))
     twice = (among <= cut) & (others != np.arange(len(queries))[:, None])
     kept = _one_of_each(numbers, numbers[others], twice)
-    _thin(metric, queries, cut, kept, (among <= cut).all(axis=1))
+    _thin(metric, queries, cut, kept, np.logical_and.reduce(among <= cut, axis=1))
     kept &= ~overlap
     return Null(
         found[kept],

@@ -82,6 +82,7 @@ def _thresholds(limits: ThresholdRecord) -> Thresholds:
 
 def _shares(found: _Distances, thresholds: Thresholds, complete: bool) -> dict[State, float]:
     """The shares as `rule.read` finds them, which loads torch."""
+    assert thresholds.delta_s is not None
     valid = ~found.failed
     near = (found.pairs <= thresholds.delta_s) & valid[:, None] & valid[None, :]
     np.fill_diagonal(near, False)
