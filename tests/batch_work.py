@@ -79,7 +79,7 @@ class ManyPrompts(FakePipeline):
         fitted = len(seeds)
         while fitted > self.fits:
             fitted //= 2
-        return Generations(latents, images, finite, fitted)
+        return Generations(latents, latents, images, finite, fitted)
 
     def _make(self, prompt: str, seed: int) -> Tensor | None:
         index = next(i for i in range(1000) if seed_for(self.run_seed, prompt, i) == seed)

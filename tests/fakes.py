@@ -141,14 +141,15 @@ class FakePipeline:
         images = torch.stack([torch.zeros(3, 8, 8) if n is None else picture(n) for n in numbers])
         latents = to_latents(images)
         latents[~finite] = torch.nan
-        return Generations(latents, images, finite, len(seeds))
+        return Generations(latents, latents, images, finite, len(seeds))
 
     def _of_others(self, prompts: Sequence[str], seeds: Sequence[int]) -> Generations:
         self.made_of_others += prompts
         pairs = zip(prompts, seeds, strict=True)
         images = torch.stack([picture(self.others(prompt, seed)) for prompt, seed in pairs])
         finite = torch.ones(len(seeds), dtype=torch.bool)
-        return Generations(to_latents(images), images, finite, len(seeds))
+        latents = to_latents(images)
+        return Generations(latents, latents, images, finite, len(seeds))
 
     def bind(self, prompt: str, *, guidance: float = 3.0, kind: str = "conditional") -> ScoreModel:
         return OneMemory(kind) if prompt else Faithful(kind)
