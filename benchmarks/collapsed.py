@@ -37,7 +37,7 @@ from m2g_audit.stored_runs import StoredRun
 
 MOST_PICTURES = 64
 STEPS = (1, 2)
-TRAINED_FOR = 1500
+TRAINED_FOR = 800
 RESULTS = Path(__file__).parent / "results"
 MODES: dict[str, tuple[str, ...]] = {
     "nothing at hand": (),
@@ -87,7 +87,10 @@ def write_what_its_user_has(work: Path) -> None:
 def distil(folder: Path, steps: int) -> None:
     """Writes `student`: pocket's network, trained to give the posterior mean at its few times."""
     pipe = StableDiffusionPipeline.from_pretrained(POCKET_FOLDER, safety_checker=None)
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="sample")
+    # Trailing, as few-step models have it: the first step is then the noisiest.
+    scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, prediction_type="sample", timestep_spacing="trailing"
+    )
     scheduler.set_timesteps(steps)
     times = scheduler.timesteps
     recipe = replace(PRESETS["full"], denoiser_steps=TRAINED_FOR, checkpoint_every=500)
