@@ -20,6 +20,7 @@ LEVEL = 0.95
 Name = TypeVar("Name", bound=str)
 _GOOD_TURING_SEEDS = 16
 _ROUNDING = 1e-9
+CLOPPER_PEARSON = "clopper-pearson"
 
 
 @dataclass(frozen=True)
@@ -36,49 +37,49 @@ class Interval:
 def clopper_pearson(count: float, n: float, level: float = LEVEL) -> Interval:
     """Return the exact interval of a binomial share, `count` of `n` (Clopper and Pearson 1934).
 
-    Counts need not be whole: an effective sample size n / deff is passed by share_intervals.
-    With n = 0 the interval is [0, 1].
+    Counts need not be whole: shares.find_shares passes effective sample sizes. With n = 0 the
+    interval is [0, 1].
+    """
+    tail = (1 - level) / 2
+    low, high = lower_bound(count, n, tail), upper_bound(count, n, tail)
+    return Interval(min(max(count / n, 0.0), 1.0) if n else 0.0, low, high, level, CLOPPER_PEARSON)
+
+
+def lower_bound(count: float, n: float, tail: float, shift: float = 0.0) -> float:
+    """Return the lower bound of a share, `count` of `n`, that errs with a chance of `tail`.
+
+    The quantile of a beta distribution: Clopper and Pearson's at shift 0, which errs no more often
+    than that; Jeffreys's at one half, which errs about as often on average over shares.
     """
     # Sums of chances miss whole numbers by rounding.
     if not -_ROUNDING <= count <= n + _ROUNDING:
         raise ValueError(f"count must lie in 0..n, got {count} of {n}")
-    count = min(max(count, 0.0), n)
-    tail = (1 - level) / 2
-    low = float(betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
-    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
-    return Interval(float(count / n) if n else 0.0, low, high, level, "clopper-pearson")
+    count = min(count, n)
+    return float(betaincinv(count + shift, n - count + 1 - shift, tail)) if count > 0 else 0.0
 
 
-def share_intervals(
-    counts: Mapping[Name, float],
-    n: int,
-    level: float = LEVEL,
-    *,
-    design_effect: Mapping[Name, float] | None = None,
-    unsure: float = 0.0,
-) -> dict[Name, Interval]:
+def upper_bound(count: float, n: float, tail: float, shift: float = 0.0) -> float:
+    """Return the upper bound of a share; see `lower_bound`."""
+    return 1 - lower_bound(n - count, n, tail, shift)
+
+
+def share_intervals(counts: Mapping[Name, int], level: float = LEVEL) -> dict[Name, Interval]:
     """Return simultaneous intervals for the shares of all categories, by name.
 
-    counts: of n samples, need not be whole; unsure: samples of n that may belong to any of them.
     Clopper-Pearson with Bonferroni's correction; two categories are one share and its complement,
     which need no correction. Coverage is at least `level` for a multinomial (proved); that of
-    Goodman's and of Sison and Glaz's intervals is not where a share is near 0 or 1. Shares of
-    duplicated samples vary more than that, because duplicates appear in pairs: `design_effect`
-    gives, by name, the factor by which the variance exceeds the binomial one (default 1), and the
-    sample size is divided by it. It then covers the expected share *among n samples* (measured).
+    Goodman's and of Sison and Glaz's intervals is not where a share is near 0 or 1. Seeds of one
+    prompt are not independent: their shares are those of shares.find_shares.
     """
+    n = sum(counts.values())
     comparisons = 1 if len(counts) <= 2 else len(counts)
     each = 1 - (1 - level) / comparisons
-    effects = design_effect or {}
-    result = {}
-    for name, count in counts.items():
-        effect = effects.get(name, 1.0)
-        raw = clopper_pearson(count / effect, n / effect, each)
-        high = raw.high
-        if unsure:
-            high = clopper_pearson(min(n, count + unsure) / effect, n / effect, each).high
-        result[name] = replace(raw, high=high, level=level, method="bonferroni-clopper-pearson")
-    return result
+    return {
+        name: replace(
+            clopper_pearson(count, n, each), level=level, method=f"bonferroni-{CLOPPER_PEARSON}"
+        )
+        for name, count in counts.items()
+    }
 
 
 def attractor_mass(count: int, n: int, level: float = LEVEL) -> Interval:

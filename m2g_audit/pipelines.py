@@ -101,7 +101,7 @@ class TextToImage:
         clip = pipe.scheduler.config.get("clip_sample", False)
         self._ddim: Any = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=clip)
         self.prediction_type = _prediction_type(self._ddim.config.prediction_type, folder)
-        self.schedule = NoiseSchedule.vp(self._ddim.alphas_cumprod)
+        self.schedule = NoiseSchedule.of_betas(self._ddim.betas)
         self.device: torch.device = pipe.unet.device
         self.dtype: torch.dtype = pipe.unet.dtype
         if any(side % 8 for side in self.image_size):
@@ -478,7 +478,7 @@ class UnconditionalModel(ScoreModel):
     def __init__(self, unet: Any, scheduler: Any, folder: ModelFolder) -> None:
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        self.schedule = NoiseSchedule.vp(scheduler.alphas_cumprod)
+        self.schedule = NoiseSchedule.of_betas(scheduler.betas)
         self.shape = (unet.config.in_channels, height, width)
         self.device = unet.device
         self.dtype = unet.dtype

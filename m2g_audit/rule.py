@@ -13,7 +13,7 @@ from m2g_audit.attractors import RepeatSeedCheck, find_attractors
 from m2g_audit.intervals import Interval
 from m2g_audit.looks import Look
 from m2g_audit.shares import DUPLICATED, Shares, find_shares
-from m2g_audit.states import State, classify, duplicate_chances
+from m2g_audit.states import S_PRIME, State, classify, duplicate_chances
 from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 FloatArray = NDArray[np.float64]
@@ -150,7 +150,7 @@ def read(
         has_reference=samples.nearest_reference is not None,
         reference_complete=reference_complete,
         n_duplicates=check.n_duplicates.tolist(),
-        chances=chances.tolist(),
+        size=S_PRIME,
         level=look.level,
         alpha=look.word,
     )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from m2g_audit.intervals import LEVEL, Interval, clopper_pearson, share_intervals
-from m2g_audit.states import State
+import numpy as np
+from numpy.typing import NDArray
+
+from m2g_audit.intervals import CLOPPER_PEARSON, LEVEL, Interval, lower_bound, upper_bound
+from m2g_audit.states import State, duplicate_chances
+
+FloatArray = NDArray[np.float64]
 
 WORD_ALPHA = 0.025
 """Error of the one-sided bound that a word needs. Shares sum to one, so two words can be wrong."""
 
 DUPLICATED = (State.SPURIOUS, State.ATTRACTOR)
+
+# Half-way between Clopper-Pearson and Jeffreys: what three comparisons that cannot all err leave.
+_SHIFT = 0.25
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ def find_shares(
     has_reference: bool,
     reference_complete: bool = False,
     n_duplicates: Sequence[int] | None = None,
-    chances: Sequence[float] | None = None,
+    size: int | None = None,
     level: float = LEVEL,
     alpha: float = WORD_ALPHA,
 ) -> Shares:
@@ -48,74 +57,134 @@ def find_shares(
     Only states that can occur are compared: without a reference those are `attractor` and
     `generalized`. A share that cannot be known ([0, 1]) or is zero by definition ([0, 0]) has the
     reason as its method. n_duplicates: of each sample (RepeatSeedCheck.n_duplicates); without it
-    the samples are taken as independent of one another, which duplicates are not. chances: that
-    each sample has a duplicate among |S'| - 1 others (states.duplicate_chances), by default 0 or 1
-    as its state says: a sample counts as duplicated with that chance and as new with the rest.
+    the samples are taken as independent of one another, which duplicates are not. size: the shares
+    are those among |S'| = size samples, by default among as many as there are. Of more samples each
+    then counts as duplicated with its chance of a duplicate among size - 1 others
+    (states.duplicate_chances) and as new with the rest; of fewer the estimates are those among
+    them, and the bounds allow for what would repeat among more.
+
+    Bounds are Clopper-Pearson's at the sample size n / effect (`_effects`). Where three shares are
+    printed at once they take a third of 1 - level each and lie half-way to Jeffreys's: for
+    independent samples all three are covered with a chance of at least `level`, which is measured
+    (benchmarks/interval_coverage.py), as is all that concerns duplicates.
     """
-    possible = [State.GENERALIZED, State.ATTRACTOR]
-    if has_reference:
-        possible = [State.MEMORIZED, State.GENERALIZED]
-        possible.append(State.SPURIOUS if reference_complete else State.ATTRACTOR)
-    counts = _counts(states, chances, possible)
     n = sum(state != State.FAILED for state in states)
-    unsure = float(sum(state == State.UNSURE for state in states))
-    effects = dict.fromkeys(possible, 1.0)
-    if n_duplicates is not None:
-        effects = _design_effects(states, counts, n_duplicates)
-    intervals = share_intervals(counts, n, level, design_effect=effects, unsure=unsure)
-    unknown = Interval(0.0, 0.0, 1.0, level, "not measured: needs a complete reference")
-    never = Interval(0.0, 0.0, 0.0, level, "none by definition: the reference is complete")
-    absent = never if reference_complete else unknown
-    low, high = {}, {}
-    for state in possible:
-        effect = effects[state]
-        of = n / effect
-        each = clopper_pearson(counts[state] / effect, of, 1 - 2 * alpha)
-        low[state] = each.low
-        more = min(of, (counts[state] + unsure) / effect)
-        high[state] = clopper_pearson(more, of, 1 - 2 * alpha).high
-    names = (State.MEMORIZED, State.SPURIOUS, State.ATTRACTOR, State.GENERALIZED)
-    found = {state: intervals.get(state, absent) for state in names}
-    return Shares(
-        found,
-        {state: low.get(state, found[state].low) for state in names},
-        {state: high.get(state, found[state].high) for state in names},
-    )
-
-
-def _counts(
-    states: Sequence[State], chances: Sequence[float] | None, possible: Sequence[State]
-) -> dict[State, float]:
-    counts = dict.fromkeys(possible, 0.0)
-    duplicated = next(state for state in DUPLICATED if state in possible)
-    for i, state in enumerate(states):
-        if state in (State.GENERALIZED, *DUPLICATED):
-            chance = float(state in DUPLICATED) if chances is None else float(chances[i])
-            counts[duplicated] += chance
-            counts[State.GENERALIZED] += 1 - chance
-        elif state in counts:
-            counts[state] += 1
-    return counts
-
-
-def _design_effects(
-    states: Sequence[State], counts: Mapping[State, float], n_duplicates: Sequence[int]
-) -> dict[State, float]:
-    """Return by how much the variance of each share exceeds that of independent samples.
-
-    A match in S is each sample's own affair. A duplicate that is a pair appears two samples at a
-    time, so shares made of pairs have twice the binomial variance; hits of a frequent attractor are
-    independent. Without any duplicate the next to appear would be a pair. The share that is new is
-    one minus the others: its effect is theirs, by their weight.
-    """
-    own = [
-        k
-        for state, k in zip(states, n_duplicates, strict=True)
-        if state in (State.GENERALIZED, *DUPLICATED) and k
+    unsure = sum(state == State.UNSURE for state in states)
+    own = sum(state == State.MEMORIZED for state in states) * np.ones(3)
+    repeated, pair = _repeated(states, n, n_duplicates, size)
+    duplicated = State.SPURIOUS if has_reference and reference_complete else State.ATTRACTOR
+    found = [
+        _Share(duplicated, repeated, repeated + pair),
+        _Share(State.GENERALIZED, own + repeated, own + repeated + pair),
     ]
-    effect = 1 + sum(k == 1 for k in own) / len(own) if own else 2.0
-    matched = counts.get(State.MEMORIZED, 0.0)
-    repeated = max(1.0, sum(counts.get(state, 0.0) for state in DUPLICATED))
-    new = (matched + effect * repeated) / (matched + repeated)
-    effects = {State.MEMORIZED: 1.0, State.GENERALIZED: new, **dict.fromkeys(DUPLICATED, effect)}
-    return {state: effects[state] for state in counts}
+    if has_reference:
+        found.insert(0, _Share(State.MEMORIZED, own, own))
+    names = (State.MEMORIZED, State.SPURIOUS, State.ATTRACTOR, State.GENERALIZED)
+    absent = Interval(0.0, 0.0, 1.0, level, "not measured: needs a complete reference")
+    if reference_complete:
+        absent = Interval(0.0, 0.0, 0.0, level, "none by definition: the reference is complete")
+    intervals = dict.fromkeys(names, absent)
+    low, high = dict.fromkeys(names, absent.low), dict.fromkeys(names, absent.high)
+    together = len(found) > 2
+    tail = (1 - level) / 2 / (len(found) if together else 1)
+    method = _method(together)
+    for share in found:
+        ends = share.bounds(n, unsure, tail, size, _SHIFT if together else 0.0)
+        intervals[share.state] = Interval(share.estimate(n, unsure), *ends, level, method)
+        low[share.state], high[share.state] = share.bounds(n, unsure, alpha, size)
+    return Shares(intervals, low, high)
+
+
+def _method(together: bool) -> str:
+    pairs = "at the sample size that duplicates leave"
+    if together:
+        return f"bonferroni, half-way from {CLOPPER_PEARSON} to jeffreys, {pairs}"
+    return f"{CLOPPER_PEARSON} {pairs}"
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A state with the tally of its samples; that of `generalized` is of all other states.
+
+    A tally holds three sums over samples: how much each counts, its part of the variance of that
+    count, and its influence, by how much the count would fall without it. allowed_for: the tally
+    with what may be there and was not seen.
+    """
+
+    state: State
+    tally: FloatArray
+    allowed_for: FloatArray
+
+    @property
+    def is_rest(self) -> bool:
+        return self.state is State.GENERALIZED
+
+    def estimate(self, n: int, unsure: int) -> float:
+        count = float(self.tally[0])
+        share = (n - unsure - count if self.is_rest else count) / max(n, 1)
+        return min(max(share, 0.0), 1.0)
+
+    def bounds(
+        self, n: int, unsure: int, tail: float, size: int | None, shift: float = 0.0
+    ) -> tuple[float, float]:
+        count = min(float(self.tally[0]), float(n))
+        most = min(count + unsure, float(n))
+        rare, seen = _effects(self.allowed_for, n)
+        low = lower_bound(count / rare, n / rare, tail, shift)
+        high = upper_bound(most / seen, n / seen, tail, shift)
+        if self.state != State.MEMORIZED:
+            high = _among_more(high, n, size)
+        return (1 - high, 1 - low) if self.is_rest else (low, high)
+
+
+def _effects(tally: FloatArray, n: int) -> tuple[float, float]:
+    """Return the design effects of the lower and of the upper bound of a share, in 1 to 2.
+
+    By how much the variance of the count exceeds that of as many independent samples: in the limit
+    of a small share, which the lower bound asks about, and at the share that was seen, where a
+    fixed n takes (sum of influences)^2 / n off both.
+    """
+    count, variance, influence = map(float, tally)
+    independent = count * (1 - count / n) if n else 0.0
+    rare = variance / count if count else 1.0
+    seen = (variance - influence**2 / n) / independent if independent > 0 else 1.0
+    return min(max(rare, 1.0), 2.0), min(max(seen, 1.0), 2.0)
+
+
+def _among_more(high: float, n: int, size: int | None) -> float:
+    """Return the largest share among `size` samples if among n < size it is at most `high`.
+
+    A sample of an attractor of mass p repeats with chance y = 1 - (1 - p)^(n - 1) among n, and
+    1 - (1 - y)^((size - 1) / (n - 1)) among `size`: a concave function, so that by Jensen's
+    inequality the share is at most that function of the share among n.
+    """
+    if size is None or n >= size:
+        return high
+    return 1 - (1 - high) ** ((size - 1) / (n - 1) if n > 1 else math.inf)
+
+
+def _repeated(
+    states: Sequence[State], n: int, n_duplicates: Sequence[int] | None, size: int | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the tallies of samples that repeat each other, and of the pair that may come next."""
+    if n_duplicates is None:
+        return sum(state in DUPLICATED for state in states) * np.ones(3), np.zeros(3)
+    counted = DUPLICATED if size is None else (State.GENERALIZED, *DUPLICATED)
+    others = [k for state, k in zip(states, n_duplicates, strict=True) if state in counted]
+    among = n if size is None else size
+    return _tally(others, n, among), _tally([1, 1], n, among)
+
+
+def _tally(n_duplicates: Sequence[int], n: int, size: int) -> FloatArray:
+    """Return count, variance and influence of samples by their numbers of duplicates, summed.
+
+    For k duplicates that have a chance f(k) the influence is (k + 1) f(k) - k f(k - 1); squared it
+    is the sample's part of the variance (the infinitesimal jackknife) if there are many. A pair may
+    be what was seen of a frequent attractor, or a rare event that comes two samples at a time, with
+    a variance of 2 f^2 a sample: f (1 + f) lies between.
+    """
+    k = np.asarray(n_duplicates, dtype=np.int64)
+    chance = duplicate_chances(k, n, size)
+    influence = (k + 1) * chance - k * duplicate_chances(k - 1, n, size)
+    variance = np.where(k == 1, chance * (1 + chance), influence**2)
+    return np.array([chance.sum(), variance.sum(), influence.sum()])

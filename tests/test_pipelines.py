@@ -650,7 +650,7 @@ def test_an_unconditional_pipeline_is_a_score_model(unconditional: Unconditional
     x = noises_for([1, 2], (3, 8, 8))
     with torch.no_grad():
         output = pipe.unet(x, 40).sample
-    schedule = NoiseSchedule.vp(pipe.scheduler.alphas_cumprod)
+    schedule = NoiseSchedule.of_betas(pipe.scheduler.betas)
     expected = noise_from_output(unconditional.prediction_type, output, x, 40, schedule)
     torch.testing.assert_close(unconditional.predict_noise(x, 40), expected)
     assert unconditional.shape == (3, 8, 8)

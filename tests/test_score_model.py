@@ -44,6 +44,16 @@ def test_indices_may_be_tensors_but_not_outside() -> None:
             VP.alpha(t)
 
 
+def test_the_least_noise_is_that_of_the_betas() -> None:
+    """Stable Diffusion's first: 1 - abar_0 is beta_0, which single precision gets wrong."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    rounded = NoiseSchedule.vp((1 - betas).cumprod(0)).sigmas[0] ** 2
+    found = NoiseSchedule.of_betas(betas).sigmas[0] ** 2
+    beta = betas[0].double()
+    assert abs(found / beta - 1) < 1e-9
+    assert abs(rounded / beta - 1) > 1e-5
+
+
 @SCHEDULES
 @given(t=st.integers(0, T - 1), seed=st.integers(0, 100))
 def test_predicting_the_sample_undoes_the_forward_process(

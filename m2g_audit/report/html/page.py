@@ -312,7 +312,7 @@ class _Facts:
     def shares(self) -> list[tuple[str, int, Any]]:
         """Each verdict with its count and the simultaneous interval of its share of prompts."""
         counts = {word: self.verdicts[word] for word in WORST_FIRST}
-        intervals = share_intervals(counts, sum(counts.values()))
+        intervals = share_intervals(counts)
         return [(word, counts[word], intervals[word]) for word in WORST_FIRST]
 
 
