@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from m2g_audit.intervals import clopper_pearson
 from m2g_audit.shares import WORD_ALPHA, Shares, find_shares
-from m2g_audit.states import State
+from m2g_audit.states import S_PRIME, State, duplicate_chances
 
 M, S, G, A, F = State.MEMORIZED, State.SPURIOUS, State.GENERALIZED, State.ATTRACTOR, State.FAILED
 U = State.UNSURE
@@ -62,20 +63,21 @@ def test_unsure_samples_count_against_each_share_below_and_for_it_above(
 
 
 def test_a_sample_is_duplicated_with_its_chance_and_new_with_the_rest() -> None:
-    states = [S] * 2 + [G] * 14
-    sure = find_shares(states, **KNOWN)
-    found = find_shares(states, **KNOWN, chances=[0.75] * 2 + [0.25] * 2 + [0.0] * 12)
-    assert sure.intervals[S].estimate == pytest.approx(2 / 16)
-    assert found.intervals[S].estimate == pytest.approx(2 / 16)
-    assert found.intervals[G].estimate == pytest.approx(14 / 16)
-    certain = find_shares(states, **KNOWN, chances=[1.0] * 2 + [0.0] * 14)
-    assert certain == sure
+    states, copies = [S] * 3 + [G] * 29, [2] * 3 + [0] * 29
+    [chance, *_] = duplicate_chances(np.array(copies), 32)
+    assert 0.7 < chance < 0.8
+    found = find_shares(states, **KNOWN, n_duplicates=copies, size=S_PRIME)
+    assert found.intervals[S].estimate == pytest.approx(3 * chance / 32)
+    assert found.intervals[G].estimate == pytest.approx(1 - 3 * chance / 32)
+    among_all = find_shares(states, **KNOWN, n_duplicates=copies)
+    assert among_all.intervals[S].estimate == pytest.approx(3 / 32)
 
 
-def test_chances_of_copies_and_of_unsure_samples_do_not_matter() -> None:
+def test_duplicates_of_copies_and_of_unsure_samples_do_not_matter() -> None:
     states = [M] * 4 + [U] * 4 + [G] * 8
-    plain = find_shares(states, **KNOWN)
-    assert find_shares(states, **KNOWN, chances=[1.0] * 8 + [0.0] * 8) == plain
+    plain = find_shares(states, **KNOWN, n_duplicates=[0] * 16, size=S_PRIME)
+    repeating = [7] * 8 + [0] * 8
+    assert find_shares(states, **KNOWN, n_duplicates=repeating, size=S_PRIME) == plain
 
 
 def test_duplicates_in_pairs_leave_wider_bounds_than_hits_of_one_attractor() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from m2g_audit.records import AuditRecord, ThresholdRecord
 from m2g_audit.shares import find_shares
-from m2g_audit.states import State, classify, duplicate_chances
+from m2g_audit.states import S_PRIME, State, classify, duplicate_chances
 from m2g_audit.thresholds import Thresholds
 
 FloatArray = NDArray[np.float64]
@@ -99,7 +99,8 @@ def _shares(found: _Distances, thresholds: Thresholds, complete: bool) -> dict[S
         states,
         has_reference=found.to_reference is not None,
         reference_complete=complete,
-        chances=chances.tolist(),
+        n_duplicates=near.sum(axis=1).tolist(),
+        size=S_PRIME,
     )
     unsure = states.count(State.UNSURE) / int(valid.sum())
     return {s: i.estimate for s, i in shares.intervals.items()} | {State.UNSURE: unsure}
