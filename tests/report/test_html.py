@@ -519,6 +519,14 @@ def test_a_prompt_shows_margins_and_what_its_verdict_hangs_on(tmp_path: Path) ->
         assert f"δm {margins[0]:.2g} · δs {margins[1]:.2g}" in detail
 
 
+def test_a_run_without_a_reference_has_one_threshold(tmp_path: Path) -> None:
+    alone = THRESHOLDS.model_copy(update={"delta_m": None, "strict": None, "loose": None})
+    made = make_run(tmp_path / "run", RELEASE[4:5], reference=None, thresholds=alone)
+    said = text_of(written(StoredRun.read(made), tmp_path / "r.html"))
+    assert "Two pictures count as the same up to 0.04 in l2." in said
+    assert "a copy of a reference picture" not in said
+
+
 def test_withheld_words_are_named(collapsed: StoredRun, tmp_path: Path) -> None:
     page = written(collapsed, tmp_path / "r.html")
     assert '<span class="tag">not cleared: power was not measured</span>' in page

@@ -291,11 +291,11 @@ class _Facts:
         """The thresholds, or the least and the largest of the prompts' own."""
         if self.thresholds is None or not self._delta_s:
             return ""
-        copy = f"; a copy of a reference picture up to {_span(self._delta_m)}"
-        return (
-            f"Two pictures count as the same up to {_span(self._delta_s)} in "
-            f"{self.thresholds.metric}{copy if self._delta_m else ''}."
-        )
+        same = f"Two pictures count as the same up to {_span(self._delta_s)} in "
+        copy = ""
+        if self._delta_m:
+            copy = f"; a copy of a reference picture up to {_span(self._delta_m)}"
+        return f"{same}{self.thresholds.metric}{copy}."
 
     @property
     def about_model(self) -> list[str]:
