@@ -58,8 +58,8 @@ MODES: dict[str, tuple[str, ...]] = {
     "complete reference, l2": (*REFERENCE, "--metric", "l2"),
     "reference and unseen pictures": (*REFERENCE, "--unseen", "unseen"),
     "nothing at hand": (),
-    "--base": ("--base", "base"),
-    "--base, --seeds auto": ("--base", "base", "--seeds", "auto"),
+    "with --base": ("--base", "base"),
+    "with --base, --seeds auto": ("--base", "base", "--seeds", "auto"),
     "own controls": ("--controls",),
 }
 """Options of `m2g-audit batch` beside model, steps and guidance; folders are the stranger's."""
