@@ -96,7 +96,7 @@ def margins(record: AuditRecord) -> str | None:
     if to_reference:
         seed = min(to_reference, key=lambda s: _to_reference(s) or 0.0)
         parts.append(
-            f"Nearest to the reference: seed {seed.index}, at {_to_reference(seed):.2g} of delta_m."
+            f"Nearest to the reference: seed {seed.index}, at {_to_reference(seed):.2f} of delta_m."
         )
     within = [s for s in record.seeds if _to_sample(s) is not None]
     if within:
@@ -104,7 +104,7 @@ def margins(record: AuditRecord) -> str | None:
         assert seed.nearest_sample is not None
         parts.append(
             f"Nearest to each other: seeds {seed.index} and {seed.nearest_sample.index}, at "
-            f"{_to_sample(seed):.2g} of delta_s."
+            f"{_to_sample(seed):.2f} of delta_s."
         )
     return " ".join(parts) or None
 

@@ -158,7 +158,7 @@ def _attractors(record: AuditRecord) -> RenderableType:
 
 
 def _at(nearest: NearestReference) -> str:
-    margin = "" if nearest.margin is None else f" ({nearest.margin:.2g} of delta_m)"
+    margin = "" if nearest.margin is None else f" ({nearest.margin:.2f} of delta_m)"
     return f"at {nearest.distance:.3g}{margin}"
 
 

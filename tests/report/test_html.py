@@ -516,7 +516,7 @@ def test_a_prompt_shows_margins_and_what_its_verdict_hangs_on(tmp_path: Path) ->
         assert seed.nearest_sample is not None
         margins = (seed.nearest_reference.margin, seed.nearest_sample.margin)
         assert f"seed {seed.index}" in detail
-        assert f"δm {margins[0]:.2g} · δs {margins[1]:.2g}" in detail
+        assert f"δm {margins[0]:.2f} · δs {margins[1]:.2f}" in detail
 
 
 def test_a_run_without_a_reference_has_one_threshold(tmp_path: Path) -> None:

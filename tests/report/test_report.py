@@ -190,7 +190,7 @@ def test_margins_and_what_hangs_on_the_threshold_are_said(
     assert "and memorized by looser thresholds (the 3% quantile" in text
     nearest = min(hanging.seeds, key=lambda seed: seed.nearest_reference.distance)  # type: ignore[union-attr]
     margin = nearest.nearest_reference.distance / 0.05  # type: ignore[union-attr]
-    assert f"Nearest to the reference: seed {nearest.index}, at {margin:.2g} of delta_m." in text
+    assert f"Nearest to the reference: seed {nearest.index}, at {margin:.2f} of delta_m." in text
     clear = next(StoredRun.read(make_run(tmp_path / "clear", RELEASE[:1])).records())
     assert "hang" not in panel(clear)
     assert "training picture 0 is" in panel(clear)

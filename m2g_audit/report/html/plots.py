@@ -270,7 +270,7 @@ def _draw_sensitivity(
     colours = [STATE_COLOURS[cast(StateWord, state.value)] for state in shares]
     axes.stackplot(np.log2(FACTORS), *shares.values(), colors=colours, lw=0)
     for number, (state, colour) in enumerate(zip(shares, colours, strict=True)):
-        height = 0.94 - 0.11 * number
+        height = 0.94 - 0.11 * (len(shares) - 1 - number)  # as they are stacked
         axes.plot([1.08], [height], "s", color=colour, ms=6, clip_on=False)
         axes.text(1.15, height, state.value, size=8, color=_INK, va="center")
     for factor, label in ((0.5, "1/2"), (1 / 1.5, "1/1.5"), (1, "1"), (1.5, "1.5"), (2, "2")):

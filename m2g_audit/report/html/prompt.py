@@ -138,7 +138,7 @@ def _marks(record: BatchRecord) -> list[str]:
 def _margins(seed: SeedRecord) -> str:
     nearest, sample = seed.nearest_reference, seed.nearest_sample
     parts = (("δm", nearest and nearest.margin), ("δs", sample and sample.margin))
-    return " · ".join(f"{name} {margin:.2g}" for name, margin in parts if margin is not None)
+    return " · ".join(f"{name} {margin:.2f}" for name, margin in parts if margin is not None)
 
 
 def _text(value: JsonValue) -> str:
