@@ -365,9 +365,9 @@ def test_in_a_collapsed_model_what_repeats_is_collapsed(
 @pytest.mark.parametrize(
     ("numbers", "made", "state"),
     [
-        ([1] * 64, 8, "attractor"),
+        ([1] * 64, 16, "attractor"),
         (range(64), 16, "generalized"),
-        ([1, 2, 3, 1] * 16, 32, "attractor"),
+        ([1, 2, 3, 1] * 16, 16, "attractor"),
     ],
 )
 def test_seeds_are_taken_until_the_verdict_is_settled(

@@ -123,7 +123,7 @@ def test_what_was_not_measured_is_empty_in_the_table(directory: BatchDirectory) 
 def test_the_summary_counts_what_is_not_cleared_and_what_hangs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [HANGING, *RELEASE[5:7]], power=None)
     summary = summarise(BatchDirectory.read(run))
-    assert summary.withheld == {"power was not measured": 1}
+    assert summary.withheld == {"power was not measured": 2}
     assert (summary.hanging, summary.thresholds, summary.power) == (1, THRESHOLDS, None)
     assert summary.worst[0].hangs_on_threshold
     measured = make_run(tmp_path / "other", RELEASE[5:6])
