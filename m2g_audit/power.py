@@ -95,12 +95,6 @@ class Plants:
             {name: np.array(found, dtype=np.float64) for name, found in kept["edits"].items()},
         )
 
-    @property
-    def near_duplicates(self) -> float:
-        """Return up to which distance two pictures are near-duplicates."""
-        assert self.to_reference is not None
-        return high_quantile(self.to_reference)
-
 
 @dataclass(frozen=True)
 class Power:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from m2g_audit.records import ReferenceFiles
     from m2g_audit.reference import Reference
     from m2g_audit.request import Progress, Setup
+    from m2g_audit.similarity import Metric
 
 FloatArray = NDArray[np.float64]
 
@@ -254,7 +255,9 @@ def _from_pictures(
     base: Sequence[ControlResult] | None,
     on_progress: Progress,
 ) -> Yardstick:
-    metric, cut = setup.metric, plants.near_duplicates
+    metric = setup.metric
+    assert plants.to_reference is not None
+    cut = _copies_up_to(plants.to_reference, metric)
     report = partial(on_progress, "thresholds")
     left_out = leave_one_out(reference, metric, cut, on_progress=report)
     notes = _near_duplicates(left_out)
@@ -274,7 +277,7 @@ def _from_pictures(
         delta_s = quantile_or_smallest(among, alpha)
         if few:
             delta_m = max(delta_m, cut)
-            delta_s = max(delta_s, power.high_quantile(plants.between))
+            delta_s = max(delta_s, _copies_up_to(plants.between, metric))
         return delta_m, delta_s if within is not None else min(delta_s, delta_m)
 
     ratios = null.ratios[np.isfinite(null.ratios)]
@@ -291,6 +294,17 @@ def _from_pictures(
         others={alpha: pair(alpha) for alpha in (STRICT_ALPHA, LOOSE_ALPHA)},
     )
     return Yardstick(reference, thresholds, near_duplicates=cut, notes=tuple(notes))
+
+
+def _copies_up_to(planted: FloatArray, metric: Metric) -> float:
+    """Up to which distance pictures are near-duplicates: of planted copies 90% are within it.
+
+    At most the published rule of thumb: a model that can't redraw a picture, as one distilled to a
+    few steps, plants no copies, and must not have everything counted as one.
+    """
+    thumb = published_rule(metric.name)
+    found = power.high_quantile(planted)
+    return found if thumb is None or thumb.delta_m is None else min(found, thumb.delta_m)
 
 
 def _source(null: Null, unseen: ReferenceSet | None, within: bool, few: bool) -> str:

@@ -92,7 +92,7 @@ def fake_setup(pipeline: FakePipeline, **options: object) -> Setup:
     load = TextToImage.load
     try:
         TextToImage.load = staticmethod(lambda *_, **__: pipeline)  # type: ignore[method-assign,assignment]
-        defaults = {"model": "fake", "seeds": 6, "spectrum": "none"}
+        defaults = {"model": "fake", "seeds": 7, "spectrum": "none"}
         return set_up(Request("", **{**defaults, **options}))  # type: ignore[arg-type]
     finally:
         TextToImage.load = load  # type: ignore[method-assign]

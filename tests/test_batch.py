@@ -78,7 +78,7 @@ def test_a_record_says_what_the_list_said_and_what_it_took(tmp_path: Path) -> No
     [record] = BatchDirectory.read(tmp_path).records()
     assert (record.listed.rows, record.listed.label) == ([1, 2], "known")
     assert record.listed.extra == {"id": 7}
-    assert record.evaluations["images"] == 6 * 2 * 4
+    assert record.evaluations["images"] == 7 * 2 * 4
     assert record.evaluations["curvature"] == sum(c.evaluations for c in record.curvature) > 0
     assert record.curvature[0].singular_values is None
     assert (tmp_path / record.folder / record.curvature[0].file).is_file()
@@ -224,7 +224,7 @@ def test_pictures_of_an_interrupted_prompt_are_used(tmp_path: Path) -> None:
     records = run_batch(tmp_path / "run", PROMPTS, again, batch_size=3)
     made = Counter(text for p in (first, again) for batch in p.batches for text in batch)
     stopped_at = Counter(first.batches[-1])
-    assert made == Counter({text: 6 for text in PROMPTS}) + stopped_at
+    assert made == Counter({text: 7 for text in PROMPTS}) + stopped_at
     assert [numbers(r) | {"settings": 0} for r in records] == [
         numbers(r) | {"settings": 0} for r in whole
     ]

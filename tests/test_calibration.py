@@ -65,6 +65,8 @@ def transfer(**changes: Any) -> Transfer:
         "readout": "quantile 0.1",
         "threshold": 0.5,
         "auroc": interval(0.86, 0.71, 0.95),
+        "balanced_accuracy": interval(0.8, 0.7, 0.9),
+        "base_rate": 0.6,
         "memorized": 40,
         "spurious": 30,
         "date": DATE,
@@ -237,12 +239,18 @@ def test_of_two_transfers_to_one_kind_the_first_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "tells"), [(0.51, 0.9, True), (0.5, 0.9, False), (0.1, 0.4, False)]
+    ("low", "base_rate", "tells"),
+    [(0.51, 0.5, True), (0.5, 0.5, False), (0.51, 0.6, False), (0.61, 0.6, True), (0.9, 1, False)],
 )
-def test_a_transfer_tells_where_its_interval_lies_above_one_half(
-    low: float, high: float, tells: bool
+def test_a_transfer_tells_where_its_threshold_is_surely_better_than_one_word_for_all(
+    low: float, base_rate: float, tells: bool
 ) -> None:
-    assert transfer(auroc=interval((low + high) / 2, low, high)).tells is tells
+    right = interval(0.95, low, 1.0)
+    assert transfer(balanced_accuracy=right, base_rate=base_rate).tells is tells
+
+
+def test_a_transfer_whose_threshold_was_not_judged_does_not_tell() -> None:
+    assert not transfer(auroc=interval(0.99, 0.98, 1.0), balanced_accuracy=None).tells
 
 
 # -- naming
@@ -301,7 +309,7 @@ def test_what_a_reference_names_is_not_named_again() -> None:
 
 def test_a_transfer_that_may_be_chance_names_nothing() -> None:
     chance = interval(0.6, 0.4, 0.8)
-    assert named([("attractor", 16)], {0: 0.9}, auroc=chance) == (None, [None])
+    assert named([("attractor", 16)], {0: 0.9}, balanced_accuracy=chance) == (None, [None])
 
 
 # -- the audit
@@ -354,12 +362,12 @@ def test_where_the_transfer_may_be_chance_the_word_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     chance = IntervalRecord(estimate=0.78, low=0.36, high=0.93)
-    record = audit(monkeypatch, tmp_path, calibration(transfers=[transfer(auroc=chance)]))
+    record = audit(monkeypatch, tmp_path, calibration(transfers=[transfer(balanced_accuracy=chance)]))
     assert record.verdict.state == "attractor"
     assert "--reference" in record.verdict.summary
     assert record.calibration is not None
     assert (record.calibration.tells, record.calibration.word) == (False, None)
-    assert any("may be chance, so it names nothing" in said for said in record.verdict.evidence)
+    assert any("not shown to be right more often than one word for all" in said for said in record.verdict.evidence)
 
 
 def test_a_complete_reference_needs_no_calibration(
@@ -419,7 +427,8 @@ def test_the_calibration_of_pocket_fits_pocket() -> None:
     path = Path(__file__).parents[1] / "benchmarks" / "results" / "pocket_calibration.json"
     setup = requests.set_up(Request("", model="pocket", reference="none", calibration=path))
     assert setup.calibration is not None
-    assert setup.calibration.transfer.tells
+    # Its threshold did no better on another pocket than to say memorized of each.
+    assert not setup.calibration.transfer.tells
     [trained] = setup.calibration.calibration.trained
     assert trained.sha256 == setup.pipeline.identity.sha256
     # What counts is what it showed on another model than its own.

@@ -158,7 +158,7 @@ def test_without_delta_m_power_is_that_of_delta_s() -> None:
 
 def test_near_duplicates_are_nearer_than_9_of_10_plants() -> None:
     some = Plants(np.arange(1.0, 257.0), np.ones(1), {})
-    assert some.near_duplicates == 232  # the ceil(0.9 x 257)-th
+    assert power.high_quantile(some.to_reference) == 232  # the ceil(0.9 x 257)-th
     assert power.high_quantile(np.array([3.0])) == 3
     assert power.high_quantile(np.arange(1.0, 100.0)) == 90
 

@@ -57,10 +57,11 @@ def _table(table: TruthTable) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         caption=(
-            f"Shares of memorized, spurious and generalized samples among {table.samples}; control "
-            "is the share near pictures that were never trained on, K 0 is a caption that never "
-            f"was. {table.steps} steps, guidance {table.guidance:g}; {table.metric}, delta_m "
-            f"{table.delta_m:.4f}, delta_s {table.delta_s:.4f}. --format json has more."
+            f"Shares of memorized, spurious and generalized samples among 16, averaged over "
+            f"{table.samples}, by thresholds of each caption's own; control is the share near "
+            "pictures that were never trained on, K 0 is a caption that never was. "
+            f"{table.steps} steps, guidance {table.guidance:g}; {table.metric}. --format json has "
+            "more."
         ),
     )
     shown.add_column("caption", no_wrap=True)

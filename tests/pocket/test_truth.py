@@ -163,4 +163,4 @@ def test_the_control_of_a_caption_is_known_before_its_audit() -> None:
 def test_the_shipped_world_is_rich_enough_for_its_threshold() -> None:
     table = load_table()
     assert table.delta_m >= 3 * table.round_trip_rms
-    assert max(row.false_memorized for row in table.captions) < 0.5
+    assert max(row.false_memorized for row in table.captions if row.k) < 0.5
