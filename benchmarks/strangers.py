@@ -353,7 +353,10 @@ def _truth_lines(rows: Sequence[CaptionTruth]) -> list[str]:
         means = [np.mean([getattr(r, s) for r in group]) for s in _STATES]
         half, twice = (np.mean([getattr(r, s) for r in group], axis=0) for s in ("half", "twice"))
         near = [(r.nearer_to_s, r.spurious) for r in group if r.nearer_to_s is not None]
-        share = f"{np.average(*zip(*near, strict=True)):.0%}" if near else ""
+        share = ""
+        if near:
+            values, weights = zip(*near, strict=True)
+            share = f"{np.average(values, weights=weights):.0%}"
         lines.append(
             f"| {k or 'never trained'} | {len(group)} | "
             + " | ".join(f"{m:.0%}" for m in means)
