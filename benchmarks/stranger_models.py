@@ -8,9 +8,10 @@ captions have 1 to 600 pictures each, so that the whole transition happens betwe
     M2G_DATA=... python benchmarks/stranger_models.py A --out runs/strangers
     M2G_DATA=... python benchmarks/stranger_models.py B --out runs/strangers
 
-An hour of a core each. A training that was stopped goes on by the same command. Beside the folders
-`base` and `tuned` of a stranger it leaves what its user has: `reference` (the fine-tune's
-pictures with metadata.jsonl, as trainers read it), `unseen` and `captions.csv`.
+An hour of a core each. A training that was stopped goes on by the same command; the models that the
+results are of lie in benchmarks/strangers, and copied to --out they are not trained again. Beside
+the folders `base` and `tuned` of a stranger it leaves what its user has: `reference` (the
+fine-tune's pictures with metadata.jsonl, as trainers read it), `unseen` and `captions.csv`.
 """
 
 import argparse
@@ -162,12 +163,15 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     logging.disable_progress_bar()
-    autoencoder = train_autoencoder(asked.out / "autoencoder")
     if asked.stranger == "autoencoder":
+        train_autoencoder(asked.out / "autoencoder")
         return
     stranger = STRANGERS[asked.stranger]
     folder = asked.out / stranger.name
     write_what_its_user_has(folder, stranger)
+    if (folder / "tuned/model_index.json").exists():
+        return
+    autoencoder = train_autoencoder(asked.out / "autoencoder")
     train_base(folder, stranger, autoencoder)
     fine_tune(folder, stranger, autoencoder)
 
