@@ -139,14 +139,14 @@ def test_what_failed_before_comes_last(tmp_path: Path) -> None:
     [failed] = Batch(setup, directory, listed.entries[:1]).run()
     assert failed.error is not None
     again = ManyPrompts()
-    run_batch(tmp_path, [entry.prompt for entry in listed], again, batch_size=6)
+    run_batch(tmp_path, [entry.prompt for entry in listed], again, batch_size=7)
     assert [batch[0] for batch in again.batches] == ["same b", "new c", "broken a"]
 
 
 def test_memory_that_runs_out_halves_the_batches_for_good(tmp_path: Path) -> None:
     pipeline = ManyPrompts(fits=3)
     records = run_batch(tmp_path, PROMPTS, pipeline, batch_size=8)
-    assert [len(batch) for batch in pipeline.batches] == [8] + [2] * 14
+    assert [len(batch) for batch in pipeline.batches] == [8] + [2] * 17
     assert not any(record.error for record in records)
 
 
