@@ -242,7 +242,7 @@ def test_few_unseen_pictures_do_not_fall_back_on_the_reference() -> None:
 
 
 def test_with_few_pictures_a_base_gives_thresholds_up_to_the_rule_of_thumb() -> None:
-    found = find(pictures(range(20)), base=Base(PROMPT, range(16))).thresholds
+    found = find(pictures(range(20)), base=Base(PROMPT, range(500, 516))).thresholds
     assert (found.rule, found.calibrated, found.n_controls) == (Rule.BASE, True, 208)
     assert (found.delta_m, found.delta_s) == (0.15, 0.15)
     # A base whose pictures come nearer to each other and to S than that.
@@ -455,7 +455,7 @@ class Brightness(Metric):
 
 def black(made: Generations, rows: Sequence[int]) -> Generations:
     images = made.images.clone()
-    images[list(rows)] = 0
+    images[[row for row in rows if row < len(images)]] = 0
     return replace(made, images=images)
 
 
@@ -544,10 +544,13 @@ def test_one_that_sees_them_clears_new_pictures_and_no_copies(
         assert words(found, copies, L2)[0] == Verdict.MEMORIZED
 
 
-def test_a_metric_without_a_rule_of_thumb_needs_something_else() -> None:
+@pytest.mark.parametrize("controls", [False, True])
+def test_a_metric_without_a_rule_of_thumb_needs_something_else(controls: bool) -> None:
+    """Nor can own control prompts be told from contaminated ones without a rule."""
     with pytest.raises(UsageError, match="Nobody has published"):
-        find(metric=Unpublished())
-    assert find(controls=True, metric=Unpublished()).thresholds.rule == Rule.CONTROLS
+        find(metric=Unpublished(), controls=controls)
+    by_base = find(metric=Unpublished(), base=Base(PROMPT, range(16)))
+    assert (by_base.thresholds.rule, by_base.thumb) == (Rule.BASE, None)
 
 
 # -- pocket
