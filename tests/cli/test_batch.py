@@ -80,7 +80,7 @@ def test_a_list_becomes_a_folder(run: Run) -> None:
     code, out, err = run("list.csv", "--out", "run")
     assert code == 0
     assert "attractor" in out
-    assert "uncalibrated" in out
+    assert "Uncalibrated" in out
     assert "1 rows repeat a prompt" in err
     assert "about" in err
     for name in ("records.jsonl", "results.parquet", "summary.json"):
