@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from resumable import in_words, machine
 from stranger_models import STRANGERS, Stranger, Taught, fresh_rows, pictures_of, taught
 from torch import Tensor
 
@@ -63,6 +62,14 @@ MODES: dict[str, tuple[str, ...]] = {
     "own controls": ("--controls",),
 }
 """Options of `m2g-audit batch` beside model, steps and guidance; folders are the stranger's."""
+
+SINCE = (
+    "The rule was committed before B's truth and audits were made (`Judge the report's other "
+    "thresholds by the shares among 16`); B was audited once. Changed since: what planted copies "
+    "set, near-duplicates and thresholds of under 500 pictures, is at most the published rule of "
+    "thumb. Here 90% of them lie within 0.04 of S, where that is 0.15, so that nothing changes."
+)
+"""What was changed of the rule after B was audited."""
 
 
 @dataclass(frozen=True)
@@ -289,15 +296,15 @@ def table(folder: Path, stranger: Stranger) -> tuple[str, dict[str, object]]:
         f"{len(by_metric['tiled_l2'])} captions, 16 seeds each (run seed {AUDIT_SEED}) unless said "
         f"otherwise, {stranger.steps} steps, guidance {stranger.guidance:g}. Truth: {SAMPLES} "
         "other samples a caption against S, thresholds of each caption's own class from fresh "
-        f"photographs, duplicates among 16. On {in_words(machine())}.",
+        "photographs, duplicates among 16.",
         "",
+        *([SINCE, ""] if stranger.name == "B" else []),
         *_truth_lines(list(by_metric["tiled_l2"].values())),
         "## Audits",
         "",
         "Copies: captions with at least 90% memorized samples in truth; new: with at least 90% "
         "generalized. Wrong: a word that contradicts the truth's, `attractor` for a generalized "
-        "one included. Pictures: made for the prompts, and besides for thresholds, probe and "
-        "power.",
+        "one included. Thresholds: delta_m, delta_s, or delta_s alone.",
         "",
         "| mode | thresholds | copies `memorized` | copies `generalized` | new `generalized` "
         "| truth's word | wider | undecided | wrong | seeds a prompt |",
