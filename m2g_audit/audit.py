@@ -208,6 +208,9 @@ def _settles(judgement: Judgement, grounds: Grounds) -> bool:
     if judgement.word is Verdict.UNDECIDED:
         # What is withheld for other reasons than few seeds stays withheld.
         return bool(judgement.withheld) and Doubt.MASS not in judgement.withheld
+    if judgement.word is Verdict.COLLAPSED:
+        # Where some are copies, more seeds may show that most are.
+        return not {State.MEMORIZED, State.UNSURE} & set(judgement.reading.states)
     # With a complete reference more seeds tell memorized from spurious.
     return judgement.word is not Verdict.ATTRACTOR or not grounds.reference_complete
 

@@ -81,8 +81,9 @@ class Reading:
 
     @property
     def repeats(self) -> bool:
-        """Whether any sample has a duplicate."""
-        return bool((self.check.n_duplicates > 0).any())
+        """Whether any sample that is no copy has a duplicate."""
+        copies = np.array([state is State.MEMORIZED for state in self.states])
+        return bool(((self.check.n_duplicates > 0) & ~copies).any())
 
 
 @dataclass(frozen=True)

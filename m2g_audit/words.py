@@ -159,7 +159,7 @@ def _unsure(f: Findings) -> str:
     if not unsure:
         return ""
     return (
-        f" {unsure} lie so near the threshold that their distance says one thing and its ratio to "
+        f" Near the threshold, for {unsure} of them, the distance says one thing and its ratio to "
         "that of other pictures another."
     )
 

@@ -492,9 +492,14 @@ def _plants(setup: Setup, reference: Reference | None, on_progress: Progress) ->
 
 def _plants_file(setup: Setup, reference: Reference | None) -> Path:
     settings = setup.settings
-    sampling: dict[str, float] = {}
+    sampling: dict[str, object] = {}
     if reference is None:  # the pictures are the model's own
-        sampling = {"steps": settings.steps, "guidance": settings.guidance}
+        prompts = load_prompts(setup.request.control_prompts)
+        sampling = {
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "prompts": _chosen(prompts, PROBE_PROMPTS),
+        }
     identity = {
         "model": setup.pipeline.identity.sha256,
         "configuration": setup.pipeline.identity.configuration_sha256,

@@ -254,6 +254,11 @@ def test_in_a_collapsed_model_copies_are_memorized_and_new_pictures_new() -> Non
     assert judged(prompt(0, 0, 16), unpowered).withheld == (Doubt.POWER,)
 
 
+def test_copies_of_one_picture_are_no_repeats_that_say_nothing() -> None:
+    made = samples(["one"] * 7 + [f"new {i}" for i in range(9)], [0.0] * 7 + [9.0] * 9)
+    assert judged(made, replace(COMPLETE, collapse=COLLAPSE)).word == Verdict.UNDECIDED
+
+
 def test_what_repeats_more_than_control_prompts_keeps_its_word() -> None:
     some = Interval(0.6, 0.51, 0.7, 0.98, "a test")
     assert word(0, 16, grounds=replace(COMPLETE, collapse=some)) == Verdict.SPURIOUS

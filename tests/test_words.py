@@ -130,7 +130,7 @@ def test_several_reasons_are_one_sentence() -> None:
 def test_samples_near_the_threshold_are_counted() -> None:
     found = findings([M] * 8 + [G] * 4 + [U] * 4, COMPLETE)
     assert found.word == "undecided"
-    assert "4 lie so near the threshold" in summary(found)
+    assert "Near the threshold, for 4 of them" in summary(found)
     assert "4 lie too near the threshold to say" in " ".join(evidence(found))
 
 
