@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.functional import to_pil_image
@@ -25,6 +24,7 @@ from torchvision.transforms.functional import to_pil_image
 from m2g_audit.errors import OutputError
 from m2g_audit.intervals import Interval, clopper_pearson
 from m2g_audit.numerics import noises_for, seed_for
+from m2g_audit.picture_files import opened
 from m2g_audit.runs import digest, write_atomically
 from m2g_audit.score_model import NoiseSchedule, ScoreModel, ddim, ddim_timesteps, perturb
 from m2g_audit.similarity import Metric, distances
@@ -223,7 +223,8 @@ def _jpeg(images: Tensor) -> Tensor:
     for image in images:
         buffer = io.BytesIO()
         to_pil_image(image).save(buffer, format="JPEG", quality=75)
-        levels = np.array(Pillow.open(buffer).convert("RGB"))
+        with opened(buffer) as picture:
+            levels = np.array(picture.convert("RGB"))
         saved.append(torch.from_numpy(levels).permute(2, 0, 1).float() / 255)
     return torch.stack(saved)
 

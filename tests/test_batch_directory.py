@@ -197,9 +197,9 @@ def test_compacting_loses_no_line_that_is_no_record(tmp_path: Path) -> None:
 
 def test_records_of_another_version_are_not_set_aside(tmp_path: Path) -> None:
     log = filled(tmp_path, "a kite")
-    newer = log.path.read_text().replace('"schema_version":"2.', '"schema_version":"3.')
+    newer = log.path.read_text().replace('"schema_version":"3.', '"schema_version":"4.')
     log.path.write_text(newer)
-    with pytest.raises(OutputError, match=r"schema version 3\.\d+; this program reads 2\.x"):
+    with pytest.raises(OutputError, match=r"schema version 4\.\d+; this program reads 3\.x"):
         prompts_of(log, "a kite")
     assert log.repair() == []
     assert log.path.read_text() == newer

@@ -64,15 +64,18 @@ class FakePipeline:
         return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def controls(pipeline: FakePipeline, folder: Path, **changes: Any) -> Controls:
+def controls(
+    pipeline: FakePipeline, folder: Path, changes: dict[str, Any] | None = None, **others: Any
+) -> Controls:
     arguments = {
+        "pipeline": pipeline,
         "metric": L2,
         "settings": SETTINGS,
         "prompts": PROMPTS,
         "reference": None,
         "cache_dir": folder,
     }
-    return Controls(pipeline, **{**arguments, **changes})
+    return Controls(**{**arguments, **others, **(changes or {})})
 
 
 def run(pipeline: FakePipeline, folder: Path, **changes: Any) -> list[ControlResult]:
@@ -154,9 +157,8 @@ def test_what_can_change_a_result_is_not_taken_from_the_cache(
 ) -> None:
     run(FakePipeline(), tmp_path)
     settings = change.get("settings", SETTINGS)
-    assert controls(FakePipeline(), tmp_path, **change).images_needed == (
-        9 * settings.seeds_per_prompt
-    )
+    changed = controls(FakePipeline(), tmp_path, changes=change)
+    assert changed.images_needed == 9 * settings.seeds_per_prompt
     assert controls(FakePipeline(sha256="1" * 64), tmp_path).images_needed == 27
     assert controls(FakePipeline(), tmp_path).images_needed == 0
 

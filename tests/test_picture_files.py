@@ -352,7 +352,7 @@ POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
         open_picture,
         read_picture,
         lambda path: _picture(path.parent, path.name, 64),
-        lambda path: thumbnail(path, 64, redact=False),
+        lambda path: thumbnail(path.parent, path.name, 64, redact=False),
     ],
     ids=["header", "reference", "run", "contact sheet", "report"],
 )

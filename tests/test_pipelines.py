@@ -239,12 +239,12 @@ def overflow(model: TextToImage, monkeypatch: pytest.MonkeyPatch, bad: set[int])
     """Makes the pictures of the seeds in `bad` NaN, as half precision does."""
     whole = model._generate_batch
 
-    def broken(prompt, seeds, *rest) -> tuple[Tensor, Tensor]:
-        latents, images = whole(prompt, seeds, *rest)
+    def broken(prompt, seeds, *rest) -> tuple[Tensor, Tensor, Tensor]:
+        latents, clean, images = whole(prompt, seeds, *rest)
         for index, seed in enumerate(seeds):
             if seed in bad:
                 images[index, 0, 0, 0] = float("nan")
-        return latents, images
+        return latents, clean, images
 
     monkeypatch.setattr(model, "_generate_batch", broken)
 

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from PIL.Image import Image
 
 from m2g_audit.foreign_files import open_file, within
+from m2g_audit.picture_files import opened
 
-# A run's pictures are PNG. Pillow would also start Ghostscript, for one.
-_FORMATS = ("PNG", "WEBP", "JPEG")
 _MOST_PIXELS = 50_000_000
 
 
@@ -22,7 +20,7 @@ def read_picture(folder: Path, name: str) -> Image:
     OSError where there is none in the folder, or none that can be read.
     """
     try:
-        with open_file(within(folder, name)) as file, Pillow.open(file, formats=_FORMATS) as found:
+        with open_file(within(folder, name)) as file, opened(file) as found:
             if found.width * found.height > _MOST_PIXELS:
                 raise OSError(f"{name} has {found.width} x {found.height} pixels")
             picture = found.convert("RGB")
