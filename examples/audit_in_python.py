@@ -17,7 +17,8 @@ images = pipeline.generate(PROMPT, seeds, batch_size=16).images
 
 metric = load_metric("l2")
 embedded = metric.embed(images)
-delta_s = load_table().delta_s
+delta_s = load_table().thresholds_for(PROMPT).delta_s
+assert delta_s is not None
 check = find_attractors(distances(metric, embedded, embedded), delta_s, failed=is_failed(images))
 
 for attractor in check.attractors:
