@@ -138,15 +138,16 @@ def picture_suffixes() -> frozenset[str]:
 
 
 @contextmanager
-def opened(file: Path | BinaryIO) -> Iterator[Image]:
+def opened(file: Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Iterator[Image]:
     """A picture file, its pixels undecoded; whatever is wrong with it is OSError or ValueError.
 
-    That is true inside the block as well, where MemoryError alone is left as it is.
+    That is true inside the block as well, where MemoryError alone is left as it is. formats: those
+    of FORMATS that it may have, by default all of them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of broken metadata, and of large pictures
         try:
-            with Pillow.open(file, formats=_decoders()) as picture:
+            with Pillow.open(file, formats=formats or _decoders()) as picture:
                 yield picture
         except (OSError, MemoryError):
             raise

@@ -11,6 +11,8 @@ from PIL.Image import Image
 from m2g_audit.foreign_files import open_file, within
 from m2g_audit.picture_files import opened
 
+# A run's pictures are PNG; what other programs may have made of them is taken too.
+_FORMATS = ("PNG", "WEBP", "JPEG")
 _MOST_PIXELS = 50_000_000
 
 
@@ -20,7 +22,7 @@ def read_picture(folder: Path, name: str) -> Image:
     OSError where there is none in the folder, or none that can be read.
     """
     try:
-        with open_file(within(folder, name)) as file, opened(file) as found:
+        with open_file(within(folder, name)) as file, opened(file, _FORMATS) as found:
             if found.width * found.height > _MOST_PIXELS:
                 raise OSError(f"{name} has {found.width} x {found.height} pixels")
             picture = found.convert("RGB")
