@@ -26,7 +26,7 @@ from m2g_audit.batch_directory import (
 )
 from m2g_audit.batch_results import finish
 from m2g_audit.errors import OutputError
-from m2g_audit.prompt_list import MAX_PROMPT, from_python
+from m2g_audit.prompt_list import MAX_PROMPT, from_python, prompt_id
 from m2g_audit.records import AuditRecord
 from m2g_audit.runs import RunDirectory
 from tests.batch_work import ManyPrompts, fake_setup, open_batch, run_batch, work
@@ -325,7 +325,10 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
 def test_the_prompt_of_a_process_that_dies_is_taken_over(tmp_path: Path) -> None:
     prompts = many(8)
     hanging = start(tmp_path, prompts, 0.0, prompts[5])
-    wait_for(tmp_path, 1, hanging)
+    claim = tmp_path / "claims" / f"{prompt_id(prompts[5])}.lock"
+    while not claim.exists():
+        assert hanging.is_alive()
+        time.sleep(0.002)
     other = start(tmp_path, prompts)
     wait_for(tmp_path, 3, other)
     other.join(1.5)
