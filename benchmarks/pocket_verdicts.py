@@ -28,7 +28,7 @@ from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_tra
 from m2g_audit.pocket.truth import DISTANCES_FILE, SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import CaptionTruth, TruthTable, load_table
 from m2g_audit.power import power_of
-from m2g_audit.rule import Grounds, Judgement, Samples, Verdict, judge, label, read
+from m2g_audit.rule import Grounds, Judgement, Samples, Verdict, judge, label, read, settles
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.states import State
 from m2g_audit.thresholds import Thresholds
@@ -145,16 +145,10 @@ def say(samples: Samples, thresholds: Thresholds, complete: bool, auto: bool, po
     found: Judgement | None = None
     for look in looks(None if auto else SEEDS):
         found = judge(samples.first(look.seeds), thresholds, look, grounds)
-        if settles(found, complete):
+        if settles(found, grounds):
             break
     assert found is not None
     return Said(found.word, look.seeds)
-
-
-def settles(judgement: Judgement, complete: bool) -> bool:
-    """Whether an audit ends here (audit._settles, for prompts that are understood)."""
-    open_words = {Verdict.UNDECIDED} | ({Verdict.ATTRACTOR} if complete else set())
-    return judgement.word not in open_words
 
 
 def nearest_of(pairs: np.ndarray) -> np.ndarray:

@@ -70,11 +70,11 @@ from m2g_audit.reference import Reference, ReferenceSet, load_folder, load_pocke
 from m2g_audit.request import Job, Progress, Setup, silent
 from m2g_audit.rule import (
     UNDETECTED_LIMIT,
-    Doubt,
     Grounds,
     Judgement,
     Samples,
     Verdict,
+    settles,
 )
 from m2g_audit.rule import (
     judge as judge_samples,
@@ -186,7 +186,7 @@ def judge(
         seeds,
         _attractor_records(judgement.reading.check, seeds),
         look,
-        settled=look == job.looks[-1] or _settles(judgement, grounds),
+        settled=look == job.looks[-1] or settles(judgement, grounds),
     )
 
 
@@ -199,20 +199,6 @@ def _grounds(job: Job, yardstick: Yardstick) -> Grounds:
         thumb=yardstick.thumb,
         understood=not job.wording.unknown_words,
     )
-
-
-def _settles(judgement: Judgement, grounds: Grounds) -> bool:
-    """Whether more seeds would not change what a prompt is called."""
-    if not grounds.understood:
-        return True
-    if judgement.word is Verdict.UNDECIDED:
-        # What is withheld for other reasons than few seeds stays withheld.
-        return bool(judgement.withheld) and Doubt.MASS not in judgement.withheld
-    if judgement.word is Verdict.COLLAPSED:
-        # Where some are copies, more seeds may show that most are.
-        return not {State.MEMORIZED, State.UNSURE} & set(judgement.reading.states)
-    # With a complete reference more seeds tell memorized from spurious.
-    return judgement.word is not Verdict.ATTRACTOR or not grounds.reference_complete
 
 
 def conclude(

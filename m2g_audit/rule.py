@@ -222,6 +222,20 @@ def _doubts(samples: Samples, reading: Reading, look: Look, grounds: Grounds) ->
     return doubts
 
 
+def settles(judgement: Judgement, grounds: Grounds) -> bool:
+    """Return whether more seeds would not change what a prompt is called."""
+    if not grounds.understood:
+        return True
+    if judgement.word is Verdict.UNDECIDED:
+        # What is withheld for other reasons than few seeds stays withheld.
+        return bool(judgement.withheld) and Doubt.MASS not in judgement.withheld
+    if judgement.word is Verdict.COLLAPSED:
+        # Where some are copies, more seeds may show that most are.
+        return not {State.MEMORIZED, State.UNSURE} & set(judgement.reading.states)
+    # With a complete reference more seeds tell memorized from spurious.
+    return judgement.word is not Verdict.ATTRACTOR or not grounds.reference_complete
+
+
 def decide(shares: Shares, *, told_apart: bool) -> Verdict:
     """Return the word that the shares allow by their one-sided bounds. The first rule that applies.
 
