@@ -36,14 +36,14 @@ from torch import Tensor, nn
 
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import trained_captions
-from m2g_audit.similarity import base, distances, nearest
+from m2g_audit.similarity import distances, nearest, search
 from m2g_audit.similarity import lpips as embedding
 from m2g_audit.similarity.lpips import Lpips, random_backbone_distance
 
 BACKBONES = {"alex": "AlexNet", "vgg": "VGG-16"}
 GOAL = 100
 BATCH = 250
-MEASURES = (base, embedding, world)
+MEASURES = (search, embedding, world)
 RESULTS = Path(__file__).parent / "results"
 
 T = TypeVar("T")

@@ -36,7 +36,7 @@ from m2g_audit.intervals import LEVEL, Interval
 from m2g_audit.looks import Look
 from m2g_audit.model_folder import POCKET
 from m2g_audit.naming import name_attractors
-from m2g_audit.nulls import ratios_of
+from m2g_audit.nulls import nearest_and_ratios
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.power import Power
@@ -253,11 +253,14 @@ def _compare(
     reference, cut = yardstick.reference, yardstick.near_duplicates
     if reference is None:
         return _Comparison(Samples(pairs, None, failed), neighbours, None)
-    nearest, matches = reference.nearest(metric, images, on_progress)
-    ratios = None
-    if cut is not None and isinstance(reference, ReferenceSet):
-        ratios = ratios_of(reference, metric, embeddings, cut)
-    return _Comparison(Samples(pairs, np.array(nearest), failed, ratios), neighbours, matches)
+    if cut is None or not isinstance(reference, ReferenceSet):
+        nearest, matches = reference.nearest(metric, images, on_progress)
+        return _Comparison(Samples(pairs, np.array(nearest), failed), neighbours, matches)
+    to_reference, numbers, ratios = nearest_and_ratios(
+        reference, metric, embeddings, cut, on_progress
+    )
+    samples = Samples(pairs, to_reference, failed, ratios)
+    return _Comparison(samples, neighbours, numbers.tolist())
 
 
 # -- records of what was found

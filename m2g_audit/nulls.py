@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m2g_audit.reference import Progress, ReferenceSet
-from m2g_audit.similarity import Metric, distances, nearest
+from m2g_audit.similarity import Metric, distances, nearest, within
 from m2g_audit.states import S_PRIME
 from m2g_audit.thresholds import least_values
 
@@ -28,7 +28,8 @@ RATIO_NEIGHBOURS, RATIO_LEAST = 50, 20
 MOST_RATIOS = 500
 """Ratios cost more neighbours each, so that fewer are taken; their 1% quantile needs 99."""
 
-_NEAR, _FOR_RATIO = 16, 80
+_NEAR, _FOR_RATIO = 8, 80
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,43 @@ class Null:
     overlap: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Nulls:
+    """All that thresholds of one reference are quantiles of.
+
+    within: nearest-neighbour distances among |S'| pictures of one caption, None where too few have
+    one; among: the same, [m], of whatever |S'| pictures where `within` is None.
+    """
+
+    left_out: Null
+    of_unseen: Null | None
+    within: FloatArray | None
+    among: FloatArray
+
+    @property
+    def used(self) -> Null:
+        """Return the null that thresholds are taken from: of unseen pictures, if there are some."""
+        return self.left_out if self.of_unseen is None else self.of_unseen
+
+
+def find_nulls(
+    reference: ReferenceSet,
+    unseen: ReferenceSet | None,
+    metric: Metric,
+    cut: float,
+    on_progress: Progress | None = None,
+) -> Nulls:
+    """Return the nulls of S; cut: up to which distance two pictures are near-duplicates."""
+    left_out = leave_one_out(reference, metric, cut, on_progress=on_progress)
+    null, pictures, of_others, within = left_out, reference, None, None
+    if unseen is not None:
+        null = of_others = of_unseen(unseen, reference, metric, cut, on_progress=on_progress)
+        pictures, within = unseen, among_captions(unseen, metric, cut)
+    within = among_captions(reference, metric, cut) if within is None else within
+    among = among_all(pictures, metric, null.kept) if within is None else within
+    return Nulls(left_out, of_others, within, among)
+
+
 def leave_one_out(
     reference: ReferenceSet,
     metric: Metric,
@@ -63,22 +101,19 @@ def leave_one_out(
     pictures that near-duplicate each other one is kept.
     """
     numbers = _sample(len(reference.names) // reference.copies, seed) * reference.copies
-    queries = reference.embedded(metric, numbers)
-    found, neighbours = reference.neighbours(
-        metric, queries, min(_NEAR, len(reference.names)), on_progress
-    )
+    found, neighbours = _nearest(reference, reference, numbers, metric, _NEAR, on_progress)
     own = _same_picture(reference, numbers, neighbours)
     near = (found <= cut) & ~own
     kept = _one_of_each(numbers, neighbours // reference.copies * reference.copies, near)
-    _thin(metric, queries, cut, kept, np.logical_and.reduce(own | near, axis=1))
+    _thin(reference, metric, numbers, cut, kept, np.logical_and.reduce(own | near, axis=1))
     to_reference = np.where(own | near, np.inf, found).min(axis=1)
     short = np.flatnonzero(np.isinf(to_reference) & kept)
     if len(short):  # more near-duplicates than were looked at
-        to_reference[short] = _beyond(reference, metric, queries[short], numbers[short], cut)
+        to_reference[short] = _beyond(reference, metric, numbers[short], cut)
     rows = np.flatnonzero(kept & np.isfinite(to_reference))
     return Null(
         to_reference[rows],
-        _some_ratios(reference, metric, queries[rows], cut, numbers[rows]),
+        _some_ratios(reference, reference, metric, numbers[rows], cut),
         numbers[rows],
         dropped=int((~kept).sum()),
         sampled=len(numbers),
@@ -99,17 +134,14 @@ def of_unseen(
     Those within `cut` of S are left out and named as its overlap: somebody saw them after all.
     """
     numbers = _sample(len(unseen.names) // unseen.copies, seed) * unseen.copies
-    queries = unseen.embedded(metric, numbers)
-    found = reference.neighbours(metric, queries, 1, on_progress)[0][:, 0]
+    found = _nearest(reference, unseen, numbers, metric, 1, on_progress)[0][:, 0]
     overlap = found <= cut
-    among, others = nearest(metric, queries, queries, min(_NEAR, len(queries)))
-    twice = (among <= cut) & (others != np.arange(len(queries))[:, None])
-    kept = _one_of_each(numbers, numbers[others], twice)
-    _thin(metric, queries, cut, kept, np.logical_and.reduce(among <= cut, axis=1))
+    kept = np.zeros(len(numbers), dtype=bool)
+    kept[_distinct(unseen, metric, numbers, cut)] = True
     kept &= ~overlap
     return Null(
         found[kept],
-        _some_ratios(reference, metric, queries[np.flatnonzero(kept).tolist()], cut),
+        _some_ratios(reference, unseen, metric, numbers[kept], cut),
         numbers[kept],
         dropped=int((~kept & ~overlap).sum()),
         sampled=len(numbers),
@@ -132,53 +164,97 @@ def find_ratios(
     (Carlini et al. 2023, Sec. 5.1; Yoon et al. 2023).
     """
     ratios = np.full(len(found), np.nan)
+    there = np.isfinite(found)
+    first = there.argmax(axis=1)
+    like_first = _like_first(reference, metric, found, neighbours, first, cut)
     for i, (row, numbers) in enumerate(zip(found, neighbours, strict=True)):
-        there = np.isfinite(row)
-        row, numbers = row[there], numbers[there]
-        if len(row) <= RATIO_LEAST:
+        if there[i].sum() <= RATIO_LEAST:
             continue
-        embedded = reference.embedded(metric, numbers)
-        like_nearest = distances(metric, embedded[:1], embedded[1:])[0] <= cut
-        mirror = numbers[1:] // reference.copies == numbers[0] // reference.copies
-        rest = row[1:][~like_nearest & ~mirror][:RATIO_NEIGHBOURS]
+        mirror = numbers // reference.copies == numbers[first[i]] // reference.copies
+        rest = row[there[i] & ~like_first[i] & ~mirror][:RATIO_NEIGHBOURS]
         if len(rest) >= RATIO_LEAST and rest.mean() > 0:
-            ratios[i] = row[0] / rest.mean()
+            ratios[i] = row[first[i]] / rest.mean()
     return ratios
 
 
-def ratios_of(
+def _like_first(
+    reference: ReferenceSet,
+    metric: Metric,
+    found: FloatArray,
+    neighbours: IntArray,
+    first: IntArray,
+    cut: float,
+) -> NDArray[np.bool_]:
+    """Which neighbours [n, k] near-duplicate that at the place `first` [n] of their row.
+
+    By the triangle inequality (of the distance, not of its square) none that is further than the
+    first by more than the cut can be.
+    """
+    far, bound = (found, cut) if not metric.squared else (np.sqrt(found), cut**0.5)
+    nearest = np.take_along_axis(far, first[:, None], axis=1)
+    like = far <= (nearest + bound) * (1 + _ROUNDING)
+    firsts = np.take_along_axis(neighbours, first[:, None], axis=1)
+    some, others = np.unique(firsts), np.unique(neighbours[like])
+    near = _near(reference, metric, some, others, cut)
+    rows, columns = like.nonzero()
+    among = np.searchsorted(some, firsts[rows, 0])
+    like[rows, columns] = near[among, np.searchsorted(others, neighbours[rows, columns])]
+    return like
+
+
+def nearest_and_ratios(
     reference: ReferenceSet,
     metric: Metric,
     queries: Tensor,
     cut: float,
-    own: IntArray | None = None,
-) -> FloatArray:
-    """Return `find_ratios` of embeddings [n, parts, d].
+    on_progress: Progress | None = None,
+) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Return distance and number of the nearest picture, and `find_ratios`, of embeddings; all [n].
 
-    own: their numbers, if they are pictures of S; these, their mirrors and near-duplicates are then
-    left out.
+    queries: [n, parts, d].
     """
-    k = min(_FOR_RATIO, len(reference.names))
-    found, neighbours = reference.neighbours(metric, queries, k)
-    if own is not None:
-        left_out = _same_picture(reference, own, neighbours) | (found <= cut)
+    found, neighbours = reference.neighbours(metric, queries, _FOR_RATIO, on_progress)
+    ratios = find_ratios(reference, metric, found, neighbours, cut)
+    return found[:, 0], neighbours[:, 0], ratios
+
+
+def _some_ratios(
+    reference: ReferenceSet, pictures: ReferenceSet, metric: Metric, numbers: IntArray, cut: float
+) -> FloatArray:
+    """Ratios of at most MOST_RATIOS of the numbered pictures, evenly over their order.
+
+    For pictures of S these, their mirrors and near-duplicates are left out.
+    """
+    if not len(numbers):
+        return np.empty(0)
+    chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, MOST_RATIOS).astype(int))]
+    found, neighbours = _nearest(reference, pictures, chosen, metric, _FOR_RATIO)
+    if pictures is reference:
+        left_out = _same_picture(reference, chosen, neighbours) | (found <= cut)
         found = np.where(left_out, np.inf, found)
     return find_ratios(reference, metric, found, neighbours, cut)
 
 
-def _some_ratios(
+def _nearest(
     reference: ReferenceSet,
+    pictures: ReferenceSet,
+    numbers: IntArray,
     metric: Metric,
-    queries: Tensor,
-    cut: float,
-    own: IntArray | None = None,
-) -> FloatArray:
-    """Ratios of at most MOST_RATIOS of the pictures, evenly over their order."""
-    rows = np.unique(np.linspace(0, len(queries) - 1, MOST_RATIOS).astype(int))
-    if not len(queries):
-        return np.empty(0)
-    chosen = None if own is None else own[rows]
-    return ratios_of(reference, metric, queries[rows.tolist()], cut, chosen)
+    k: int,
+    on_progress: Progress | None = None,
+) -> tuple[FloatArray, IntArray]:
+    """Distances and numbers [n, k] of the pictures of S nearest to numbered ones, in blocks."""
+    size = len(reference.names)
+    k = min(k, size)
+    found, neighbours = np.empty((len(numbers), k)), np.empty((len(numbers), k), dtype=np.int64)
+    for rows, block in pictures.blocks(metric, numbers):
+
+        def report(done: int, _: int, before: int = rows.start, own: int = len(block)) -> None:
+            if on_progress is not None:
+                on_progress(before * size + done * own, len(numbers) * size)
+
+        found[rows], neighbours[rows] = reference.neighbours(metric, block, k, report)
+    return found, neighbours
 
 
 def _same_picture(
@@ -193,7 +269,7 @@ def among_all(
 ) -> FloatArray:
     """Return the nearest-neighbour distances of pictures within random groups of |S'|, [m]."""
     order = np.random.default_rng(seed).permutation(numbers)
-    return _within_groups(metric, pictures.embedded(metric, order))
+    return _within_groups(pictures, metric, order)
 
 
 def among_captions(
@@ -215,10 +291,10 @@ def among_captions(
         numbers = by_caption[str(caption)]
         if len(numbers) < S_PRIME:
             continue
-        embedded = pictures.embedded(metric, rng.permutation(numbers)[:MOST])
-        alone = _distinct(metric, embedded, cut)
+        mixed = rng.permutation(numbers)[:MOST]
+        alone = mixed[_distinct(pictures, metric, mixed, cut)]
         if len(alone) >= S_PRIME:
-            found.append(_within_groups(metric, embedded[alone.tolist()]))
+            found.append(_within_groups(pictures, metric, alone))
         if sum(map(len, found)) >= MOST:
             break
     if sum(map(len, found)) < least_values():
@@ -226,27 +302,38 @@ def among_captions(
     return np.concatenate(found)
 
 
-def _within_groups(metric: Metric, embedded: Tensor) -> FloatArray:
+def _within_groups(pictures: ReferenceSet, metric: Metric, numbers: IntArray) -> FloatArray:
     """Nearest-neighbour distances in groups of |S'|; the last group borrows what it lacks."""
     found = []
-    for start in range(0, len(embedded), S_PRIME):
-        own = len(embedded[start : start + S_PRIME])
-        first = max(0, min(start, len(embedded) - S_PRIME))
-        group = embedded[first : first + S_PRIME]
+    for start in range(0, len(numbers), S_PRIME):
+        own = len(numbers[start : start + S_PRIME])
+        first = max(0, min(start, len(numbers) - S_PRIME))
+        group = pictures.embedded(metric, numbers[first : first + S_PRIME])
         if len(group) > 1:
             within = nearest(metric, group, group, exclude_self=True)[0][:, 0]
             found.append(within[len(group) - own :])
     return np.concatenate(found) if found else np.empty(0)
 
 
-def _distinct(metric: Metric, embedded: Tensor, cut: float) -> IntArray:
-    """Rows of which no two are near-duplicates, the first of each."""
-    near = distances(metric, embedded, embedded) <= cut
+def _distinct(pictures: ReferenceSet, metric: Metric, numbers: IntArray, cut: float) -> IntArray:
+    """Rows of numbered pictures of which no two are near-duplicates, the first of each."""
+    near = _near(pictures, metric, numbers, numbers, cut)
     kept: list[int] = []
-    for i in range(len(embedded)):
+    for i in range(len(numbers)):
         if not near[i, kept].any():
             kept.append(i)
     return np.array(kept, dtype=np.int64)
+
+
+def _near(
+    pictures: ReferenceSet, metric: Metric, numbers: IntArray, others: IntArray, cut: float
+) -> NDArray[np.bool_]:
+    """Which numbered pictures near-duplicate which others, [n, m]."""
+    near = np.zeros((len(numbers), len(others)), dtype=bool)
+    for rows, block in pictures.blocks(metric, numbers):
+        for columns, other in pictures.blocks(metric, others):
+            near[rows, columns] = within(metric, block, other, cut)
+    return near
 
 
 def _sample(n: int, seed: int) -> IntArray:
@@ -269,8 +356,9 @@ def _one_of_each(
 
 
 def _thin(
+    pictures: ReferenceSet,
     metric: Metric,
-    queries: Tensor,
+    numbers: IntArray,
     cut: float,
     kept: NDArray[np.bool_],
     full: NDArray[np.bool_],
@@ -279,17 +367,17 @@ def _thin(
     rows = np.flatnonzero(kept)
     if full[rows].any():
         kept[rows] = False
-        kept[rows[_distinct(metric, queries[rows.tolist()], cut)]] = True
+        kept[rows[_distinct(pictures, metric, numbers[rows], cut)]] = True
 
 
-def _beyond(
-    reference: ReferenceSet, metric: Metric, queries: Tensor, numbers: IntArray, cut: float
-) -> FloatArray:
-    """The nearest distance above `cut` to all of S without the queries' own entries."""
-    best = np.full(len(queries), np.inf)
+def _beyond(reference: ReferenceSet, metric: Metric, numbers: IntArray, cut: float) -> FloatArray:
+    """The nearest distance above `cut` of numbered pictures of S to all of it without their own."""
+    best = np.full(len(numbers), np.inf)
     every = np.arange(len(reference.names))
-    for part in np.array_split(every, max(1, len(every) // 1024)):
-        found = distances(metric, queries, reference.embedded(metric, part))
-        own = _same_picture(reference, numbers, part[None, :])
-        best = np.minimum(best, np.where(own | (found <= cut), np.inf, found).min(axis=1))
+    for rows, queries in reference.blocks(metric, numbers):
+        for others, part in reference.blocks(metric, every):
+            found = distances(metric, queries, part)
+            own = _same_picture(reference, numbers[rows], every[None, others])
+            found[own | (found <= cut)] = np.inf
+            best[rows] = np.minimum(best[rows], found.min(axis=1))
     return best

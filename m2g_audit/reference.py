@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
-from PIL.PngImagePlugin import PngInfo
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ResourceError
 from m2g_audit.picture_captions import find_captions
-from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode, opened
+from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.picture_folder import PictureFolder, as_text, find_pictures, reason, refuse_broken
-from m2g_audit.runs import digest, read_picture, to_picture, write_atomically
-from m2g_audit.similarity import Metric, nearest
+from m2g_audit.runs import digest, to_levels, write_atomically
+from m2g_audit.similarity import Metric, Search, Vectors
 
 if TYPE_CHECKING:
     from m2g_audit.pipelines import TextToImage
@@ -35,11 +33,11 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 64 * 2**20
 _KEPT_BYTES = 2**30
 _MOST_PAGES = 100_000
-_PIXELS = 2
+_PIXELS = 3
 """Counts the ways in which files were turned into pixels: what was kept of an earlier one is not
 taken up."""
-_FACTS = "m2g-audit"
-"""The key under which a kept picture holds what was seen when its file was decoded."""
+_LEVELS, _FACTS = "levels", "facts"
+"""What a kept picture holds: its pixels, and what was seen when its file was decoded."""
 
 Progress = Callable[[int, int], None]
 FloatArray = NDArray[np.float64]
@@ -155,42 +153,63 @@ class ReferenceSet:
         that all pairs are never held at once. Embeddings are kept for the next call as far as
         _KEPT_BYTES hold them, and between runs where one takes less room than its picture.
         """
-        best = np.empty((len(queries), 0))
-        numbers = np.empty((len(queries), 0), dtype=np.int64)
+        search = Search(metric, Vectors.of(queries), min(k, len(self.names)))
         rows = self._rows_of_chunk
         for start in range(0, len(self.names), rows):
-            chunk = self._embeddings(metric, start, rows)
-            found, indices = nearest(metric, queries, chunk, min(k, len(chunk)))
-            best = np.concatenate([best, found], axis=1)
-            numbers = np.concatenate([numbers, indices + start], axis=1)
-            # Stable, so that of equal distances the lower number comes first.
-            order = np.argsort(best, axis=1, kind="stable")[:, :k]
-            best = np.take_along_axis(best, order, axis=1)
-            numbers = np.take_along_axis(numbers, order, axis=1)
+            chunk = self._chunk(metric, start)
+            search.look(Vectors.of(chunk), start)
             if on_progress is not None:
                 on_progress(start + len(chunk), len(self.names))
-        return best, numbers
+        wanted = search.wanted
+        for start in range(0, len(wanted), rows):
+            numbers = wanted[start : start + rows]
+            search.settle(self.embedded(metric, numbers), numbers)
+        return search.found()
 
     def embedded(self, metric: Metric, numbers: Sequence[int] | IntArray) -> Tensor:
         """Return the embeddings [n, parts, d] of the entries with these numbers."""
-        rows, chosen = self._rows_of_chunk, torch.as_tensor(np.asarray(numbers))
+        chosen, rows = np.asarray(numbers), self._rows_of_chunk
         starts = chosen // rows * rows
-        first = self._embeddings(metric, 0, rows)
-        found = torch.empty(len(chosen), *first.shape[1:])
-        for start in starts.unique().tolist():
-            here = starts == start
-            found[here] = self._embeddings(metric, start, rows)[chosen[here] - start]
-        return found
+        whole: Tensor | None = None
+        for start in np.unique(starts).tolist():
+            here = np.flatnonzero(starts == start)
+            part = self._of_chunk(metric, start, chosen[here] - start)
+            if whole is None:
+                whole = torch.empty(len(chosen), *part.shape[1:])
+            whole[here.tolist()] = part
+        assert whole is not None, "no numbers"
+        return whole
+
+    def blocks(
+        self, metric: Metric, numbers: Sequence[int] | IntArray
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield embeddings of the entries with these numbers, as many at once as memory may hold.
+
+        With each block comes which of the numbers it is of.
+        """
+        if not len(numbers):
+            return
+        rows = max(1, _KEPT_BYTES // self.embedded(metric, numbers[:1]).nbytes)
+        for start in range(0, len(numbers), rows):
+            block = slice(start, min(start + rows, len(numbers)))
+            yield block, self.embedded(metric, numbers[block])
 
     @cached_property
     def _rows_of_chunk(self) -> int:
         return max(1, min(1024, _CHUNK_BYTES // (4 * self.images[0:1][0].numel())))
 
-    def _embeddings(self, metric: Metric, start: int, rows: int) -> Tensor:
+    def _of_chunk(self, metric: Metric, start: int, offsets: IntArray) -> Tensor:
+        if metric.of_pixels and (_metric_key(metric), start) not in self._embedded:
+            each = [self.images[start + i : start + i + 1] for i in offsets.tolist()]
+            return metric.embed(torch.cat(each))
+        return self._chunk(metric, start)[offsets.tolist()]
+
+    def _chunk(self, metric: Metric, start: int) -> Tensor:
         key = (_metric_key(metric), start)
         if key in self._embedded:
             return self._embedded[key]
-        chunk = embed_stored(metric, self.images[start : start + rows])
+        images = self.images[start : start + self._rows_of_chunk]
+        chunk = metric.embed(images) if metric.of_pixels else embed_stored(metric, images)
         if sum(kept.nbytes for kept in self._embedded.values()) + chunk.nbytes <= _KEPT_BYTES:
             self._embedded[key] = chunk
         return chunk
@@ -206,8 +225,7 @@ class _StoredPictures:
         return len(self.paths)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        pictures = [(read_picture(path) * 255).round() for path in self.paths[rows]]
-        return torch.stack(pictures).to(torch.uint8)
+        return torch.stack([_read(path) for path in self.paths[rows]])
 
 
 @dataclass(frozen=True)
@@ -272,7 +290,7 @@ class FolderContents:
         run = f"{model.sha256} {vae} {model.dtype} {pipeline.image_size}"
         way = f"{_PIXELS} {run} {entry.mirrored} {how}"
         name = entry.sha256 if entry.page == 0 else f"{entry.sha256}-{entry.page}"
-        return cache_folder("reference") / _digest(way)[:16] / f"{name}.png"
+        return cache_folder("reference") / _digest(way)[:16] / f"{name}.safetensors"
 
 
 def scan(
@@ -344,7 +362,7 @@ def load_folder(
         if readable:
             images = pipeline.round_trip(torch.stack([image for _, image, _ in readable]))
             for (entry, _, facts), image in zip(readable, images, strict=True):
-                _keep(contents._stored(entry, pipeline), to_picture(image), facts)
+                _keep(contents._stored(entry, pipeline), image, facts)
         done += len(readable)
         report(done, len(contents.entries))
     refuse_broken(list(broken.values()), len({e.file for e in contents.entries}), contents.folder)
@@ -380,13 +398,12 @@ def _prepared(entry: _Entry, reading: Reading, size: tuple[int, int]) -> tuple[T
     return image.flip(-1) if entry.mirrored else image, facts
 
 
-def _keep(path: Path, picture: Image, facts: PixelFacts) -> None:
-    text = PngInfo()
-    text.add_text(_FACTS, json.dumps(asdict(facts)))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", pnginfo=text)
+def _keep(path: Path, image: Tensor, facts: PixelFacts) -> None:
+    # As levels, not as PNG: to decode that again for every prompt costs more than the comparison.
+    levels = to_levels(image).cpu().contiguous()
+    content = save({_LEVELS: levels}, {_FACTS: json.dumps(asdict(facts))})
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, content)
     except OutputError as error:
         raise OutputError(
             f"Can't keep a reference picture at {path} ({error.__cause__}). "
@@ -394,9 +411,27 @@ def _keep(path: Path, picture: Image, facts: PixelFacts) -> None:
         ) from error
 
 
+def _read(path: Path) -> Tensor:
+    """Return a kept picture, uint8 [3, h, w]."""
+    with _kept(path) as content:
+        return content.get_tensor(_LEVELS)
+
+
 def _read_facts(path: Path) -> PixelFacts:
-    with opened(path) as picture:
-        return PixelFacts(**json.loads(picture.info[_FACTS]))
+    with _kept(path) as content:
+        return PixelFacts(**json.loads(content.metadata()[_FACTS]))
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as content:
+            yield content
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"The reference picture kept at {path} can't be read ({error}). Delete that file; the "
+            "same command then makes it again."
+        ) from error
 
 
 def _digest(*parts: str) -> str:

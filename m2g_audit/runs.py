@@ -269,12 +269,17 @@ def read_record(folder: Path) -> AuditRecord:
 
 def to_picture(image: "Tensor") -> "Image":
     """Return a PIL picture of `image` [3, h, w] in [0, 1]; non-finite values become black."""
-    import torch
     from PIL import Image as Pillow
 
+    return Pillow.fromarray(to_levels(image).permute(1, 2, 0).cpu().numpy())
+
+
+def to_levels(image: "Tensor") -> "Tensor":
+    """Return `image` [3, h, w] in [0, 1] as uint8; non-finite values become black."""
+    import torch
+
     finite = torch.nan_to_num(image.float(), 0.0, 0.0, 0.0).clamp(0, 1)
-    levels = (finite * 255).round().to(torch.uint8)
-    return Pillow.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+    return (finite * 255).round().to(torch.uint8)
 
 
 def read_picture(path: Path) -> "Tensor":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2g_audit import power
+from m2g_audit import kept_nulls, power
 from m2g_audit.attractors import is_failed
 from m2g_audit.caches import cache_folder
 from m2g_audit.controls import (
@@ -29,7 +29,7 @@ from m2g_audit.controls import (
 from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.findings import Findings, look_into
 from m2g_audit.model_folder import POCKET
-from m2g_audit.nulls import Null, among_all, among_captions, leave_one_out, of_unseen
+from m2g_audit.nulls import Null, Nulls, find_nulls
 from m2g_audit.numerics import seed_for
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.power import Plants, Power, power_of
@@ -258,23 +258,18 @@ def _from_pictures(
     metric = setup.metric
     assert plants.to_reference is not None
     cut = _copies_up_to(plants.to_reference, metric)
-    report = partial(on_progress, "thresholds")
-    left_out = leave_one_out(reference, metric, cut, on_progress=report)
-    notes = _near_duplicates(left_out)
-    null, pictures = left_out, reference
-    if unseen is not None:
-        null, pictures = of_unseen(unseen, reference, metric, cut, on_progress=report), unseen
-        notes += _check_unseen(null, left_out)
+    nulls = _nulls(setup, reference, unseen, cut, on_progress)
+    null, within = nulls.used, nulls.within
+    notes = _near_duplicates(nulls.left_out)
+    if nulls.of_unseen is not None:
+        notes += _check_unseen(nulls.of_unseen, nulls.left_out)
     if len(null.to_reference) < least_values():
         return _from_few(setup, reference, len(null.to_reference), base, notes)
-    within = among_captions(unseen, metric, cut) if unseen is not None else None
-    within = among_captions(reference, metric, cut) if within is None else within
-    among = among_all(pictures, metric, null.kept) if within is None else within
     few = len(null.to_reference) < FEW
 
     def pair(alpha: float) -> tuple[float, float]:
         delta_m = quantile_or_smallest(null.to_reference, alpha)
-        delta_s = quantile_or_smallest(among, alpha)
+        delta_s = quantile_or_smallest(nulls.among, alpha)
         if few:
             delta_m = max(delta_m, cut)
             delta_s = max(delta_s, _copies_up_to(plants.between, metric))
@@ -294,6 +289,31 @@ def _from_pictures(
         others={alpha: pair(alpha) for alpha in (STRICT_ALPHA, LOOSE_ALPHA)},
     )
     return Yardstick(reference, thresholds, near_duplicates=cut, notes=tuple(notes))
+
+
+def _nulls(
+    setup: Setup,
+    reference: ReferenceSet,
+    unseen: ReferenceSet | None,
+    cut: float,
+    on_progress: Progress,
+) -> Nulls:
+    """Nulls of this reference, as an earlier audit left them if it did."""
+    sets = [s for s in (reference, unseen) if s is not None]
+    identity = {
+        **_compared_by(setup),
+        "pictures": [s.sha256 for s in sets],
+        "captions": [list(s.captions) for s in sets],
+        "cut": cut,
+    }
+    path = kept_nulls.cache_file(cache_folder("thresholds"), identity)
+    kept = kept_nulls.load(path)
+    if kept is not None:
+        return kept
+    report = partial(on_progress, "thresholds")
+    nulls = find_nulls(reference, unseen, setup.metric, cut, report)
+    kept_nulls.save(path, nulls)
+    return nulls
 
 
 def _copies_up_to(planted: FloatArray, metric: Metric) -> float:
@@ -501,15 +521,22 @@ def _plants_file(setup: Setup, reference: Reference | None) -> Path:
             "prompts": _chosen(prompts, PROBE_PROMPTS),
         }
     identity = {
+        **_compared_by(setup),
+        "reference": None if reference is None else reference.sha256,
+        **sampling,
+    }
+    return power.cache_file(cache_folder("power"), identity)
+
+
+def _compared_by(setup: Setup) -> dict[str, object]:
+    """What pictures look like through this model, and the distance between them."""
+    return {
         "model": setup.pipeline.identity.sha256,
         "configuration": setup.pipeline.identity.configuration_sha256,
         "dtype": setup.pipeline.identity.dtype,
         "metric": setup.metric.name,
         "metric_weights": setup.metric.weights_sha256,
-        "reference": None if reference is None else reference.sha256,
-        **sampling,
     }
-    return power.cache_file(cache_folder("power"), identity)
 
 
 def _to_plant(setup: Setup, reference: Reference | None) -> torch.Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
-from m2g_audit.similarity.base import nearest
+from m2g_audit.similarity import nearest
 from m2g_audit.similarity.l2 import L2
 
 FloatArray = NDArray[np.float64]

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from m2g_audit import kept_nulls
 from m2g_audit.nulls import (
     MOST,
     RATIO_LEAST,
     RATIO_NEIGHBOURS,
     among_all,
     among_captions,
+    find_nulls,
     find_ratios,
     leave_one_out,
+    nearest_and_ratios,
     of_unseen,
-    ratios_of,
 )
-from m2g_audit.similarity import nearest
+from m2g_audit.reference import ReferenceSet
+from m2g_audit.similarity import load_metric, nearest
 from m2g_audit.states import S_PRIME
 from m2g_audit.thresholds import low_quantile
 from tests.line import Line, pictures, reference
 
 LINE = Line()
 CUT = 0.5
+
+
+def ratios(s: ReferenceSet, point: float) -> np.ndarray:
+    return nearest_and_ratios(s, LINE, LINE.embed(pictures([point])), CUT)[2]
 
 
 def gaps(n: int) -> np.ndarray:
@@ -180,7 +190,7 @@ def test_new_pictures_are_taken_for_copies_in_1_percent(n_unseen: int | None) ->
 
 def test_the_ratio_is_to_the_mean_of_the_next_fifty() -> None:
     points = np.arange(0.0, 70.0)
-    found = ratios_of(reference(points), LINE, LINE.embed(pictures([200.0])), CUT)
+    found = ratios(reference(points), 200.0)
     further = 200 - points[::-1][1 : 1 + RATIO_NEIGHBOURS]
     assert found == pytest.approx([131 / further.mean()])
 
@@ -188,7 +198,7 @@ def test_the_ratio_is_to_the_mean_of_the_next_fifty() -> None:
 def test_with_few_pictures_the_ratio_is_to_what_there_is() -> None:
     for n, there in ((RATIO_LEAST + 1, True), (RATIO_LEAST, False)):
         points = 10 + np.arange(float(n))
-        [found] = ratios_of(reference(points), LINE, LINE.embed(pictures([0.0])), CUT)
+        [found] = ratios(reference(points), 0.0)
         if there:
             assert found == pytest.approx(10 / points[1:].mean())
         else:
@@ -198,16 +208,18 @@ def test_with_few_pictures_the_ratio_is_to_what_there_is() -> None:
 def test_near_duplicates_of_the_nearest_are_not_among_the_next() -> None:
     others = 100 + np.arange(30.0)
     points = np.concatenate([[10.0, 10.0, 10.4], others])
-    [found] = ratios_of(reference(points), LINE, LINE.embed(pictures([9.0])), CUT)
+    [found] = ratios(reference(points), 9.0)
     assert found == pytest.approx(1 / (others - 9).mean())
     few = np.concatenate([[10.0] * 5, others[: RATIO_LEAST - 1]])
-    assert np.isnan(ratios_of(reference(few), LINE, LINE.embed(pictures([9.0])), CUT)).all()
+    assert np.isnan(ratios(reference(few), 9.0)).all()
 
 
 def test_the_nearest_ones_own_mirror_is_not_among_the_next() -> None:
     points = np.concatenate([[10.0], 100 + 2 * np.arange(25.0)])
     mirrors = points + 1
-    [found] = ratios_of(reference(points, mirrors=mirrors), LINE, LINE.embed(pictures([9.0])), CUT)
+    [found] = nearest_and_ratios(
+        reference(points, mirrors=mirrors), LINE, LINE.embed(pictures([9.0])), CUT
+    )[2]
     rest = np.sort(np.concatenate([points[1:], mirrors[1:]]))[:RATIO_NEIGHBOURS]
     assert found == pytest.approx(1 / (rest - 9).mean())
 
@@ -320,3 +332,53 @@ def test_a_distance_on_the_line_is_what_it_says() -> None:
     embedded = LINE.embed(pictures([0.0, 12345.678, 3.0]))
     found, _ = nearest(LINE, embedded, embedded, exclude_self=True)
     assert found[:, 0] == pytest.approx([3.0, 12342.678, 3.0], rel=1e-6)
+
+
+# -- all of them
+
+
+@pytest.mark.parametrize("metric", ["line", "l2"])
+def test_memory_for_a_few_pictures_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    """Neither of an embedding that is cut into chunks nor of pixels that are read one by one."""
+    rng = np.random.default_rng(0)
+    points = 16_000 * rng.random((80, 3))
+    points[40:44] = points[3]
+    captions = [str(i % 2) for i in range(80)]
+    s, unseen = reference(points, captions=captions), reference(16_000 * rng.random((30, 3)))
+    by = LINE if metric == "line" else load_metric("l2")
+    whole = find_nulls(s, unseen, by, 0.05)
+    monkeypatch.setattr("m2g_audit.reference._KEPT_BYTES", 7 * 4 * 9)
+    monkeypatch.setattr("m2g_audit.reference._CHUNK_BYTES", 5 * 4 * 9)
+    parts = find_nulls(replace(s), replace(unseen), by, 0.05)
+    assert whole.within is None
+    assert len(whole.among) == len(whole.used.kept)
+    assert whole.left_out.dropped == 4
+    for one, other in [
+        (whole.left_out, parts.left_out),
+        (whole.used, parts.used),
+    ]:
+        np.testing.assert_array_equal(one.kept, other.kept)
+        np.testing.assert_array_equal(one.to_reference, other.to_reference)
+        np.testing.assert_allclose(one.ratios, other.ratios, rtol=1e-12)
+    np.testing.assert_array_equal(whole.among, parts.among)
+
+
+@pytest.mark.parametrize("with_unseen", [False, True])
+def test_nulls_are_the_same_when_they_were_kept(tmp_path: Path, with_unseen: bool) -> None:
+    s = reference(gaps(60), captions=["one"] * 60)
+    unseen = reference([0.5, 7000.0, 7000.1, 9000.0]) if with_unseen else None
+    nulls = find_nulls(s, unseen, LINE, CUT)
+    path = kept_nulls.cache_file(tmp_path, {"cut": CUT})
+    kept_nulls.save(path, nulls)
+    again = kept_nulls.load(path)
+    assert again is not None
+    assert (again.of_unseen is not None) == with_unseen
+    assert again.used.overlap == nulls.used.overlap == (("0",) if with_unseen else ())
+    for one, other in [(nulls.left_out, again.left_out), (nulls.used, again.used)]:
+        for name, value in vars(one).items():
+            np.testing.assert_array_equal(getattr(other, name), value)
+    np.testing.assert_array_equal(again.among, nulls.among)
+    path.write_bytes(path.read_bytes()[:100])
+    assert kept_nulls.load(path) is None

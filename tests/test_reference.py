@@ -337,9 +337,11 @@ class CountedPictures:
         return torch.stack([torch.full((3, 2, 2), n % 256, dtype=torch.uint8) for n in numbers])
 
 
-@pytest.mark.parametrize(("room", "again"), [(2**30, 0), (60_000, 2500 - 1024), (0, 2500)])
+@pytest.mark.parametrize(
+    ("room", "again", "equal"), [(2**30, 0, 0), (60_000, 2500 - 1024, 6), (0, 2500, 10)]
+)
 def test_pictures_of_a_second_prompt_are_compared_with_what_is_kept(
-    monkeypatch: pytest.MonkeyPatch, room: int, again: int
+    monkeypatch: pytest.MonkeyPatch, room: int, again: int, equal: int
 ) -> None:
     monkeypatch.setattr("m2g_audit.reference._KEPT_BYTES", room)
     monkeypatch.setattr("m2g_audit.reference._CHUNK_BYTES", 4 * 12 * 1024)
@@ -347,10 +349,10 @@ def test_pictures_of_a_second_prompt_are_compared_with_what_is_kept(
     reference = ReferenceSet(pictures, [str(n) for n in range(2500)])
     queries = torch.full((1, 3, 2, 2), 77 / 255)
     first = reference.nearest(load_metric("l2"), queries)
-    # One more, whose size says how many make a chunk.
-    assert (first, pictures.read) == (([0.0], [77]), 2501)
+    # One more, whose size says how many make a chunk, and what is compared again.
+    assert (first, pictures.read) == (([0.0], [77]), 2501 + equal)
     assert reference.nearest(load_metric("l2"), queries) == first
-    assert pictures.read == 2501 + again
+    assert pictures.read == 2501 + again + 2 * equal
 
 
 class MeanColour(Metric):

@@ -20,8 +20,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2g_audit.errors import ModelError, UsageError
-from m2g_audit.similarity import METRICS, default_metric, distances, load_metric, nearest
-from m2g_audit.similarity import base as search
+from m2g_audit.similarity import (
+    METRICS,
+    default_metric,
+    distances,
+    load_metric,
+    nearest,
+    search,
+    within,
+)
 from m2g_audit.similarity.base import Metric
 from m2g_audit.similarity.clip import Clip, trained_clip
 from m2g_audit.similarity.lpips import Lpips, empty_backbone, random_backbone_distance
@@ -296,6 +303,17 @@ def test_nearest_is_a_stable_sort_of_all_distances(asked: Search) -> None:
     np.testing.assert_array_equal(indices, where)
 
 
+@settings(max_examples=100)
+@given(searches(), st.integers(0, 200))
+def test_what_is_within_a_limit_is_what_distances_say(asked: Search, which: int) -> None:
+    """With limits that are distances of pairs, so that rounding decides if it can."""
+    full = by_definition(asked.metric, asked.queries, asked.base)
+    limit = float(full.flat[which % full.size])
+    if np.isfinite(limit):
+        found = within(asked.metric, asked.queries, asked.base, limit)
+        np.testing.assert_array_equal(found, full <= limit)
+
+
 @pytest.mark.parametrize("metric", metrics(), ids=lambda m: m.name)
 @pytest.mark.parametrize("block", [None, 7])
 def test_one_search_serves_every_metric(metric: Metric, block: int | None) -> None:
@@ -321,7 +339,7 @@ def gaussian(n: int, parts: int, width: int, seed: int = 0) -> Tensor:
 def test_rounding_stays_within_its_bound(
     dtype: torch.dtype, parts: int, width: int, offset: float
 ) -> None:
-    x, y = (search._Vectors.of(gaussian(40, parts, width, seed) + offset) for seed in (0, 1))
+    x, y = (search.Vectors.of(gaussian(40, parts, width, seed) + offset) for seed in (0, 1))
     exact = by_definition(_Given(squared=True), x.values, y.values)
     error = np.abs(search._squares(x, y, dtype).double().numpy() - exact)
     bound = search._error_of_squares(x, y, dtype).numpy()[:, None]
@@ -337,7 +355,7 @@ def test_neighbours_are_right_where_float32_products_order_them_wrongly(
     metric = _Given(squared=True)
     queries, base = gaussian(60, 1, 50) + 1000, gaussian(300, 1, 50, seed=1) + 1000
     full = by_definition(metric, queries, base)
-    products = search._squares(search._Vectors.of(queries), search._Vectors.of(base), torch.float32)
+    products = search._squares(search.Vectors.of(queries), search.Vectors.of(base), torch.float32)
     assert (products.argmin(1).numpy() != full.argmin(1)).mean() > 0.2
     found, indices = nearest(metric, queries, base, k, block=block)
     np.testing.assert_allclose(found, np.sort(full, axis=1)[:, :k], rtol=1e-12)
@@ -347,10 +365,10 @@ def test_neighbours_are_right_where_float32_products_order_them_wrongly(
 @pytest.mark.parametrize("width", [7, 1001, 20_000])
 def test_a_distance_does_not_depend_on_what_else_is_compared(width: int) -> None:
     """To the last bit: otherwise one of two equal pictures would be nearer by chance."""
-    x, y = (search._Vectors.of(gaussian(9, 2, width, seed)) for seed in (0, 1))
+    x, y = (search.Vectors.of(gaussian(9, 2, width, seed)) for seed in (0, 1))
     i = np.arange(9)
-    together = search._squares_by_differences(x, y, i, i)
-    alone = [search._squares_by_differences(x, y, i[j : j + 1], i[j : j + 1])[0] for j in i]
+    together = search._squares_by_differences(x.values, y.values, i, i)
+    alone = [search._squares_by_differences(x.values, y.values, j, j)[0] for j in i[:, None]]
     np.testing.assert_array_equal(together, alone)
 
 

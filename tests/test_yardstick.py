@@ -16,6 +16,7 @@ from torch import Tensor
 from m2g_audit import power
 from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.looks import Look
+from m2g_audit.nulls import Nulls
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import Generations
 from m2g_audit.power import Plants
@@ -115,6 +116,22 @@ def test_the_reference_itself_gives_thresholds() -> None:
     assert found.plants is not None
     assert found.plants.to_reference is not None
     assert found.near_duplicates == power.high_quantile(found.plants.to_reference) < 0.15
+
+
+def test_distances_within_the_reference_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = pictures(range(130), captions=["one"] * 130)
+    first = find(s)
+
+    def find_nulls(*_: object) -> Nulls:
+        raise RuntimeError("taken again")
+
+    monkeypatch.setattr("m2g_audit.yardstick.find_nulls", find_nulls)
+    assert find(s).thresholds == first.thresholds
+    for changed in (replace(s, sha256="other"), replace(s, captions=[None] * 130)):
+        with pytest.raises(RuntimeError, match="again"):
+            find(changed)
+    with pytest.raises(RuntimeError, match="again"):
+        find(s, metric=load_metric("tiled_l2"))
 
 
 def test_the_same_at_other_quantiles_is_kept() -> None:

@@ -7,19 +7,23 @@ from pathlib import Path
 import torch
 
 from m2g_audit.errors import UsageError
-from m2g_audit.similarity.base import Metric, distances, nearest
+from m2g_audit.similarity.base import Metric
+from m2g_audit.similarity.search import Search, Vectors, distances, nearest, within
 from m2g_audit.similarity.weights import find_weights, how_to_get
 
 __all__ = [
     "LEARNED",
     "METRICS",
     "Metric",
+    "Search",
+    "Vectors",
     "default_metric",
     "distances",
     "find_weights",
     "how_to_get",
     "load_metric",
     "nearest",
+    "within",
 ]
 
 LEARNED = ("lpips-alex", "lpips-vgg", "clip", "sscd")

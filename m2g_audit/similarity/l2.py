@@ -15,6 +15,7 @@ class L2(Metric):
     """RMS difference over all pixel values, in units of the full range [0, 1]."""
 
     name = "l2"
+    of_pixels = True
 
     def _embed(self, images: Tensor) -> Tensor:
         flat = images.flatten(1)
@@ -29,6 +30,7 @@ class TiledL2(Metric):
     """
 
     name = "tiled_l2"
+    of_pixels = True
 
     def _embed(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
