@@ -33,7 +33,7 @@ from resumable import in_words, machine
 from m2g_audit.batch_directory import BatchDirectory
 from m2g_audit.model_folder import POCKET, POCKET_FOLDER
 from m2g_audit.pocket.captions import trained_captions
-from m2g_audit.prompt_list import from_python
+from m2g_audit.prompts import from_python
 
 SEEDS = 16
 WITHOUT_SPECTRUM = ("--spectrum", "none")

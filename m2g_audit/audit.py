@@ -174,7 +174,10 @@ def judge(
 
     look: that which the generations are for, by default the job's last.
     """
-    look, yardstick = look or job.looks[-1], yardstick.of(job.request.prompt)
+    look, yardstick = (
+        look or job.looks[-1],
+        yardstick.of(job.request.prompt, job.request.negative_prompt),
+    )
     with timed(job.seconds, "distances"):
         found = _compare(job, run, generated, yardstick, partial(on_progress, "distances"))
     grounds = _grounds(job, yardstick)
@@ -210,7 +213,7 @@ def conclude(
     on_progress: Progress = silent,
 ) -> AuditRecord:
     """Return the record, after what the model is still asked for: curvature, and basins."""
-    yardstick = yardstick.of(job.request.prompt)
+    yardstick = yardstick.of(job.request.prompt, job.request.negative_prompt)
     latents, attractors = judged.generated.latents, judged.attractors
     with timed(job.seconds, "curvature"):
         spectra = measure_curvature(
@@ -387,6 +390,7 @@ def measure_curvature(
         job.request.prompt,
         guidance=settings.guidance,
         kind=job.request.spectrum_score,
+        negative_prompt=job.request.negative_prompt,
     )
     chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
     if settings.spectrum == "fast":
@@ -520,7 +524,12 @@ def measure_basins(
     The score is the guided one, which made the pictures. Recovery is judged on pictures by the
     run's metric, up to delta_m as in the paper, or delta_s where there is no delta_m.
     """
-    model = job.pipeline.bind(job.request.prompt, guidance=job.settings.guidance, kind="guided")
+    model = job.pipeline.bind(
+        job.request.prompt,
+        guidance=job.settings.guidance,
+        kind="guided",
+        negative_prompt=job.request.negative_prompt,
+    )
     delta_d = thresholds.delta_s if thresholds.delta_m is None else thresholds.delta_m
     assert delta_d is not None
     medoids = [attractor.medoid for attractor in attractors]
@@ -631,6 +640,7 @@ def _record(
     )
     return AuditRecord(
         prompt=job.request.prompt,
+        negative_prompt=job.request.negative_prompt,
         wording=job.wording,
         model=_model_record(job),
         settings=job.settings,
@@ -715,6 +725,7 @@ def error_record(job: Job, started: str, error: AuditError) -> AuditRecord:
     """Return the record of an audit that an error ended."""
     return AuditRecord(
         prompt=job.request.prompt,
+        negative_prompt=job.request.negative_prompt,
         wording=job.wording,
         model=_model_record(job),
         settings=job.settings,

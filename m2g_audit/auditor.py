@@ -16,7 +16,7 @@ from m2g_audit.batch_directory import BatchDirectory, BatchRecord
 from m2g_audit.batch_results import Summary, finish, summarise
 from m2g_audit.gate import FailOn, Outcome, outcome
 from m2g_audit.printable import printable
-from m2g_audit.prompt_list import PromptList, from_python, read_prompts
+from m2g_audit.prompts import PromptList, from_python, read_prompts
 
 if TYPE_CHECKING:
     from m2g_audit.request import Setup
@@ -54,12 +54,12 @@ class Auditor(JupyterMixin):
         from m2g_audit.request import Request
 
         if isinstance(prompts, str | Path):
-            self.prompts: PromptList = read_prompts(
+            listed = read_prompts(
                 prompts, column=column, label_column=label_column, encoding=encoding
             )
             self._name = Path(prompts).stem
         else:
-            self.prompts = from_python(prompts, column=column, label_column=label_column)
+            listed = from_python(prompts, column=column, label_column=label_column)
             self._name = "prompts"
         try:
             self.request = Request(prompt="", out=None if out is None else Path(out), **options)
@@ -68,6 +68,7 @@ class Auditor(JupyterMixin):
 
             raise UsageError(f"There is no such option: {error}.") from error
         self.request.check_options()
+        self.prompts: PromptList = listed.with_negative_prompt(self.request.negative_prompt)
 
     @cached_property
     def setup(self) -> Setup:

@@ -37,7 +37,7 @@ from m2g_audit.errors import NumericsError, OutputError, UsageError, as_audit_er
 from m2g_audit.gate import badness
 from m2g_audit.generations import Pictures, blank
 from m2g_audit.looks import Look
-from m2g_audit.prompt_list import Entry, Listed, PromptList
+from m2g_audit.prompts import Entry, Listed, PromptList
 from m2g_audit.records import AuditRecord, Wording
 from m2g_audit.request import Job, Progress, Setup, silent
 from m2g_audit.runs import CALIBRATION_FILE, RunDirectory, default_folder, write_atomically
@@ -318,9 +318,9 @@ class Batch:
     def _begin(self, entry: Entry, claim: Claim) -> _InWork:
         path = self.directory.path / self.directory.folder(entry)
         try:
-            job = self._setup.job(entry.prompt)
+            job = self._setup.job(entry.prompt, entry.negative_prompt)
         except Exception as error:  # a tokenizer that can't take the text
-            job = self._setup.job(entry.prompt, wording=Wording())
+            job = self._setup.job(entry.prompt, entry.negative_prompt, wording=Wording())
             work = _InWork(entry, job, RunDirectory(path, job.identity), claim)
             self._fail(work, error)
             return work
@@ -359,6 +359,7 @@ class Batch:
             made = self._setup.pipeline.generate(
                 [work.entry.prompt for work, _ in pairs],
                 [work.job.generator_seed(index) for work, index in pairs],
+                negative_prompt=[work.entry.negative_prompt for work, _ in pairs],
                 steps=settings.steps,
                 guidance=settings.guidance,
                 batch_size=len(pairs),
@@ -500,6 +501,8 @@ def open_directory(setup: Setup, prompts: PromptList, name: str) -> BatchDirecto
 
     UsageError where it holds another batch, OutputError where it can't be written.
     """
+    for entry in prompts:
+        setup.check_negative_prompt(entry.negative_prompt)
     identity = {**setup.identity, "prompts": prompts.sha256}
     folder = setup.request.out or default_folder(name, identity)
     directory = BatchDirectory.open(folder, setup.identity, prompts)
@@ -530,7 +533,7 @@ def to_batch_record(
     fields = {name: getattr(record, name) for name in AuditRecord.model_fields}
     return BatchRecord(
         **{**fields, "curvature": spectra},
-        listed=Listed(**entry.model_dump(exclude={"prompt"})),
+        listed=Listed(**entry.model_dump(exclude={"prompt", "negative_prompt"})),
         folder=folder,
         evaluations={stage: count for stage, count in evaluations.items() if count},
     )

@@ -37,7 +37,7 @@ from pydantic import Field
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.foreign_files import open_file, read_file
 from m2g_audit.printable import printable
-from m2g_audit.prompt_list import Entry, Listed, PromptList, parse_list
+from m2g_audit.prompts import Entry, Listed, PromptList, parse_list
 from m2g_audit.records import SCHEMA_VERSION, AuditRecord, in_present_schema
 from m2g_audit.runs import (
     IDENTITY_FILE,

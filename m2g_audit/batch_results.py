@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from m2g_audit.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory, BatchRecord
 from m2g_audit.gate import badness, severity
-from m2g_audit.prompt_list import Entry
+from m2g_audit.prompts import Entry
 from m2g_audit.records import IntervalRecord, ModelRecord, PowerRecord, Settings, ThresholdRecord
 from m2g_audit.report.grounds import smallest_margins
 from m2g_audit.runs import cannot_write, draft_of, write_atomically
@@ -152,7 +152,7 @@ def summarise(
 def _short(record: BatchRecord) -> ShortRecord:
     new = record.verdict.fractions.get("generalized")
     return ShortRecord(
-        prompt=record.prompt,
+        prompt=record.texts,
         id=record.listed.id,
         folder=record.folder,
         state=record.verdict.state,
@@ -172,7 +172,7 @@ def _rest(share: IntervalRecord) -> IntervalRecord:
 def _failed(record: BatchRecord) -> FailedPrompt:
     assert record.error is not None
     return FailedPrompt(
-        prompt=record.prompt,
+        prompt=record.texts,
         id=record.listed.id,
         kind=record.error.kind,
         message=record.error.message,
@@ -231,6 +231,7 @@ def _columns() -> list[tuple[str, Any]]:
     text, number, count = pa.string(), pa.float64(), pa.int64()
     return [
         ("prompt", text),
+        ("negative_prompt", text),
         ("id", text),
         ("index", count),
         ("copies", count),
@@ -288,6 +289,7 @@ def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, A
     failed = record.error is not None
     return {
         "prompt": record.prompt,
+        "negative_prompt": record.negative_prompt,
         "id": record.listed.id,
         "index": record.listed.index,
         "copies": len(record.listed.rows),

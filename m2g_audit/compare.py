@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -159,6 +159,7 @@ class _Read:
     """A run's prompts, reduced to what is compared; None for one that failed."""
 
     prompts: dict[str, _Seen | None]
+    ids: dict[str, str]
     first: BatchRecord | None
 
 
@@ -190,7 +191,7 @@ def compare(before: StoredRun, after: StoredRun, level: float = LEVEL) -> Compar
             *_notices_of_seeds([(a, b) for _, a, b in pairs]),
             *_notices_of_thresholds([*matched.values()]),
         ],
-        changes=_changes(pairs, level),
+        changes=_changes(pairs, new.ids, level),
         only_before=[prompt for prompt in old.prompts if prompt not in new.prompts],
         only_after=[prompt for prompt in new.prompts if prompt not in old.prompts],
         failed=[prompt for prompt in both if prompt not in matched],
@@ -204,13 +205,15 @@ def _alike(a: _Seen, b: _Seen) -> tuple[Side, Side]:
 
 def _read(run: StoredRun) -> _Read:
     prompts: dict[str, _Seen | None] = {}
+    ids: dict[str, str] = {}
     first = None
     for record in run.records():
         failed = record.error is not None
-        prompts[record.prompt] = None if failed else _seen(record)
+        prompts[record.texts] = None if failed else _seen(record)
+        ids[record.texts] = record.listed.id
         if first is None and not failed:
             first = record
-    return _Read(prompts, first)
+    return _Read(prompts, ids, first)
 
 
 def _seen(record: AuditRecord) -> _Seen:
@@ -310,9 +313,9 @@ def _limit(seen: _Seen, name: str) -> str:
     return "none" if limit is None else f"{limit:.3g}"
 
 
-def _changes(pairs: Sequence[tuple[str, Side, Side]], level: float) -> list[Change]:
-    from m2g_audit.prompt_list import prompt_id
-
+def _changes(
+    pairs: Sequence[tuple[str, Side, Side]], ids: Mapping[str, str], level: float
+) -> list[Change]:
     if not pairs:
         return []
     tests = [p_values(a, b) for _, a, b in pairs]
@@ -323,7 +326,7 @@ def _changes(pairs: Sequence[tuple[str, Side, Side]], level: float) -> list[Chan
         changes.append(
             Change(
                 prompt=prompt,
-                id=prompt_id(prompt),
+                id=ids[prompt],
                 before=a,
                 after=b,
                 direction=_direction(a, b),

@@ -106,6 +106,7 @@ def _time_generation(job: Job) -> tuple[float, float]:
         job.pipeline.generate(
             job.request.prompt,
             [job.generator_seed(i) for i in range(batch)],
+            negative_prompt=job.request.negative_prompt,
             steps=steps,
             guidance=job.settings.guidance,
             batch_size=batch,
@@ -121,7 +122,10 @@ def _time_generation(job: Job) -> tuple[float, float]:
 
 def _spectrum_cost(job: Job) -> curvature.Cost:
     model = job.pipeline.bind(
-        job.request.prompt, guidance=job.settings.guidance, kind=job.request.spectrum_score
+        job.request.prompt,
+        guidance=job.settings.guidance,
+        kind=job.request.spectrum_score,
+        negative_prompt=job.request.negative_prompt,
     )
     if job.settings.spectrum == "fast":
         return fast_spectrum.estimate_cost(model, job.settings.t0)

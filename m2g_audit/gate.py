@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from m2g_audit.batch_directory import BatchRecord
 from m2g_audit.printable import printable
-from m2g_audit.prompt_list import Entry
+from m2g_audit.prompts import Entry
 from m2g_audit.records import AuditRecord
 from m2g_audit.runs import write_atomically
 

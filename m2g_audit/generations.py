@@ -102,6 +102,7 @@ def _make(
         made = job.pipeline.generate(
             job.request.prompt,
             [job.generator_seed(i) for i in batch],
+            negative_prompt=job.request.negative_prompt,
             steps=job.settings.steps,
             guidance=job.settings.guidance,
             batch_size=len(batch),

@@ -225,15 +225,21 @@ class TextToImage:
         return self._pipe.tokenizer(whole, verbose=False).input_ids
 
     def bind(
-        self, prompt: str, *, guidance: float | None = None, kind: ScoreKind = "conditional"
+        self,
+        prompt: str,
+        *,
+        guidance: float | None = None,
+        kind: ScoreKind = "conditional",
+        negative_prompt: str | None = None,
     ) -> ScoreModel:
         """The fp32 score model of latents for one prompt.
 
         `kind`: "conditional" (eps_c), "unconditional" (eps_u, the empty prompt), or "guided",
-        eps_u + guidance (eps_c - eps_u). `guidance` counts for "guided" only; default_guidance
-        if None.
+        eps_u + guidance (eps_c - eps_u). `guidance` and `negative_prompt`, which then stands in
+        for the empty prompt, count for "guided" only; default_guidance if None.
         """
-        conditional, unconditional = self._embed(prompt)
+        away_from = negative_prompt if kind == "guided" else None
+        conditional, unconditional = self._embed(prompt, away_from)
         scale = self.default_guidance if guidance is None else guidance
         embeddings = {
             "conditional": [conditional],
@@ -247,6 +253,7 @@ class TextToImage:
         prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
+        negative_prompt: str | Sequence[str | None] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         batch_size: int = 4,
@@ -257,6 +264,7 @@ class TextToImage:
 
         Equal to `pipe(prompt, generator=[torch.Generator("cpu").manual_seed(s), ...])` of plain
         diffusers: the noise bit for bit (drawn in the pipeline's dtype), the pixels to 1/255.
+        `negative_prompt`: one for all, or one for each seed, None where there is none.
         `scheduler`: "ddim" (eta 0) or "keep" (the pipeline's own). `on_progress` gets the number of
         image-steps done, of len(seeds) * steps; it may raise, and may step back when a batch that
         did not fit in memory is done again in halves. Raises NumericsError if no image is finite,
@@ -270,11 +278,15 @@ class TextToImage:
             )
         steps, guidance = self._sampling(steps, guidance)
         prompts = [prompt] * len(seeds) if isinstance(prompt, str) else prompt
+        if negative_prompt is None or isinstance(negative_prompt, str):
+            negative_prompt = [negative_prompt] * len(seeds)
+        # The empty prompt is what diffusers takes where there is no negative one.
+        negatives = [text or "" for text in negative_prompt]
         self._pipe.scheduler = self._scheduler(scheduler)
 
         def work(batch: range) -> tuple[Tensor, Tensor, Tensor]:
             report = _progress(on_progress, batch, steps)
-            texts = [prompts[index] for index in batch]
+            texts = [(prompts[index], negatives[index]) for index in batch]
             chosen = [seeds[index] for index in batch]
             return self._generate_batch(texts, chosen, steps, guidance, report)
 
@@ -317,7 +329,7 @@ class TextToImage:
 
     def _generate_batch(
         self,
-        prompts: Sequence[str],
+        texts: Sequence[tuple[str, str]],
         seeds: Sequence[int],
         steps: int,
         guidance: float,
@@ -332,7 +344,8 @@ class TextToImage:
 
         with self._exact(), _clean_samples(self._pipe.scheduler, final):
             images = self._pipe(
-                list(prompts),
+                [prompt for prompt, _ in texts],
+                negative_prompt=[negative for _, negative in texts],
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -422,10 +435,14 @@ class TextToImage:
         return torch.cat(norms)
 
     @torch.no_grad()
-    def _embed(self, prompt: str) -> tuple[Tensor, Tensor]:
+    def _embed(self, prompt: str, negative_prompt: str | None = None) -> tuple[Tensor, Tensor]:
         with self._exact():
             conditional, unconditional = self._pipe.encode_prompt(
-                prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=True
+                prompt,
+                self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=True,
+                negative_prompt=negative_prompt,
             )
         return conditional.float(), unconditional.float()
 

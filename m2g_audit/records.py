@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from m2g_audit.older_records import from_version_1, from_version_2
 
-SCHEMA_VERSION = "3.0"
+SCHEMA_VERSION = "3.1"
 
 StateWord = Literal["memorized", "spurious", "generalized", "attractor", "unsure", "failed"]
 VerdictWord = Literal[
@@ -427,6 +427,7 @@ class AuditRecord(_Part):
 
     schema_version: str = SCHEMA_VERSION
     prompt: str
+    negative_prompt: str | None = None
     wording: Wording
     model: ModelRecord
     settings: Settings
@@ -464,6 +465,13 @@ class AuditRecord(_Part):
         if max(groups, default=-1) >= len(self.attractors):
             raise ValueError(f"attractor {max(groups)} is named and not there")
         return self
+
+    @property
+    def texts(self) -> str:
+        """Return the prompt, and behind it what it is sampled away from."""
+        if self.negative_prompt is None:
+            return self.prompt
+        return f"{self.prompt} [negative prompt: {self.negative_prompt}]"
 
     @field_validator("schema_version")
     @classmethod

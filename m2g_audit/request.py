@@ -22,7 +22,7 @@ from m2g_audit.numerics import seed_for
 from m2g_audit.picture_files import Exif, Pages, Reading, Transparency
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
-from m2g_audit.prompt_list import MAX_PROMPT
+from m2g_audit.prompts import MAX_PROMPT
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.reference_files import refuse_unread
@@ -60,6 +60,7 @@ class Request:
     """An audit as it was asked for; None stands for what the model or the machine decides."""
 
     prompt: str
+    negative_prompt: str | None = None
     model: str = DEFAULT_MODEL
     revision: str | None = None
     seeds: int | Literal["auto"] = 16
@@ -113,8 +114,10 @@ class Request:
                 f"The prompt has {len(self.prompt):,} characters; at most {MAX_PROMPT:,} are "
                 "taken. Models read some 75 words of it and drop the rest: give the beginning."
             )
+        if len(self.negative_prompt or "") > MAX_PROMPT:
+            raise UsageError(f"--negative-prompt may have {MAX_PROMPT:,} characters at most.")
         try:
-            self.prompt.encode()
+            f"{self.prompt}{self.negative_prompt}".encode()
         except UnicodeEncodeError as error:
             raise UsageError("The prompt is not valid UTF-8 text.") from error
 
@@ -185,24 +188,39 @@ class Setup:
         """Return the numbers of seeds after which a prompt is looked at."""
         return looks(None if self.settings.auto else self.settings.seeds)
 
+    def check_negative_prompt(self, text: str | None) -> None:
+        """Raise UsageError for a negative prompt that this audit's guidance would not use."""
+        if text is not None and self.settings.guidance <= 1:
+            raise UsageError(
+                f"A negative prompt does nothing with a guidance of {self.settings.guidance:g}. "
+                "Leave negative prompts out, or give a --guidance above 1."
+            )
+
     def job(
         self,
         prompt: str,
+        negative_prompt: str | None = None,
         seconds: Mapping[str, float] | None = None,
         wording: Wording | None = None,
     ) -> Job:
         """Return the job of one prompt; `seconds` of stages that are done already.
 
-        The model's tokenizer is asked for the wording where none is given.
+        The model's tokenizer is asked for the wording where none is given. UsageError for a
+        negative prompt without guidance, which would do nothing.
         """
+        self.check_negative_prompt(negative_prompt)
         if wording is None:
             wording = _wording(self.request.model, self.pipeline, prompt)
         return Job(
-            request=replace(self.request, prompt=prompt),
+            request=replace(self.request, prompt=prompt, negative_prompt=negative_prompt),
             pipeline=self.pipeline,
             metric=self.metric,
             settings=self.settings,
-            identity={"prompt": prompt, **self.identity},
+            identity={
+                "prompt": prompt,
+                **({} if negative_prompt is None else {"negative_prompt": negative_prompt}),
+                **self.identity,
+            },
             contents=self.contents,
             unseen=self.unseen,
             base=self.base,
@@ -240,7 +258,8 @@ def prepare(request: Request, on_progress: Progress = silent) -> Job:
     started = time.perf_counter()
     request.check_prompt()
     setup = set_up(request, on_progress)
-    return setup.job(request.prompt, {"loading": time.perf_counter() - started})
+    negative = (request.negative_prompt or "").strip() or None
+    return setup.job(request.prompt, negative, {"loading": time.perf_counter() - started})
 
 
 def set_up(request: Request, on_progress: Progress = silent) -> Setup:
@@ -328,7 +347,7 @@ def resolve_settings(request: Request, pipeline: TextToImage, metric: Metric) ->
     asked = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in asdict(request).items()
-        if key not in ("prompt", "out")
+        if key not in ("prompt", "negative_prompt", "out")
     }
     name = request.reference_name
     auto = request.seeds == "auto"

@@ -9,7 +9,7 @@ from typing import Any
 
 from m2g_audit.batch_directory import RECORDS_FILE, BatchDirectory, BatchRecord
 from m2g_audit.errors import OutputError
-from m2g_audit.prompt_list import Listed, prompt_id
+from m2g_audit.prompts import Listed, prompt_id
 from m2g_audit.runs import IDENTITY_FILE, RECORD_FILE, read_json, read_record
 
 
@@ -60,5 +60,5 @@ class StoredRun:
             return
         record = read_record(self.path)
         fields = {name: getattr(record, name) for name in type(record).model_fields}
-        listed = Listed(index=0, id=prompt_id(record.prompt), rows=[1])
+        listed = Listed(index=0, id=prompt_id(record.prompt, record.negative_prompt), rows=[1])
         yield BatchRecord(**fields, listed=listed, folder=".", evaluations={})

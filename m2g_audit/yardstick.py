@@ -96,9 +96,9 @@ class Yardstick:
         """Return the share of planted copies that the thresholds find."""
         return None if self.plants is None else power_of(self.plants, self.thresholds)
 
-    def of(self, prompt: str) -> Yardstick:
+    def of(self, prompt: str, negative_prompt: str | None = None) -> Yardstick:
         """Return the yardstick of one prompt: pocket has thresholds for each of its captions."""
-        if prompt not in self.by_caption:
+        if prompt not in self.by_caption or negative_prompt is not None:
             return self
         return replace(self, thresholds=self.by_caption[prompt])
 

@@ -17,7 +17,7 @@ from m2g_audit.controls import load_prompts
 from m2g_audit.errors import NumericsError, ResourceError
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import Generations, TextToImage
-from m2g_audit.prompt_list import PromptList, from_python
+from m2g_audit.prompts import PromptList, from_python
 from m2g_audit.request import Request, Setup, set_up
 from tests.fakes import FakePipeline, picture, to_latents
 

@@ -118,6 +118,7 @@ class FakePipeline:
         prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
+        negative_prompt: object = None,
         steps: int,
         guidance: float,
         batch_size: int,
@@ -151,7 +152,14 @@ class FakePipeline:
         latents = to_latents(images)
         return Generations(latents, latents, images, finite, len(seeds))
 
-    def bind(self, prompt: str, *, guidance: float = 3.0, kind: str = "conditional") -> ScoreModel:
+    def bind(
+        self,
+        prompt: str,
+        *,
+        guidance: float = 3.0,
+        kind: str = "conditional",
+        negative_prompt: str | None = None,
+    ) -> ScoreModel:
         return OneMemory(kind) if prompt else Faithful(kind)
 
     def encode(self, images: Tensor) -> Tensor:

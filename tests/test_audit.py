@@ -177,7 +177,14 @@ def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 class Remembering(FakePipeline):
     """Its score is that of two pictures, 1 and 2: each comes back from some noise."""
 
-    def bind(self, prompt: str, *, guidance: float = 3.0, kind: str = "conditional") -> ScoreModel:
+    def bind(
+        self,
+        prompt: str,
+        *,
+        guidance: float = 3.0,
+        kind: str = "conditional",
+        negative_prompt: str | None = None,
+    ) -> ScoreModel:
         if not prompt:
             return super().bind(prompt)
         latents = to_latents(torch.stack([picture(n) for n in (1, 2)]))

@@ -26,11 +26,11 @@ from m2g_audit.batch_directory import (
 )
 from m2g_audit.batch_results import finish
 from m2g_audit.errors import OutputError
-from m2g_audit.prompt_list import MAX_PROMPT, from_python, prompt_id
+from m2g_audit.prompts import MAX_PROMPT, from_python, prompt_id
 from m2g_audit.records import AuditRecord
 from m2g_audit.runs import RunDirectory
 from tests.batch_work import ManyPrompts, fake_setup, open_batch, run_batch, work
-from tests.test_prompt_list import HOSTILE
+from tests.prompts.test_reading import HOSTILE
 
 PROMPTS = ["same kite", "new dog", "half cat", "torn sail", "same harbour", "new hill"]
 

@@ -20,7 +20,7 @@ from m2g_audit.batch_directory import (
     RecordLog,
 )
 from m2g_audit.errors import OutputError, UsageError
-from m2g_audit.prompt_list import Listed, PromptList, from_python, prompt_id
+from m2g_audit.prompts import Listed, PromptList, from_python, prompt_id
 from m2g_audit.records import ErrorRecord
 from tests.samples import sample_record
 

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from m2g_audit.batch_directory import BatchDirectory, BatchRecord
 from m2g_audit.batch_results import Summary, finish, summarise
-from m2g_audit.prompt_list import from_python
+from m2g_audit.prompts import from_python
 from tests.report.made_run import HANGING, POWER, RELEASE, THRESHOLDS, make_run
 from tests.test_batch_directory import IDENTITY, record
 

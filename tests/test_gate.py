@@ -23,7 +23,7 @@ from m2g_audit.gate import (
     severity,
     write_junit,
 )
-from m2g_audit.prompt_list import from_python
+from m2g_audit.prompts import from_python
 from m2g_audit.records import AuditRecord, CalibrationRecord, VerdictWord
 from tests.samples import interval, sample_record
 from tests.test_batch_directory import record as batch_record

@@ -119,6 +119,39 @@ def test_generation_is_plain_diffusers(
     np.testing.assert_array_equal(levels(ours.images), np.stack(pictures))
 
 
+def test_negative_prompts_are_those_of_plain_diffusers(model: TextToImage, tmp_path: Path) -> None:
+    pipe = tiny.text_to_image()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    negatives = ["trees, shrubs", "", "low quality"]
+    pictures = pipe(
+        [PROMPT] * 3,
+        negative_prompt=negatives,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in range(3)],
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+    ).images
+    ours = generate(model, [0, 1, 2], negative_prompt=[n or None for n in negatives])
+    np.testing.assert_array_equal(levels(ours.images), np.stack(pictures))
+    without = generate(model, [0, 1, 2])
+    same = (without.images == ours.images).flatten(1).all(1)
+    assert same.tolist() == [False, True, False]
+    one = generate(model, [0], negative_prompt=negatives[0])
+    torch.testing.assert_close(one.images, ours.images[:1], atol=1e-5, rtol=0)
+
+
+def test_a_guided_score_leads_away_from_the_negative_prompt(model: TextToImage) -> None:
+    x, negative = torch.randn(1, *model.latent_shape), "trees, shrubs"
+    eps = model.bind(PROMPT).predict_noise(x, 7)
+    away = model.bind(negative).predict_noise(x, 7)
+    guided = model.bind(PROMPT, guidance=3.0, kind="guided", negative_prompt=negative)
+    torch.testing.assert_close(guided.predict_noise(x, 7), away + 3 * (eps - away))
+    for kind in ("conditional", "unconditional"):
+        plain = model.bind(PROMPT, kind=kind).predict_noise(x, 7)
+        told = model.bind(PROMPT, kind=kind, negative_prompt=negative).predict_noise(x, 7)
+        assert torch.equal(plain, told)
+
+
 def test_a_safety_checker_that_flags_everything_blacks_out_nothing(
     model: TextToImage, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ from m2g_audit.cli.options import (
     Metric,
     MetricWeights,
     Model,
+    NegativePrompt,
     Reference,
     ReferenceAlpha,
     ReferenceComplete,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from m2g_audit.batch import Batch
     from m2g_audit.batch_directory import BatchDirectory
     from m2g_audit.gate import FailOn, Outcome
-    from m2g_audit.prompt_list import Entry, PromptList
+    from m2g_audit.prompts import Entry, PromptList
     from m2g_audit.request import Request, Setup
 
 _LIST, _GATE = "The list", "Gate"
@@ -65,7 +66,8 @@ def batch(
     prompts: Annotated[
         str,
         typer.Argument(
-            help="The list of prompts: a txt, csv, tsv, jsonl or parquet file, or - for stdin.",
+            help="The list of prompts: a txt, csv, tsv, json, jsonl or parquet file, a folder of "
+            "pictures with captions, or - for stdin.",
             show_default=False,
         ),
     ],
@@ -73,7 +75,8 @@ def batch(
     column: Annotated[
         str | None,
         typer.Option(
-            help="The column of the prompts; else one named caption, prompt or text.",
+            help="The column of the prompts, by name or place (1), or a.b for what lies in "
+            "another; else one named caption, prompt or text.",
             rich_help_panel=_LIST,
         ),
     ] = None,
@@ -90,14 +93,34 @@ def batch(
         typer.Option(help="The text's encoding, if it is not UTF-8.", rich_help_panel=_LIST),
     ] = None,
     read_as: Annotated[
-        Literal["txt", "csv", "tsv", "jsonl", "parquet"] | None,
+        Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "a1111", "kohya", "infotext"]
+        | None,
         typer.Option(
             metavar="<format>",
-            help="The list's format: txt, csv, tsv, jsonl or parquet. Else by its name, or its "
-            "content.",
+            help="What the list is: txt (each line as it stands), csv, tsv, json, jsonl, parquet; "
+            "a1111, kohya or infotext for lines with options, whose negative prompts are used. "
+            "Else by its content.",
             rich_help_panel=_LIST,
         ),
     ] = None,
+    quotes: Annotated[
+        Literal["csv", "none"] | None,
+        typer.Option(
+            metavar="<csv|none>",
+            help="Whether quotes in a table surround fields, or are part of the text. Else by what "
+            "fits all lines.",
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    header: Annotated[
+        bool,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether a table's first row names its columns.",
+            rich_help_panel=_LIST,
+        ),
+    ] = True,
+    negative_prompt: NegativePrompt = None,
     shard: Annotated[
         str,
         typer.Option(
@@ -177,7 +200,7 @@ def batch(
     arguments = locals()
     run = _Run(fail_on, junit)
     try:
-        from m2g_audit.prompt_list import read_prompts
+        from m2g_audit.prompts import read_prompts
 
         listed = read_prompts(
             prompts,
@@ -185,7 +208,9 @@ def batch(
             label_column=label_column,
             encoding=encoding,
             read_as=read_as,
-        )
+            quotes=quotes,
+            header=header,
+        ).with_negative_prompt(negative_prompt)
         run.take(listed, _share(listed, shard))
         from m2g_audit.request import Request
 
@@ -273,7 +298,7 @@ class _Run:
         if not waits:
             self._print(f"Already done: {self._directory.path} holds this batch.")
             return
-        job = setup.job(waits[0].prompt)
+        job = setup.job(waits[0].prompt, waits[0].negative_prompt)
         folder = self._directory.path / self._directory.folder(waits[0])
         try:
             with waiting(self._console, "measuring a few steps"):

@@ -27,6 +27,10 @@ Seeds = Annotated[
         "8, 16, 32, 64 until the verdict is settled.",
     ),
 ]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(help="What pictures are sampled away from.", rich_help_panel=_SAMPLING),
+]
 Model = Annotated[
     str,
     typer.Option(

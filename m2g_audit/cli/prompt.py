@@ -28,6 +28,7 @@ from m2g_audit.cli.options import (
     Metric,
     MetricWeights,
     Model,
+    NegativePrompt,
     Reference,
     ReferenceAlpha,
     ReferenceComplete,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 def prompt(
     text: Annotated[str, typer.Argument(help="The prompt to audit.", show_default=False)],
     seeds: Seeds = "16",
+    negative_prompt: NegativePrompt = None,
     model: Model = "CompVis/stable-diffusion-v1-4",
     revision: Revision = None,
     dtype: Dtype = None,

@@ -44,7 +44,7 @@ def contact_sheet(record: AuditRecord, run_dir: Path) -> bytes:
 
 
 def _header(record: AuditRecord, width: int) -> Image:
-    lines = textwrap.wrap(record.prompt, 96) or [""]
+    lines = textwrap.wrap(record.texts, 96) or [""]
     lines = [*lines[:2], "…"] if len(lines) > 3 else lines
     height = _MARGIN + 26 * len(lines) + 54
     block = Pillow.new("RGB", (width, height), _PAPER)

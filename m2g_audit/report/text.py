@@ -61,7 +61,7 @@ def verdict_panel(record: AuditRecord) -> RenderableType:
     ):
         title.append(f" {said} " if said else "", style="yellow")
     subtitle = Text(f"{record.model.id}, {len(record.seeds)} seeds", style="dim")
-    shown = Text(f"“{printable(record.prompt, _SHOWN_PROMPT)}”", style="italic")
+    shown = Text(f"“{printable(record.texts, _SHOWN_PROMPT)}”", style="italic")
     return Panel(
         Group(shown, *parts),
         title=title,

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from m2g_audit import downloads, estimates, prompt_list
+from m2g_audit import downloads, estimates
 from m2g_audit.batch import Tally
 from m2g_audit.batch_directory import BatchDirectory
 from m2g_audit.batch_results import Summary, summarise
@@ -195,7 +195,7 @@ def test_a_list_that_breaks_its_reader_is_no_finding(
     def breaks(*_: object) -> None:
         raise RecursionError("too deep")
 
-    monkeypatch.setattr(prompt_list, "_read_jsonl", breaks)
+    monkeypatch.setattr("m2g_audit.prompts.reading.read_json", breaks)
     Path("list.jsonl").write_text("{}")
     code, _, err = run("list.jsonl", "--out", "run")
     assert code == 2
@@ -206,7 +206,7 @@ def test_no_memory_for_the_list_is_no_finding(run: Run, monkeypatch: pytest.Monk
     def breaks(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(prompt_list, "_read_jsonl", breaks)
+    monkeypatch.setattr("m2g_audit.prompts.reading.read_json", breaks)
     Path("list.jsonl").write_text("{}")
     assert run("list.jsonl", "--out", "run")[0] == 3
 

@@ -20,7 +20,7 @@ from m2g_audit.intervals import Interval
 from m2g_audit.looks import Look
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.world import pictures
-from m2g_audit.prompt_list import Entry, from_python
+from m2g_audit.prompts import Entry, from_python
 from m2g_audit.records import (
     AttractorRecord,
     CurvatureRecord,

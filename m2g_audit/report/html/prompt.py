@@ -64,7 +64,7 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
     nearest = [s.nearest_reference.distance for s in record.seeds if s.nearest_reference]
     found = {
         "id": record.listed.id,
-        "prompt": printable(record.prompt, _SHOWN_PROMPT),
+        "prompt": printable(record.texts, _SHOWN_PROMPT),
         "verdict": "failed" if failed else record.verdict.state,
         "badness": list(badness(record)),
         "early": record.looks and record.looks.ended_at,
@@ -202,7 +202,9 @@ def _basin(record: AuditRecord, member: SeedRecord) -> str:
 
 def command(record: AuditRecord) -> str:
     """Return the shell command that audits a record's prompt again."""
-    words = ["m2g-audit", "prompt", *_options(record.settings.asked), "--", record.prompt]
+    negative = record.negative_prompt
+    away = [] if negative is None else [f"--negative-prompt={negative}"]
+    words = ["m2g-audit", "prompt", *_options(record.settings.asked), *away, "--", record.prompt]
     return " ".join(map(_quoted, words))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from m2g_audit.batch_directory import BatchRecord
 
 # Not taken for paths: what the list says.
-_KEPT = frozenset({"prompt", "listed"})
+_KEPT = frozenset({"prompt", "negative_prompt", "listed"})
 _START = r"(?:~|[A-Za-z]:)?[/\\]"
 _WHOLE = re.compile(rf"{_START}.*[/\\]", re.DOTALL)
 _WITHIN = re.compile(rf"(?<![\w.~…/\\-]){_START}(?:[^/\\\s“”\"'()<>|]+[/\\])+")

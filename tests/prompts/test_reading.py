@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from m2g_audit import prompt_list
 from m2g_audit.errors import UsageError
 from m2g_audit.printable import printable
-from m2g_audit.prompt_list import (
+from m2g_audit.prompts import (
     MAX_PROMPT,
     ListFormat,
     PromptList,
@@ -29,6 +28,7 @@ from m2g_audit.prompt_list import (
     prompt_id,
     read_prompts,
 )
+from m2g_audit.prompts import parquet as parquet_lists
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -153,7 +153,8 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         ("caption,prompt\n1,2\n", {}, "'caption' or 'prompt': name the column"),
         ("caption,b\n1,2\n", {"label_column": "c"}, "--label-column"),
         ("caption,b\n1,2\nx, y, z\n", {}, "1 rows .* have more fields .*row 2"),
-        ('caption,b\n"never closed,2\n', {}, "can't be read as a table"),
+        ('caption,b\n"never closed,2\n', {"quotes": "csv"}, "can't be read as a table"),
+        ('caption,b\n"never, closed, 2\n3,4\n', {}, "can't be read as a table"),
         ("caption\n\n \n", {}, "no prompts"),
         ("", {}, "no prompts"),
     ],
@@ -169,8 +170,10 @@ def test_tables_that_can_mean_two_things_are_refused(
     ("name", "content", "said"),
     [
         ("list.jsonl", '{"caption": "x"}\n{"caption": \n', "Line 2 of .* is not JSON"),
-        ("list.jsonl", "[1]\n", "Line 1 .* no object"),
-        ("list.jsonl", '{"caption": ["x"]}\n', "Row 1 .* no text"),
+        ("list.jsonl", "[1]\n", "entry 1 is neither a text nor an object"),
+        ("list.jsonl", '{"caption": "x"}\n[1]\n', "Line 2 .* no object"),
+        ("list.jsonl", '{"caption": {"a": "x"}, "n": 1}\n', "no list of prompts"),
+        ("list.json", '[{"caption": {"a": "x"}}]', "Row 1 .* no text"),
         ("list.jsonl", "[" * 100_000, "not JSON"),
         ("list.parquet", "PAR1 and no more", "can't be read as parquet"),
         ("list.txt", bytes(range(32)) * 10, "not a text file"),
@@ -334,7 +337,7 @@ def test_too_many_rows_in_a_small_file_are_refused_at_once(tmp_path: Path) -> No
 def test_much_text_in_a_small_file_is_not_all_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_list, "MOST_BYTES", 10_000_000)
+    monkeypatch.setattr(parquet_lists, "_MOST_BYTES", 10_000_000)
     same = pyarrow.array(["x" * 9_000]).take(pyarrow.array([0] * 10_000))
     parquet.write_table(pyarrow.table({"caption": same}), tmp_path / "list.parquet")
     with pytest.raises(UsageError, match="bytes of text, and 10,000,000 are taken at most"):

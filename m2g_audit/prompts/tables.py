@@ -1,0 +1,288 @@
+"""Tables of text: what separates their columns, and what their quotes mean.
+
+Programs that write csv put quotes around a field and double those in it; plain tables, as data sets
+often are, mean every quote as it stands. Which of the two a file is, all its lines say together.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+from m2g_audit.errors import UsageError
+from m2g_audit.printable import printable, some
+from m2g_audit.prompts.columns import MOST_COLUMNS, Record, Table, find, refuse_too_many
+from m2g_audit.prompts.text import lines_of
+
+Quotes = Literal["csv", "none"]
+
+DELIMITERS = ",;\t|"
+_NO_DELIMITER = "\x1f"
+"""Stands for "no delimiter": a line is one field, which may be quoted."""
+_SNIFFED_ROWS, _SNIFFED_LETTERS = 100, 2**20
+_REGULAR = 0.9
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)
+_NUMBER_OR_NOTHING = re.compile(r"\s*(?:[-+.\d][-+.,\d eE%]*|NA|N/A|NaN|null|NULL|None)?\s*")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A way to read a table: its rows, or why it can't be read so."""
+
+    rows: list[list[str]]
+    error: str = ""
+
+    def regular(self) -> bool:
+        """Whether no row has more fields than the first."""
+        return not self.error and all(len(row) <= len(self.rows[0]) for row in self.rows)
+
+
+def read_table(
+    text: str,
+    name: str,
+    *,
+    column: str | None,
+    delimiter: str | None,
+    quotes: Quotes | None,
+    header: bool,
+) -> Table:
+    """Return the rows of a table; UsageError where they can't be told.
+
+    delimiter: None to find it, or take it from a line `sep=;`; quotes: None to find out what they
+    mean; header: whether the first row names the columns.
+    """
+    separator = _SEPARATOR_LINE.match(text)
+    if separator:
+        text, delimiter = text[separator.end() :], separator[1]
+    delimiter = delimiter or _sniff_delimiter(text, column)
+    rows, notices = _read(text, delimiter, quotes, name)
+    if not rows:
+        return Table([], [], notices)
+    refuse_too_many("columns", len(rows[0]), MOST_COLUMNS, name)
+    names, body = _named(rows, column, header)
+    if header and len(body) == len(rows):
+        notices.append(
+            f"The first line of {name} is no known column name, so every line is a prompt."
+        )
+    crowded = [number for number, row in enumerate(body, start=1) if len(row) > len(names)]
+    if crowded:
+        raise UsageError(
+            f"{len(crowded):,} rows of {name} have more fields than its header has names "
+            f"({some(crowded, 'row')}), so it can't be told which is the prompt. Put quotes "
+            f"around a prompt that holds {'a tab' if delimiter == chr(9) else repr(delimiter)}."
+        )
+    records: list[Record] = [
+        (number, dict(zip(names, row, strict=False)))
+        for number, row in enumerate(body, start=1)
+        if row
+    ]
+    return Table(names, records, notices)
+
+
+def headers(text: str) -> Iterator[list[str]]:
+    """Yield the first row by each delimiter that there may be."""
+    separator = _SEPARATOR_LINE.match(text)
+    if separator:
+        text = text[separator.end() :]
+    for delimiter in (*DELIMITERS, _NO_DELIMITER):
+        yield next(iter(_sample(text, delimiter)), [])
+
+
+def has_columns(text: str) -> bool:
+    """Whether a sign parts the lines of a text into as many fields as its first has."""
+    return _sniff_delimiter(text, None) != _NO_DELIMITER
+
+
+def has_separator_line(text: str) -> bool:
+    """Whether the first line says what separates columns, as spreadsheets write it."""
+    return _SEPARATOR_LINE.match(text) is not None
+
+
+def _named(
+    rows: list[list[str]], column: str | None, header: bool
+) -> tuple[list[str], list[list[str]]]:
+    """The columns' names and the rows under them; one column without a known name has no header."""
+    first = rows[0]
+    if not header:
+        width = max(len(row) for row in rows)
+        names = ["prompt"] if width == 1 else [f"column_{i + 1}" for i in range(width)]
+        return names, rows
+    wanted = None if (column or "").isdecimal() else column
+    if len(first) == 1 and not find(first, wanted):
+        return ["prompt"], rows
+    return _distinct(first), rows[1:]
+
+
+def _distinct(header: Sequence[str]) -> list[str]:
+    """Return the columns' names; one that is empty gets its number, one that is there again too."""
+    names: list[str] = []
+    for number, name in enumerate(header, start=1):
+        name = name.strip() or f"column_{number}"
+        names.append(name if name not in names else f"{name}_{number}")
+    return names
+
+
+# -- what quotes mean
+
+
+def _read(
+    text: str, delimiter: str, quotes: Quotes | None, name: str
+) -> tuple[list[list[str]], list[str]]:
+    if '"' not in text:
+        return _literal(text, delimiter).rows, []
+    if quotes == "none":
+        return _literal(text, delimiter).rows, []
+    quoted = _by_convention(text, delimiter)
+    if quotes == "csv":
+        if quoted.error:
+            raise _unreadable(name, quoted.error, literal=False)
+        return quoted.rows, []
+    literal = _literal(text, delimiter)
+    if not quoted.regular():
+        if literal.regular():
+            return literal.rows, [
+                f"Quotes in {name} are read as they stand, since no program that quotes would have "
+                "written them so (--quotes csv to read them otherwise)."
+            ]
+        if quoted.error:
+            raise _unreadable(name, quoted.error, literal=False)
+        return quoted.rows, []  # too many fields, which is said of the rows
+    if quoted.rows == literal.rows or not literal.regular():
+        return quoted.rows, []
+    if _is_written_by_convention(text, delimiter):
+        return quoted.rows, []
+    raise _ambiguous(quoted, literal, name)
+
+
+def _unreadable(name: str, error: str, *, literal: bool) -> UsageError:
+    return UsageError(
+        f"{name} can't be read as a table: {error}. A quote inside a quoted field must be written "
+        'twice (""); if no quote in it means more than itself, say --quotes none.'
+    )
+
+
+def _ambiguous(quoted: _Rows, literal: _Rows, name: str) -> UsageError:
+    none: list[str] = []
+    pairs = enumerate(zip_longest(quoted.rows, literal.rows, fillvalue=none), start=1)
+    number, one, other = next((i, a, b) for i, (a, b) in pairs if a != b)
+    differing = next((a, b) for a, b in zip_longest(one, other, fillvalue="") if a != b)
+    said = f"{len(quoted.rows):,} and {len(literal.rows):,} rows"
+    return UsageError(
+        f"Quotes in {name} can be read in two ways ({said}). Row {number} holds "
+        f"“{printable(differing[0], 60)}” if they surround a field (--quotes csv), "
+        f"“{printable(differing[1], 60)}” if they are part of the text (--quotes none): say which."
+    )
+
+
+def _by_convention(text: str, delimiter: str) -> _Rows:
+    reader = _reader(text, delimiter)
+    rows: list[list[str]] = []
+    try:
+        rows.extend(_trimmed(reader))
+    except csv.Error as error:
+        return _Rows(rows, f"{error}, at line {reader.line_num}")
+    return _Rows(rows)
+
+
+def _literal(text: str, delimiter: str) -> _Rows:
+    return _Rows(list(_trimmed([line.split(delimiter) if line else [] for line in lines_of(text)])))
+
+
+def _trimmed(rows: Any) -> Iterator[list[str]]:
+    """Rows from the first that is not empty, without empty cells that no name stands over."""
+    width = 0
+    for row in rows:
+        # Empty lines before the header are none of the rows.
+        if not width and not row:
+            continue
+        width = width or len(row)
+        while len(row) > width and not row[-1].strip():
+            row.pop()
+        yield row
+
+
+def _is_written_by_convention(text: str, delimiter: str) -> bool:
+    """Whether a program may have written these quotes: around whole columns, or where needed.
+
+    needed: the field holds a delimiter, a quote or white space at its ends. A line end within
+    quotes would need them too, but where each line is a whole row they may not belong together.
+    """
+    needs = ['"', *(DELIMITERS if delimiter == _NO_DELIMITER else delimiter)]
+    needless: set[int] = set()
+    bare: set[int] = set()
+    row = place = 0
+    for match in _field_pattern(delimiter).finditer(text):
+        inside, outside, end = match.groups()
+        if inside is not None:
+            if "\n" in inside or "\r" in inside:
+                return False
+            value = inside.replace('""', '"')
+            if not (any(sign in value for sign in needs) or value != value.strip()):
+                needless |= {place} if row else set()
+        elif '"' in outside:
+            return False
+        elif row and not _NUMBER_OR_NOTHING.fullmatch(outside):
+            bare.add(place)
+        place = place + 1 if end == delimiter else 0
+        row += end != delimiter
+        if not end:
+            break
+    return not needless & bare
+
+
+def _field_pattern(delimiter: str) -> re.Pattern[str]:
+    d = re.escape(delimiter)
+    return re.compile(rf'(?:"((?:[^"]|"")*)"|([^{d}\r\n]*))({d}|\r\n|\r|\n|\Z)')
+
+
+# -- what separates columns
+
+
+def _sniff_delimiter(text: str, column: str | None) -> str:
+    """Return what separates columns: the sign that most rows hold as often as the header does."""
+    best, best_score = _NO_DELIMITER, (False, 0.0, 1)
+    for delimiter in DELIMITERS:
+        rows = [row for row in _sample(text, delimiter) if row]
+        if not rows or len(rows[0]) < 2:
+            continue
+        width = len(rows[0])
+        regular = sum(len(row) == width for row in rows) / len(rows)
+        known = bool(find(rows[0], column)) and not (column or "").isdecimal()
+        score = (known, regular, width)
+        if (score[0] or regular >= _REGULAR) and score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _sample(text: str, delimiter: str) -> list[list[str]]:
+    start = text[:_SNIFFED_LETTERS]
+    for rows in (_reader(start, delimiter), iter(_first_lines(start, delimiter))):
+        found: list[list[str]] = []
+        try:
+            for row in rows:
+                if row:
+                    found.append(row)
+                if len(found) == _SNIFFED_ROWS:
+                    break
+        except csv.Error:
+            if not found or len(start) == len(text):
+                continue  # as it stands, if quotes mean nothing
+        cut_short = len(start) < len(text) and 1 < len(found) < _SNIFFED_ROWS
+        return found[:-1] if cut_short else found
+    return []
+
+
+def _first_lines(text: str, delimiter: str) -> list[list[str]]:
+    lines = text.split("\n", _SNIFFED_ROWS)[:_SNIFFED_ROWS]
+    return [line.rstrip("\r").split(delimiter) for line in lines if line.strip()]
+
+
+def _reader(text: str, delimiter: str) -> Any:
+    # A caption may be longer than the module's default of 131,072 characters.
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

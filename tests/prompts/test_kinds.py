@@ -1,0 +1,226 @@
+"""Every kind of list in every form that people have it in: read right, or asked about."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+
+from m2g_audit.errors import UsageError
+from m2g_audit.prompts import read_prompts
+
+PAGE = Path(__file__).parents[2] / "docs" / "prompt-lists.md"
+
+TEXTS: dict[str, list[str]] = {
+    "plain": ["a red barn in snow", "a blue boat at dusk", "a yellow field"],
+    "commas and quotes": ["a red barn, in snow", 'the "old" harbour', "it's 24\" wide"],
+    "quotes around": ['"R E D" barn', "a boat", '"quoted whole"'],
+    "other scripts": ["مرحبا بالعالم", "古い港、夕暮れ", "le café d'été"],
+    "brackets and marks": ["[a cat|a dog] on {grass}", "#sunset, (warm:1.2)", "a -- b; c | d"],
+}
+"""Prompts with what readers stumble over."""
+
+ENCODINGS = {
+    "UTF-8": ("utf-8", None),
+    "UTF-8 with its mark": ("utf-8-sig", None),
+    "UTF-16": ("utf-16", None),
+    "cp1252": ("cp1252", "cp1252"),
+}
+"""How a text is encoded, and what is said of it."""
+
+Writer = Callable[[list[str]], str | bytes]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to keep a list. may_ask: whether its quotes can mean two things for some texts."""
+
+    name: str
+    write: Writer
+    said: str
+    options: dict[str, object]
+    may_ask: bool = False
+
+
+def table(delimiter: str, quoting: int = csv.QUOTE_MINIMAL, end: str = "\n") -> Writer:
+    def write(texts: list[str]) -> str:
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(buffer, delimiter=delimiter, quoting=quoting, lineterminator=end)
+        writer.writerows([["caption", "url"], *([text, f"u{i}"] for i, text in enumerate(texts))])
+        return buffer.getvalue()
+
+    return write
+
+
+def unquoted(texts: list[str]) -> str:
+    return "caption\turl\n" + "".join(f"{text}\tu{i}\n" for i, text in enumerate(texts))
+
+
+def headerless(texts: list[str]) -> str:
+    return "".join(f"{text}\tu{i}\n" for i, text in enumerate(texts))
+
+
+def in_objects(texts: list[str]) -> str:
+    return json.dumps([{"prompt": text, "n": 1} for text in texts], ensure_ascii=False, indent=1)
+
+
+def line_by_line(texts: list[str]) -> str:
+    return "".join(f"{json.dumps({'prompt': text})}\n" for text in texts)
+
+
+def by_picture(texts: list[str]) -> str:
+    return json.dumps({f"{i}.png": {"caption": t} for i, t in enumerate(texts)}, indent=2)
+
+
+def coco(texts: list[str]) -> str:
+    rows = [{"image_id": i, "id": i, "caption": text} for i, text in enumerate(texts)]
+    return json.dumps({"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": rows})
+
+
+def several(texts: list[str]) -> str:
+    return f"{json.dumps({'image': 'x', 'captions': texts})}\n"
+
+
+def a1111(texts: list[str]) -> str:
+    quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
+    return "".join(f"--prompt {text} --steps 20\n" for text in quoted)
+
+
+def kohya(texts: list[str]) -> str:
+    return "# made by hand\n" + "".join(f"{text} --n blurred --w 512\n" for text in texts)
+
+
+def infotext(texts: list[str]) -> str:
+    return "".join(f"{text}\nNegative prompt: x\nSteps: 5, Sampler: Euler\n\n" for text in texts)
+
+
+def in_parquet(texts: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({"caption": texts, "image": [b"\xff"] * len(texts)}), buffer)
+    return buffer.getvalue()
+
+
+FORMS = [
+    Form("list.txt", lambda texts: "\n".join(texts), "one prompt a line", {}),
+    Form("crlf.txt", lambda texts: "\r\n".join([*texts, ""]), "with Windows' line ends", {}),
+    Form("list.csv", table(","), "csv, quotes where needed", {}),
+    Form("all.csv", table(",", csv.QUOTE_ALL, "\r\n"), "csv, quotes everywhere", {}),
+    Form("semicolon.csv", table(";"), "csv with semicolons", {}),
+    Form("list.tsv", table("\t"), "tsv, quotes where needed", {}),
+    Form("plain.tsv", unquoted, "tsv whose quotes are text", {"quotes": "none"}),
+    Form("found.tsv", unquoted, "the same, found out or asked about", {}, may_ask=True),
+    Form("bare.tsv", headerless, "no header", {"header": False, "column": "1", "quotes": "none"}),
+    Form("table.txt", table(","), "a table named txt", {}),
+    Form("list.json", in_objects, "an array of objects", {}),
+    Form("texts.json", json.dumps, "an array of texts", {}),
+    Form("array.txt", json.dumps, "an array named txt", {}),
+    Form("list.jsonl", line_by_line, "an object a line", {}),
+    Form("meta.json", by_picture, "objects by picture (kohya, DiffusionDB)", {}),
+    Form("coco.json", coco, "COCO captions", {}),
+    Form("several.jsonl", several, "several captions a row", {}),
+    Form("a1111.txt", a1111, "A1111's options", {"read_as": "a1111"}),
+    Form("kohya.txt", kohya, "kohya's options", {"read_as": "kohya"}),
+    Form("info.txt", infotext, "A1111's infotexts", {"read_as": "infotext"}),
+    Form("list.parquet", in_parquet, "parquet, pictures left out", {}),
+]
+NO_TEXT = {"list.parquet"}
+
+
+def made() -> Iterator[tuple[Form, str, str, bool]]:
+    """All combinations of a form, its texts, an encoding and packing that can exist."""
+    for form, kind, encoding, packed in product(FORMS, TEXTS, ENCODINGS, (False, True)):
+        if form.name in NO_TEXT and encoding != "UTF-8":
+            continue
+        if packed and kind != "plain":
+            continue
+        if form.write is kohya and any(text.startswith("#") for text in TEXTS[kind]):
+            continue  # a comment there
+        try:
+            "".join(TEXTS[kind]).encode(ENCODINGS[encoding][0])
+        except UnicodeEncodeError:
+            continue
+        yield form, kind, encoding, packed
+
+
+def outcome(folder: Path, form: Form, kind: str, encoding: str, packed: bool) -> str:
+    """ "read", "asked", or what was misread."""
+    codec, said = ENCODINGS[encoding]
+    content = form.write(TEXTS[kind])
+    whole = content if isinstance(content, bytes) else content.encode(codec)
+    file = folder / (f"{form.name}.gz" if packed else form.name)
+    file.write_bytes(gzip.compress(whole) if packed else whole)
+    try:
+        found = read_prompts(file, encoding=said, **form.options)  # type: ignore[arg-type]
+    except UsageError as error:
+        return "asked" if "--quotes" in str(error) else f"refused: {error}"
+    read = [entry.prompt for entry in found]
+    return "read" if read == TEXTS[kind] else f"misread: {read}"
+
+
+def test_no_list_is_misread_in_silence(tmp_path: Path) -> None:
+    cases = list(made())
+    assert len(cases) > 300
+    wrong = []
+    for form, *case in cases:
+        found = outcome(tmp_path, form, *case)
+        if found != "read" and not (found == "asked" and form.may_ask):
+            wrong.append((form.name, *case, found))
+    assert wrong == []
+
+
+def page() -> str:
+    """What the documentation says, made from what was read."""
+    lines = [
+        "# What is read as a list of prompts",
+        "",
+        "Made by `tests/prompts/test_kinds.py`, which writes each of these files and reads it.",
+        "What is inside a file decides what it is, not its name. A text is a prompt as it stands.",
+        "",
+        "| a list that holds | such as | options |",
+        "| --- | --- | --- |",
+    ]
+    for form in FORMS:
+        start = form.write(["a red barn", "a boat"])
+        shown = "(binary)" if isinstance(start, bytes) else f"`{_one_line(start)}`"
+        lines.append(f"| {form.said} | {shown} | {_flags(form.options)} |")
+    lines += [
+        "",
+        f"Each with texts of {len(TEXTS)} kinds ({', '.join(TEXTS)}),",
+        f"as {', '.join(ENCODINGS)} (`--encoding cp1252`), and packed with gzip:",
+        f"{len(list(made()))} files. xz, bzip2 and zip archives of one file are read too, and a",
+        "folder of pictures with captions beside them. Where quotes of a table can mean two things",
+        "that give other prompts, `batch` ends with the question. Lines with options are asked",
+        "about too: `--read-as txt` takes them as they stand. Lines that begin with `# ` are",
+        "comments. Spreadsheets, archives, databases, pickles and pictures are refused as what",
+        "they are.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    shown = text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥").replace("|", "\\|")
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
+def _flags(options: dict[str, object]) -> str:
+    named = {"header": lambda _: "--no-header"}
+    flags = [
+        named[key](value) if key in named else f"--{key.replace('_', '-')} {value}"
+        for key, value in options.items()
+    ]
+    return f"`{' '.join(flags)}`" if flags else ""
+
+
+def test_the_documentation_says_what_is_read() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), (
+        "Make it again: python -c 'from tests.prompts.test_kinds import PAGE, page; "
+        'PAGE.write_text(page(), encoding="utf-8")\''
+    )
