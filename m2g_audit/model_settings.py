@@ -17,6 +17,8 @@ from m2g_audit.printable import printable
 _DEEPEST = 8
 _LARGEST = 10**7
 _LONGEST = 10_000
+# Any other way of attending may be a kernel of the hub, which is code and would be fetched.
+_ATTENTION = ("eager", "sdpa", None)
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Layers = Annotated[int, Field(ge=0, le=256)]
@@ -128,6 +130,8 @@ def _wild(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
         yield f"{key} is nested more than {_DEEPEST} deep"
     elif isinstance(value, dict):
         for name, inner in value.items():
+            if "attn_implementation" in name or "experts_implementation" in name:
+                yield from _foreign_kernel(name, inner)
             yield from _wild(inner, key or printable(name, 80), depth + 1)
     elif isinstance(value, list):
         for inner in value:
@@ -136,3 +140,10 @@ def _wild(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
         yield f"{key} has {len(value):,} letters"
     elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
         yield f"{key} is a number beyond {_LARGEST:,}"
+
+
+def _foreign_kernel(key: str, value: Any) -> Iterator[str]:
+    for named in value.values() if isinstance(value, dict) else [value]:
+        if named not in _ATTENTION:
+            shown = printable(str(named), 80)
+            yield f"{key} names {shown}, code that would be fetched: only eager and sdpa are run"

@@ -18,8 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.model_folder import FUSE, ModelFolder, count_and_names, first_line
+from m2g_audit.model_folder import ModelFolder, first_line
+from m2g_audit.no_model import FUSE
 from m2g_audit.numerics import out_of_memory
+from m2g_audit.weight_files import count_and_names
 
 _NAMES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
 # Buffers that were once saved, and the rest of a CLIP whose text half is the encoder.

@@ -170,7 +170,8 @@ class TextToImage:
         """The model's own guidance, else 7.5; UsageError for a distilled model that has none."""
         if self._settings.guidance is None:
             self._refuse_usual_settings()
-        return self._settings.guidance or 7.5
+            return 7.5
+        return resolve_guidance(self._settings.guidance)
 
     def _refuse_usual_settings(self) -> None:
         if why := _distilled(self._folder, type(self._own_scheduler).__name__):

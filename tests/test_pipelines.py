@@ -586,6 +586,8 @@ def test_a_distilled_model_is_told_by_its_name(
     (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 1}')
     own = TextToImage.load(model._folder.path, device="cpu")
     assert (own.default_steps, own.default_guidance) == (4, 1)
+    (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 0.0}')
+    assert TextToImage.load(model._folder.path, device="cpu").default_guidance == 1
 
 
 def test_guidance_0_is_none_as_in_diffusers(model: TextToImage) -> None:
