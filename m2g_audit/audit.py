@@ -400,8 +400,10 @@ def measure_curvature(
     entries = []
     for k, i in enumerate(chosen):
 
-        def report(done: int, before: int = k * each) -> None:
-            on_progress(before + min(done, each), len(chosen) * each)
+        def report(done: int, k: int = k) -> None:
+            # Of one that takes more than announced nothing is known but that it goes on.
+            expected = each if done < each else done + each // 10 + 1
+            on_progress(k * each + done, (len(chosen) - 1) * each + expected)
 
         report(0)
         kept = _kept_spectrum(run, i)
