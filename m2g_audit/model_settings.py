@@ -17,6 +17,8 @@ from m2g_audit.printable import printable
 _DEEPEST = 8
 _LARGEST = 10**7
 _LONGEST = 10_000
+# Of DPM-Solver++ and its kin: no clipping, which save_pretrained writes as -Infinity.
+_UNBOUNDED = "lambda_min_clipped"
 # Any other way of attending may be a kernel of the hub, which is code and would be fetched.
 _ATTENTION = ("eager", "sdpa", None)
 
@@ -89,6 +91,7 @@ class SchedulerSettings(_Settings):
     trained_betas: Annotated[list[Beta], Field(max_length=100_000)] | None = None
     prediction_type: str = "epsilon"
     steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
+    lambda_min_clipped: Annotated[float, Field(lt=0, allow_inf_nan=True)] = -1.0
     clip_sample: bool | None = None
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
     class_name: str = Field("", alias="_class_name", max_length=100)
@@ -138,7 +141,7 @@ def _wild(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
             yield from _wild(inner, key, depth + 1)
     elif isinstance(value, str) and len(value) > _LONGEST:
         yield f"{key} has {len(value):,} letters"
-    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST and key != _UNBOUNDED:
         yield f"{key} is a number beyond {_LARGEST:,}"
 
 

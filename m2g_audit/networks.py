@@ -87,6 +87,9 @@ def _class(folder: ModelFolder, component: str, *bases: type) -> Any:
     """The class of one part, one of `bases`; ModelError where the libraries know no such class."""
     library, name = folder.class_of(component)
     found = getattr(diffusers if library == "diffusers" else transformers, name, None)
+    if getattr(found, "_backends", None):
+        # A stand-in of diffusers, which says what package it needs once it is loaded.
+        return found
     if not (isinstance(found, type) and issubclass(found, bases)):
         raise ModelError(
             f"The {_NAMES.get(component, component)} of {folder.id} is a {name} of {library}: no "
@@ -176,6 +179,11 @@ def readable(folder: ModelFolder, part: str) -> Iterator[None]:
         yield
     except AuditError:
         raise
+    except ImportError as error:
+        raise ModelError(
+            f"The {_NAMES.get(part, part)} of {folder.id} needs a package that is not here: "
+            f"{first_line(error)}"
+        ) from error
     except Exception as error:
         if out_of_memory(error):
             raise
