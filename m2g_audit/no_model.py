@@ -28,7 +28,7 @@ _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 # A Stable Diffusion in half precision has 1.7 GB.
 _LEAST_CHECKPOINT = 5 * 10**8
 # What the names of weights in a single file hold, the first that fits; kohya's and diffusers'.
-_LORA = re.compile(r"lora_|\.lora\.|hada_|lokr_")
+_LORA = re.compile(r"lora_|\.lora\.|hada_|lokr_|oft_diag|dora_scale")
 _OTHER_FAMILY = re.compile(r"^(conditioner\.|(model\.diffusion_model\.)?(joint|double)_blocks)")
 _CHECKPOINT = re.compile(r"^(cond_stage_model|model\.diffusion_model)\.")
 _VAE = re.compile(r"^(first_stage_model\.)?(en|de)coder\.")
@@ -44,8 +44,9 @@ def why_no_model(path: Path) -> str:
     """What lies at `path`, which has no model_index.json, and the way out; begins with a verb."""
     if path.is_dir():
         return next(_of_folder(path))
-    if path.name == "model_index.json":
-        return "is a file of a model: give the folder that it lies in."
+    for above in (path.parent, path.parent.parent):
+        if (above / "model_index.json").is_file():
+            return f"is a file of a model: give the folder {above}."
     return _of_file(path)
 
 

@@ -157,16 +157,18 @@ def opened(file: Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Ite
             raise ValueError(str(error) or type(error).__name__) from error
 
 
-def header(path: Path) -> Header:
+def header(file: Path | BinaryIO) -> Header:
     """Return what kind of picture a file holds, by content; OSError or ValueError for none."""
-    with path.open("rb") as file:
-        try:
-            with opened(file) as picture:
-                _refuse_raw(picture, file)
-                return Header(_format(picture), _pages(picture))
-        except UnidentifiedImageError as error:
-            file.seek(0)
-            raise ValueError(_what_else(file.read(512))) from error
+    if isinstance(file, Path):
+        with file.open("rb") as content:
+            return header(content)
+    try:
+        with opened(file) as picture:
+            _refuse_raw(picture, file)
+            return Header(_format(picture), _pages(picture))
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        raise ValueError(_what_else(file.read(512))) from error
 
 
 def _format(picture: Image) -> str:

@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from m2g_audit.errors import ReferenceFolderError
-from m2g_audit.picture_files import FORMATS, Header, header, picture_suffixes
+from m2g_audit.picture_containers import (
+    LISTS,
+    NO_PICTURES,
+    Contents,
+    PictureFile,
+    in_list,
+    look_into,
+)
+from m2g_audit.picture_files import FORMATS, header, picture_suffixes
 from m2g_audit.printable import printable
 
 NAMED = 10
 """How many files a message names."""
 
-# Beside pictures, and not text: tables, arrays, weights, and what desktops leave.
-_NO_PICTURES = frozenset(
-    {".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".npz", ".npy"}
-    | {".pt", ".safetensors", ".pkl", ".db", ".lock", ".pyc"}
-)
 _HEAD = 4096
 _MARKERS = {
     "identity.json": ({"weights", "prompt"}, {"kind", "weights"}, {"command", "seed"}),
@@ -34,15 +37,6 @@ _MARKERS = {
 }
 """Files that runs and sweeps write first, with some of the keys in them."""
 _MARKER_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class PictureFile:
-    """A file with a picture that can be opened; name: its path in the folder, as text."""
-
-    path: Path
-    name: str
-    header: Header
 
 
 @dataclass(frozen=True)
@@ -64,31 +58,72 @@ class PictureFolder:
 def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> PictureFolder:
     """Return the pictures of a folder and of what is in it, links followed, each folder once.
 
-    Nothing is decoded. Folders of runs and those to leave out are not looked into. Raises
-    ReferenceFolderError where the folder is missing, is a file, is of a run itself, can't be read,
-    or has no pictures in it.
+    Tables and archives with pictures in them are looked into; `folder` may be one of these itself,
+    or a list of paths. Nothing is decoded. Folders of runs and those to leave out are not looked
+    into. Raises ReferenceFolderError where the folder is missing, is a file of another kind, is of
+    a run itself, can't be read, or has no pictures in it.
     """
     _check(folder)
-    walk = _Walk(folder, leave_out)
-    walk.through()
-    files: list[PictureFile] = []
-    broken: list[str] = []
-    for path in sorted(walk.files):
-        name = walk.name(path)
-        try:
-            files.append(PictureFile(path, name, header(path)))
-        except (OSError, ValueError) as error:
-            if path.suffix.lower() in picture_suffixes():
-                broken.append(f"{name} ({reason(error)})")
-            elif _has_pictures_in_columns(path):
-                walk.unread.append(f"{name} (a table with pictures in it)")
-            elif not _is_no_picture(path):
-                walk.unread.append(f"{name} ({reason(error)})")
-    unread, own = sorted(walk.unread), sorted(walk.own)
-    found = PictureFolder(folder, tuple(files), tuple(broken), tuple(unread), tuple(own))
-    if not files and not broken:
-        raise ReferenceFolderError(_nothing_in(found))
-    return found
+    found = Contents()
+    own: list[str] = []
+    if folder.is_dir():
+        walk = _Walk(folder, leave_out)
+        walk.through()
+        for path in sorted(walk.files):
+            _take(found, path, walk.name(path))
+        found.unread += walk.unread
+        own = sorted(walk.own)
+    else:
+        found = _in_file(folder)
+    unread = tuple(sorted(found.unread))
+    whole = PictureFolder(folder, tuple(found.files), tuple(found.broken), unread, tuple(own))
+    if not found.files and not found.broken:
+        raise ReferenceFolderError(_nothing_in(whole))
+    return whole
+
+
+def _take(found: Contents, path: Path, name: str) -> None:
+    """Take in a file that is a picture, or holds some; name it where it could not be read."""
+    try:
+        found.files.append(PictureFile(path, name, header(path)))
+    except (OSError, ValueError) as error:
+        if path.suffix.lower() in picture_suffixes():
+            found.broken.append(f"{name} ({reason(error)})")
+        elif not _take_container(found, path, name) and not _is_no_picture(path):
+            found.unread.append(f"{name} ({reason(error)})")
+
+
+def _take_container(found: Contents, path: Path, name: str) -> bool:
+    try:
+        inside = look_into(path, name)
+    except (OSError, ValueError):  # it is named as what its first bytes say
+        return False
+    if inside is None:
+        return False
+    found.files += inside.files
+    found.broken += inside.broken
+    found.unread += inside.unread
+    return True
+
+
+def _in_file(path: Path) -> Contents:
+    """The pictures of a table, an archive or a list; ReferenceFolderError for any other file."""
+    try:
+        inside = look_into(path, path.name)
+        if inside is None and path.suffix.lower() in LISTS:
+            inside = in_list(path)
+    except (OSError, ValueError) as error:
+        raise ReferenceFolderError(
+            f"The pictures of {path} can't be read: {reason(error)}. Get the file again, or give "
+            "the folder of the training pictures."
+        ) from error
+    if inside is None:
+        raise ReferenceFolderError(
+            f"{path} is a file. --reference takes the folder that the training pictures lie in, a "
+            "parquet file, a tar archive of webdataset, or a list of paths "
+            f"({', '.join(LISTS)})."
+        )
+    return inside
 
 
 def refuse_broken(broken: Sequence[str], total: int, folder: Path) -> None:
@@ -139,10 +174,6 @@ def _check(folder: Path) -> None:
             f"There is no folder {folder}. Give the folder of the training pictures with "
             "--reference PATH, or leave --reference away to audit without one."
         )
-    if not folder.is_dir():
-        raise ReferenceFolderError(
-            f"{folder} is a file. --reference takes the folder that the training pictures lie in."
-        )
     whole = folder.resolve()
     for each in (whole, *whole.parents):
         if is_of_this_program(each):
@@ -161,25 +192,9 @@ def _nothing_in(found: PictureFolder) -> str:
     )
 
 
-def _has_pictures_in_columns(path: Path) -> bool:
-    """Whether a parquet file is a set of pictures in the hub's layout, and not a table of texts."""
-    if path.suffix.lower() != ".parquet":
-        return False
-    from pyarrow import ArrowException, parquet, types
-
-    try:
-        columns = parquet.read_schema(path)
-    except (OSError, ArrowException):
-        return False
-    return any(
-        types.is_struct(column.type) and {"bytes", "path"} <= {part.name for part in column.type}
-        for column in columns
-    )
-
-
 def _is_no_picture(path: Path) -> bool:
     """Whether a file is a caption, a table or the like: known by name, or plain text."""
-    if path.suffix.lower() in _NO_PICTURES:
+    if path.suffix.lower() in NO_PICTURES:
         return True
     try:
         with path.open("rb") as file:

@@ -21,6 +21,7 @@ from torch import Tensor
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ResourceError
 from m2g_audit.picture_captions import find_captions
+from m2g_audit.picture_containers import PictureFile
 from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.picture_folder import PictureFolder, as_text, find_pictures, reason, refuse_broken
 from m2g_audit.runs import digest, to_levels, write_atomically
@@ -232,7 +233,7 @@ class _StoredPictures:
 class _Entry:
     """One picture of the set, a page of a file, as it is, or mirrored if training flipped."""
 
-    file: Path
+    file: PictureFile
     name: str
     page: int
     mirrored: bool
@@ -311,8 +312,7 @@ def scan(
     broken = list(found.broken)
     for file in found.files:
         try:
-            with file.path.open("rb") as content:
-                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            sha256 = file.sha256 or _hash_of(file)
         except OSError as error:
             broken.append(f"{file.name} ({reason(error)})")
             continue
@@ -322,9 +322,9 @@ def scan(
             continue
         for page in range(pages):
             name = file.name if page == 0 else f"{file.name} (page {page + 1})"
-            entries.append(_Entry(file.path, name, page, False, sha256))
+            entries.append(_Entry(file, name, page, False, sha256))
             if flipped:
-                entries.append(_Entry(file.path, f"{name} (mirrored)", page, True, sha256))
+                entries.append(_Entry(file, f"{name} (mirrored)", page, True, sha256))
     refuse_broken(broken, len(found.files) + len(found.broken), folder)
     return FolderContents(found, tuple(entries), flipped, reading)
 
@@ -356,8 +356,7 @@ def load_folder(
             try:
                 readable.append((entry, *_prepared(entry, contents.reading, pipeline.image_size)))
             except (OSError, ValueError) as error:
-                name = as_text(entry.file.relative_to(contents.folder))
-                broken[name] = f"{name} ({reason(error)})"
+                broken[entry.file.name] = f"{entry.file.name} ({reason(error)})"
         # What can be read is kept even so: after the repair it is not done again.
         if readable:
             images = pipeline.round_trip(torch.stack([image for _, image, _ in readable]))
@@ -365,7 +364,7 @@ def load_folder(
                 _keep(contents._stored(entry, pipeline), image, facts)
         done += len(readable)
         report(done, len(contents.entries))
-    refuse_broken(list(broken.values()), len({e.file for e in contents.entries}), contents.folder)
+    refuse_broken(list(broken.values()), len(contents.found.files), contents.folder)
     return ReferenceSet(
         images=_StoredPictures(contents.stored(pipeline)),
         names=[entry.name for entry in contents.entries],
@@ -378,18 +377,28 @@ def load_folder(
 
 
 def _captions(contents: FolderContents) -> list[str | None]:
-    captions = find_captions(contents.folder, [entry.file for entry in contents.entries])
-    return [captions.get(entry.file) for entry in contents.entries]
+    files = contents.found.files
+    beside = find_captions(contents.folder, [file.path for file in files if file.place is None])
+    return [
+        entry.file.caption or (beside.get(entry.file.path) if entry.file.place is None else None)
+        for entry in contents.entries
+    ]
+
+
+def _hash_of(file: PictureFile) -> str:
+    with file.path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _prepared(entry: _Entry, reading: Reading, size: tuple[int, int]) -> tuple[Tensor, PixelFacts]:
     try:
-        decoded = decode(entry.file, reading, entry.page)
+        with entry.file.open() as content:
+            decoded = decode(content, reading, entry.page)
         levels = torch.from_numpy(np.array(crop(decoded.picture, size)))
     except MemoryError as error:
         raise ResourceError(
-            f"There is not enough memory to read {entry.file}. Make that picture smaller, or close "
-            "other programs; the same command then continues."
+            f"There is not enough memory to read {entry.file.name}. Make that picture smaller, or "
+            "close other programs; the same command then continues."
         ) from error
     facts = PixelFacts(
         decoded.turned, decoded.transparent, decoded.scaled, decoded.constant, decoded.sha256

@@ -77,7 +77,9 @@ class Place:
 def cached_repo(path: Path) -> str | None:
     """The hub id of a snapshot in the hub's cache, None for any other folder."""
     kind, _, repo = path.parent.parent.name.partition("--")
-    return repo.replace("--", "/") if (path.parent.name, kind) == ("snapshots", "models") else None
+    return (
+        repo.replace("--", "/", 1) if (path.parent.name, kind) == ("snapshots", "models") else None
+    )
 
 
 def stem(component: str) -> str:

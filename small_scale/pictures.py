@@ -92,7 +92,7 @@ class Table(Source):
 
 
 class Folder(Source):
-    """Picture files below a folder; a fifth at random is held out, but at least 100."""
+    """Pictures below a folder or in a file; a fifth at random is held out, but at least 100."""
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
@@ -113,7 +113,8 @@ class Folder(Source):
         self.channels = _channels(self)
 
     def picture(self, row: int, *, fresh: bool) -> Image:
-        return open_picture(self._files[fresh][row].path)
+        with self._files[fresh][row].open() as content:
+            return open_picture(content)
 
     def label(self, row: int, *, fresh: bool) -> str:
         return self._files[fresh][row].name
@@ -148,9 +149,12 @@ def open_source(data: str) -> Source:
         return _tables(data, tables, None) if tables else Folder(path)
     if path.suffix == ".parquet" and path.is_file():
         return _tables(data, {"train": [path]}, None)
+    if path.is_file():
+        return Folder(path)
     raise UsageError(
         f"There is no data set {data!r}: give one of {', '.join(PUBLISHED)}, a folder of pictures, "
-        "a parquet file in the hub's layout, or the folder of a sweep to go on with."
+        "a parquet file in the hub's layout, a tar archive, a list of paths, or the folder of a "
+        "sweep to go on with."
     )
 
 

@@ -18,7 +18,7 @@ from m2g_audit.errors import ModelError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, resolve
 from tests import tiny
 
-ID, COMMIT = "somebody/some-model", "0123456789abcdef0123456789abcdef01234567"
+ID, COMMIT = "somebody/some--model", "0123456789abcdef0123456789abcdef01234567"
 PICKLES = {
     "unet/diffusion_pytorch_model.bin",
     "vae/diffusion_pytorch_model.bin",
@@ -40,7 +40,7 @@ class Hub:
 
     def __init__(self, origin: Path, cache: Path) -> None:
         self.origin = origin
-        self.snapshot = cache / f"models--{ID.replace('/', '--')}" / "snapshots" / COMMIT
+        self.snapshot = cache / f"models--{ID.replace('/', '--', 1)}" / "snapshots" / COMMIT
         self.online = True
 
     def names(self) -> list[str]:
@@ -148,7 +148,7 @@ def test_a_cache_in_part_goes_on_with_the_network_back(hub: Hub) -> None:
         assert "vae/diffusion_pytorch_model.safetensors is missing" in str(caught.value)
         assert f"with a network connection --model {ID} fetches the rest" in str(caught.value)
     (hub.snapshot / "model_index.json").unlink()
-    refused("has no model_index.json: only a part of somebody/some-model is in the hub's cache")
+    refused("has no model_index.json: only a part of somebody/some--model is in the hub's cache")
     hub.online = True
     resolve(ID, TEXT_TO_IMAGE)
 

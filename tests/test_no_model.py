@@ -64,6 +64,8 @@ def large(file: Path) -> None:
         ("a.safetensors", weights("lora_unet_down_to_q.lora_down.weight"), f"is a LoRA.*{FUSE}"),
         ("a.safetensors", weights("unet.to_q.processor.lora.up.weight"), f"is a LoRA.*{FUSE}"),
         ("a.safetensors", weights("<cat>"), "embedding.*load_textual_inversion.'.*a.safetensors'."),
+        ("a.safetensors", weights("lycoris.x.hada_w1_a"), f"is a LoRA.*{FUSE}"),
+        ("a.safetensors", weights("clip_g", "clip_l"), "is an embedding .textual inversion"),
         ("a.safetensors", weights("emb_params"), "is an embedding .textual inversion"),
         ("a.safetensors", weights("conditioner.x", "model.diffusion_model.x"), "such as XL"),
         ("a.safetensors", weights("model.diffusion_model.joint_blocks.0.x"), "such as XL, SD 3"),
@@ -79,7 +81,7 @@ def large(file: Path) -> None:
             "3,000 bytes, too small .*textual_inversion",
         ),
         ("a.txt", of_bytes(b"a kite"), "is a file, and no model"),
-        ("model_index.json", of_bytes(b"{}"), "give the folder that it lies in"),
+        ("model_index.json", of_bytes(b"{}"), "is a file of a model: give the folder /"),
     ],
 )
 def test_a_file_is_called_what_it_is(
@@ -125,6 +127,8 @@ def test_a_peft_folder_goes_into_its_own_part(tmp_path: Path, part: str) -> None
 
 
 def test_a_part_leads_to_the_whole(folder: Path, tmp_path: Path) -> None:
+    for file in ("model_index.json", "unet/config.json"):
+        refused(folder / file, f"is a file of a model: give the folder {folder}")
     refused(folder / "unet", f"is a part of a model: give the folder above it, {folder}")
     refused(tmp_path, f"no model, but a folder above one: give {folder}")
 

@@ -97,14 +97,15 @@ def test_what_may_hold_pictures_and_is_not_read_is_named(
     assert said in unread
 
 
-def test_a_table_of_pictures_is_named_and_one_of_texts_is_not(folder: Path) -> None:
+def test_a_table_of_pictures_is_looked_into_and_one_of_texts_is_not(folder: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     picture = {"bytes": (folder / "a.png").read_bytes(), "path": "a.png"}
     parquet.write_table(pa.table({"image": [picture]}), folder / "train.parquet")
     parquet.write_table(pa.table({"text": ["a boat"]}), folder / "metadata.parquet")
-    assert find_pictures(folder).unread == ("train.parquet (a table with pictures in it)",)
+    found = find_pictures(folder)
+    assert (names(found)[-1], found.unread) == ("train.parquet/row 1", ())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0\n", b"text"])

@@ -21,7 +21,8 @@ def calibrate(
         str,
         typer.Argument(
             help="mnist, fashion-mnist, cifar10, lsun-church; a folder of pictures; a parquet file "
-            "in the hub's layout; or the folder of a sweep, to go on with it.",
+            "in the hub's layout; a tar archive or a list of paths; or the folder of a sweep, to "
+            "go on with it.",
             show_default=False,
         ),
     ],

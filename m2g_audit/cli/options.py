@@ -65,7 +65,8 @@ AllowPickle = Annotated[
 Reference = Annotated[
     str | None,
     typer.Option(
-        help="The folder of training pictures, or none. The pocket model knows its own.",
+        help="The training pictures: a folder, a parquet file, a tar archive or a list of paths; "
+        "or none. The pocket model knows its own.",
         rich_help_panel=_REFERENCE,
     ),
 ]
@@ -88,8 +89,8 @@ ReferenceFlipped = Annotated[
 Unseen = Annotated[
     Path | None,
     typer.Option(
-        help="A folder of pictures of the reference's kind that training did not see; they set "
-        "the thresholds.",
+        help="Pictures of the reference's kind, kept in one of the same ways, that training did "
+        "not see; they set the thresholds.",
         rich_help_panel=_REFERENCE,
     ),
 ]

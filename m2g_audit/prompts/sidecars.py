@@ -7,20 +7,21 @@ from pathlib import Path
 from m2g_audit.errors import ReferenceFolderError, UsageError
 from m2g_audit.picture_captions import find_captions
 from m2g_audit.picture_folder import find_pictures
-from m2g_audit.prompts.columns import Table
+from m2g_audit.prompts.columns import Record, Table
 
 
 def read_folder(folder: Path) -> Table:
     """Return the caption of each picture in a folder and below it; UsageError if none has one."""
     try:
         found = find_pictures(folder, [])
-        captions = find_captions(folder, [file.path for file in found.files])
+        beside = find_captions(folder, [file.path for file in found.files if file.place is None])
     except ReferenceFolderError as error:
         raise UsageError(f"{folder} is a folder, and no list of prompts: {error}") from error
-    rows = [
-        (number, {"file_name": file.name, "caption": captions[file.path]})
-        for number, file in enumerate(found.files, start=1)
-        if file.path in captions
+    captions = [file.caption or beside.get(file.path) for file in found.files]
+    rows: list[Record] = [
+        (number, {"file_name": file.name, "caption": caption})
+        for number, (file, caption) in enumerate(zip(found.files, captions, strict=True), start=1)
+        if caption
     ]
     if not rows:
         raise UsageError(

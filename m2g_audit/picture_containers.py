@@ -1,0 +1,347 @@
+"""Pictures that lie in other files: parquet tables, tar archives of webdataset, lists of paths.
+
+Nothing is unpacked to the disk: a picture is found once, and its bytes are read again when they are
+needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Protocol
+
+from m2g_audit.picture_files import Header, header, picture_suffixes
+
+CAPTIONS = ("text", "caption", "prompt")
+"""Columns, and keys of JSON, that hold the caption of a picture."""
+LISTS = (".txt", ".csv", ".tsv", ".jsonl")
+"""Suffixes of files that may list the paths of pictures."""
+
+NO_PICTURES = frozenset(
+    {".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".npz", ".npy"}
+    | {".pt", ".safetensors", ".pkl", ".db", ".lock", ".pyc", ".cls", ".id", ".index", ".url"}
+)
+"""Suffixes of what lies beside pictures: tables, arrays, weights, and what desktops leave."""
+
+_PATHS = ("file_name", "path", "image", "filename", "file", "image_path")
+_PICTURES = ("image", "img", "picture", "jpg", "png", "webp")
+_MOST_BYTES = 2**28
+_MOST_CAPTION = 2**16
+_CAPTION_SUFFIXES = (".txt", ".caption", ".json")
+
+
+class Place(Protocol):
+    """Where in a file a picture lies."""
+
+    def read(self, path: Path) -> bytes:
+        """Return the picture's bytes; OSError if the file has changed."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture that can be opened; path: of the file that it is, or lies in; name: as text.
+
+    sha256: of its bytes, where these were read to find it; caption: one that lies in the same file.
+    """
+
+    path: Path
+    name: str
+    header: Header
+    place: Place | None = None
+    sha256: str | None = None
+    caption: str | None = None
+
+    def open(self) -> BinaryIO:
+        """Return its bytes as a file; OSError where they can't be read."""
+        if self.place is None:
+            return self.path.open("rb")
+        return io.BytesIO(self.place.read(self.path))
+
+
+@dataclass
+class Contents:
+    """The pictures of one file, and by name what in it is broken, or was not read."""
+
+    files: list[PictureFile] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def take(
+        self, path: Path, name: str, content: bytes, place: Place, caption: str | None = None
+    ) -> None:
+        """Take in a picture, or name it as broken."""
+        try:
+            found = header(io.BytesIO(content))
+        except (OSError, ValueError) as error:
+            self.broken.append(f"{name} ({error})")
+            return
+        digest = hashlib.sha256(content).hexdigest()
+        self.files.append(PictureFile(path, name, found, place, digest, caption))
+
+
+def look_into(path: Path, name: str) -> Contents | None:
+    """Return the pictures of a table or an archive, None for a file that is neither.
+
+    name: of the file, which those of its pictures begin with. Raises OSError or ValueError for one
+    that is broken.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PAR1"):
+        return _in_parquet(path, name)
+    if head[257:262] == b"ustar":
+        return _in_tar(path, name)
+    return None
+
+
+# -- tar archives
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Bytes of a file from `start` on."""
+
+    start: int
+    size: int
+
+    def read(self, path: Path) -> bytes:
+        with path.open("rb") as file:
+            file.seek(self.start)
+            content = file.read(self.size)
+        if len(content) != self.size:
+            raise OSError(f"{path} is shorter than it was")
+        return content
+
+
+def _in_tar(path: Path, name: str) -> Contents:
+    """Pictures of an archive; the caption of one has its name up to the first dot."""
+    found = Contents()
+    captions: dict[str, str] = {}
+    keys: list[str] = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+                    continue
+                _take_member(found, captions, path, name, archive, member)
+                keys += [_key(member.name)] * (len(found.files) - len(keys))
+    except tarfile.TarError as error:
+        raise ValueError(f"a tar archive that is broken: {error}") from error
+    pairs = zip(found.files, keys, strict=True)
+    found.files = [replace(file, caption=captions.get(key)) for file, key in pairs]
+    return found
+
+
+def _take_member(
+    found: Contents,
+    captions: dict[str, str],
+    path: Path,
+    name: str,
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+) -> None:
+    """Take in a picture or a caption; what else lies beside them is no picture."""
+    suffix, whole = PurePosixPath(member.name).suffix.lower(), f"{name}/{member.name}"
+    if suffix in _CAPTION_SUFFIXES and member.size <= _MOST_CAPTION:
+        text = _caption(_content(archive, member), suffix)
+        if text:
+            captions.setdefault(_key(member.name), text)
+    elif member.size > _MOST_BYTES or member.issparse():
+        found.unread.append(f"{whole} (larger than any picture, or sparse)")
+    else:
+        content = _content(archive, member)
+        reason = _why_no_picture(content)
+        if not reason or suffix in picture_suffixes():
+            found.take(path, whole, content, _Stretch(member.offset_data, member.size))
+        elif suffix not in NO_PICTURES:
+            found.unread.append(f"{whole} ({reason})")
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _why_no_picture(content: bytes) -> str:
+    """What is said of bytes that are no picture; empty for one."""
+    try:
+        header(io.BytesIO(content))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _key(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.parent / path.name.split(".")[0])
+
+
+def _caption(content: bytes, suffix: str) -> str:
+    text = content.decode("utf-8", "replace").strip()
+    if suffix != ".json":
+        return text
+    with suppress(ValueError, RecursionError):
+        return _first_text(json.loads(text))
+    return ""
+
+
+def _first_text(row: Any) -> str:
+    if not isinstance(row, Mapping):
+        return ""
+    return next((row[k].strip() for k in CAPTIONS if isinstance(row.get(k), str)), "")
+
+
+# -- parquet
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell of a table: bytes, or an object with bytes in it."""
+
+    group: int
+    column: str
+    row: int
+
+    def read(self, path: Path) -> bytes:
+        return _bytes_of(_cells(path, self.group, self.column)[self.row], path)
+
+
+@lru_cache(maxsize=1)
+def _cells(path: Path, group: int, column: str) -> list[Any]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as stored:
+        return stored.read_row_group(group, columns=[column]).column(0).to_pylist()
+
+
+def _bytes_of(cell: Any, path: Path) -> bytes:
+    """The bytes of a cell, or of the file beside the table that it names."""
+    if isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
+        return cell["bytes"]
+    named = cell.get("path") if isinstance(cell, Mapping) else None
+    if not isinstance(named, str):
+        raise ValueError("there is no picture in it")
+    from m2g_audit.foreign_files import read_file, within
+
+    return read_file(within(path.parent, named))
+
+
+def _in_parquet(path: Path, name: str) -> Contents | None:
+    import pyarrow
+    from pyarrow import parquet
+
+    found = Contents()
+    try:
+        with parquet.ParquetFile(path) as stored:
+            columns = _picture_columns(stored.schema_arrow)
+            caption = _caption_column(stored.schema_arrow)
+            before = 0
+            for group in range(stored.num_row_groups):
+                n = stored.metadata.row_group(group).num_rows
+                texts = _texts(stored, group, caption, n)
+                for column in columns:
+                    where = f".{column}" if len(columns) > 1 else ""
+                    for row, text in enumerate(texts):
+                        _take_cell(
+                            found,
+                            path,
+                            f"{name}/row {before + row + 1}{where}",
+                            _Cell(group, column, row),
+                            text,
+                        )
+                before += n
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"a parquet file that is broken: {error}") from error
+    return found if columns else None
+
+
+def _take_cell(found: Contents, path: Path, name: str, cell: _Cell, caption: str | None) -> None:
+    try:
+        content = cell.read(path)
+    except (OSError, ValueError) as error:
+        found.broken.append(f"{name} ({error})")
+        return
+    found.take(path, name, content, cell, caption)
+
+
+def _picture_columns(schema: Any) -> list[str]:
+    """The column of pictures, in the hub's layout or named as such; all if none is called so."""
+    from pyarrow import types
+
+    def is_bytes(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    objects = [
+        column.name
+        for column in schema
+        if types.is_struct(column.type) and {"bytes", "path"} <= {p.name for p in column.type}
+    ]
+    plain = [c.name for c in schema if is_bytes(c.type) and c.name.lower() in _PICTURES]
+    columns = objects or plain
+    named = [column for column in columns if column.lower() in _PICTURES]
+    return named[:1] or columns
+
+
+def _caption_column(schema: Any) -> str | None:
+    from pyarrow import types
+
+    texts = {
+        column.name.lower(): column.name
+        for column in schema
+        if types.is_string(column.type) or types.is_large_string(column.type)
+    }
+    return next((texts[name] for name in CAPTIONS if name in texts), None)
+
+
+def _texts(stored: Any, group: int, column: str | None, n: int) -> list[str | None]:
+    if column is None:
+        return [None] * n
+    return stored.read_row_group(group, columns=[column]).column(0).to_pylist()
+
+
+# -- lists of paths
+
+
+def in_list(path: Path) -> Contents:
+    """Return the pictures whose paths a file lists, one a line or in a column; OSError, ValueError.
+
+    Paths that are not absolute count from the list's folder. A picture that can't be read is named
+    as broken, as one in a folder would be.
+    """
+    found = Contents()
+    for text, caption in dict.fromkeys(_listed(path)):
+        file = path.parent / Path(text).expanduser()
+        try:
+            if not file.is_file():
+                raise ValueError("there is no such file")
+            found.files.append(PictureFile(file, text, header(file), caption=caption))
+        except (OSError, ValueError) as error:
+            found.broken.append(f"{text} ({getattr(error, 'strerror', None) or error})")
+    return found
+
+
+def _listed(path: Path) -> Iterator[tuple[str, str | None]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows: Iterator[Mapping[str, Any]]
+        if path.suffix.lower() == ".txt":
+            yield from ((line.strip(), None) for line in file if line.strip())
+            return
+        if path.suffix.lower() == ".jsonl":
+            rows = (json.loads(line) for line in file if line.strip())
+        else:
+            rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        for number, row in enumerate(rows, start=1):
+            named = isinstance(row, Mapping) and next((row[k] for k in _PATHS if row.get(k)), None)
+            if not isinstance(named, str):
+                raise ValueError(f"row {number} names no picture ({', '.join(_PATHS)})")
+            yield named, _first_text(row) or None
