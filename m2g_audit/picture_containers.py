@@ -34,11 +34,16 @@ NO_PICTURES = frozenset(
 )
 """Suffixes of what lies beside pictures: tables, arrays, weights, and what desktops leave."""
 
+CAPTIONS_AND_THE_LIKE = NO_PICTURES - {".parquet", ".arrow"}
+"""Those of them that no picture lies in either."""
+
 _PATHS = ("file_name", "path", "image", "filename", "file", "image_path")
 _PICTURES = ("image", "img", "picture", "jpg", "png", "webp")
 _MOST_BYTES = 2**28
 # No picture is smaller than its header, however well a table is packed.
 _LEAST_BYTES = 16
+# A row group is read whole for each of its pictures.
+_MOST_IN_GROUP = 2**32
 _MOST_CAPTION = 2**16
 _CAPTION_SUFFIXES = (".txt", ".caption", ".json")
 
@@ -252,11 +257,13 @@ def _in_parquet(path: Path, name: str) -> Contents | None:
             rows = stored.metadata.num_rows
             if columns and rows * _LEAST_BYTES > path.stat().st_size:
                 raise ValueError(f"it says that it has {rows:,} pictures, which don't fit into it")
+            groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
+            if columns and any(group.total_byte_size > _MOST_IN_GROUP for group in groups):
+                raise ValueError("its row groups are larger than 4 GiB: write it with smaller ones")
             found.unread += [f"{name} (its pictures of the column {other})" for other in others]
             caption = _caption_column(stored.schema_arrow)
             before = 0
-            for group in range(stored.num_row_groups):
-                n = stored.metadata.row_group(group).num_rows
+            for group, n in enumerate(each.num_rows for each in groups):
                 texts = _texts(stored, group, caption, n)
                 for column in columns:
                     where = f".{column}" if len(columns) > 1 else ""
@@ -269,6 +276,8 @@ def _in_parquet(path: Path, name: str) -> Contents | None:
                             text,
                         )
                 before += n
+    except MemoryError:  # of Arrow's own kind, which is an ArrowException too
+        raise
     except pyarrow.ArrowException as error:
         raise ValueError(f"a parquet file that is broken: {str(error)[:100]}") from error
     return found if columns or others else None

@@ -18,6 +18,7 @@ from typing import Any
 
 from m2g_audit.errors import ReferenceFolderError
 from m2g_audit.picture_containers import (
+    CAPTIONS_AND_THE_LIKE,
     LISTS,
     NO_PICTURES,
     Contents,
@@ -100,6 +101,8 @@ def _take(found: Contents, path: Path, name: str) -> None:
 
 
 def _take_container(found: Contents, path: Path, name: str) -> bool:
+    if path.suffix.lower() in CAPTIONS_AND_THE_LIKE:  # thousands of captions, each opened once
+        return False
     try:
         inside = look_into(path, name)
     except (OSError, ValueError) as error:

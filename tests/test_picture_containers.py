@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
+from m2g_audit import picture_containers
 from m2g_audit.errors import ReferenceFolderError
 from m2g_audit.picture_containers import _Stretch
 from m2g_audit.picture_folder import find_pictures
@@ -246,6 +247,14 @@ def test_more_rows_than_a_file_has_room_for_are_not_believed(tmp_path: Path) -> 
     assert (tmp_path / "t.parquet").stat().st_size < 10**5
     with pytest.raises(ReferenceFolderError, match="says that it has 5,000,000 pictures, which"):
         scan(tmp_path / "t.parquet")
+
+
+def test_a_row_group_beyond_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture_containers, "_MOST_IN_GROUP", 100)
+    with pytest.raises(ReferenceFolderError, match=r"row groups are larger .*with smaller ones"):
+        scan(as_table(tmp_path / "set"))
 
 
 @pytest.mark.parametrize("make", [as_table, as_archive], ids=lambda make: make.__name__)
