@@ -330,6 +330,18 @@ def test_schema_prints_the_schema(run: Run, arguments: list[str], schema: dict) 
     assert json.loads(out) == schema
 
 
+def test_a_console_in_ascii_shows_the_result(tmp_path: Path) -> None:
+    command = ("prompt", "a möwe", "--model", POCKET, "--spectrum", "none", "--seeds", "2", "--yes")
+    done = subprocess.run(
+        [sys.executable, "-c", "from m2g_audit.cli import main; main()", *command],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "M2G_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"a m?we" in done.stdout
+
+
 def test_doctor_says_what_is_missing_and_how_to_get_it(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
