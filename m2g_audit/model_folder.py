@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.foreign_files import read_file
 from m2g_audit.model_settings import check_settings
 from m2g_audit.no_model import fusing, is_adapter, why_no_model, why_none_on_hub
 from m2g_audit.printable import printable
@@ -109,7 +110,7 @@ class ModelFolder:
         """What m2g.json says, all None where there is none; ModelError where it can't be read."""
         file = self.path / "m2g.json"
         try:
-            return OwnSettings.model_validate_json(file.read_bytes())
+            return OwnSettings.model_validate_json(read_file(file))
         except FileNotFoundError:
             return OwnSettings()
         except (OSError, ValidationError) as error:

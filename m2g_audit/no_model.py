@@ -44,6 +44,8 @@ def why_no_model(path: Path) -> str:
     """What lies at `path`, which has no model_index.json, and the way out; begins with a verb."""
     if path.is_dir():
         return next(_of_folder(path))
+    if not path.is_file():
+        return f"is a pipe or a device. {_OTHERS}"
     for above in (path.parent, path.parent.parent):
         if (above / "model_index.json").is_file():
             return f"is a file of a model: give the folder {above}."

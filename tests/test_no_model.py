@@ -97,6 +97,15 @@ def test_an_archive_is_to_be_unpacked(folder: Path, tmp_path: Path) -> None:
     refused(tmp_path / "model.tar.gz", "is an archive: unpack it")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_a_pipe_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "is a pipe or a device")
+    os.mkfifo(folder / "m2g.json")
+    with pytest.raises(ModelError, match=r"m2g.json is not what .*it is a pipe, not a file"):
+        resolve(folder, TEXT_TO_IMAGE).own_settings()
+
+
 # -- folders
 
 
