@@ -17,8 +17,9 @@ import numpy as np
 from torch import Tensor
 
 from m2g_audit.attractors import is_failed
-from m2g_audit.errors import NumericsError, OutputError, UsageError
+from m2g_audit.errors import NumericsError, OutputError
 from m2g_audit.numerics import seed_for
+from m2g_audit.prompts import read_prompts
 from m2g_audit.reference import Identity, Reference
 from m2g_audit.runs import digest, write_atomically
 from m2g_audit.similarity import Metric, nearest
@@ -74,25 +75,19 @@ class ControlResult:
     to_reference: list[float] | None
 
 
-def load_prompts(path: Path | None = None) -> list[str]:
-    """Return the control prompts of a file, by default this project's own, in its order.
+_CHECKOUT = Path(__file__).parents[1] / "prompts" / "controls.txt"
 
-    One a line; empty lines and lines that start with # are left out. UsageError if there is none.
+
+def load_prompts(path: Path | None = None) -> list[str]:
+    """Return the control prompts of a list, by default this project's own, in its order.
+
+    Any list that `batch` takes (read_prompts); negative prompts are left out. UsageError if there
+    is none in it, or if it can be read in more than one way.
     """
     if path is None:
-        installed = files("m2g_audit") / "controls.txt"
-        checkout = Path(__file__).parents[1] / "prompts" / "controls.txt"
-        text = (installed if installed.is_file() else checkout).read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"Can't read control prompts from {path}: {error}.") from error
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if not prompts:
-        raise UsageError(f"There are no control prompts in {path}: write one on each line.")
-    return prompts
+        installed = Path(str(files("m2g_audit") / "controls.txt"))
+        path = installed if installed.is_file() else _CHECKOUT
+    return list(dict.fromkeys(entry.prompt for entry in read_prompts(path)))
 
 
 @dataclass(frozen=True)

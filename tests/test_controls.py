@@ -223,7 +223,16 @@ def test_prompt_files_may_have_comments_and_must_have_prompts(tmp_path: Path) ->
     file.write_text("# mine\n\n a hill \na hill\na sea\n")
     assert load_prompts(file) == ["a hill", "a sea"]
     file.write_text("# nothing\n")
-    with pytest.raises(UsageError, match="no control prompts"):
+    with pytest.raises(UsageError, match="no prompts in"):
         load_prompts(file)
     with pytest.raises(UsageError, match="Can't read"):
         load_prompts(tmp_path / "absent.txt")
+
+
+def test_control_prompts_may_be_any_list(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text('[{"prompt": "a hill"}, {"prompt": "a sea"}]')
+    assert load_prompts(file) == ["a hill", "a sea"]
+    file.write_text('{"a": 1}')
+    with pytest.raises(UsageError, match="no list of prompts"):
+        load_prompts(file)
