@@ -122,12 +122,21 @@ def _invalid(content: Any, component: str) -> str | None:
     return None
 
 
+def _names_code(name: str, value: Any) -> bool:
+    """Whether a key asks for a kernel of the hub, which transformers would fetch and run."""
+    if name in ("use_kernels", "kernel_config"):
+        return value not in (None, False)
+    return name.endswith("attn_implementation") and "/" in str(value)
+
+
 def _wild(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
     """What is said of values that no configuration has: too deep, too large, too long."""
     if depth > _DEEPEST:
         yield f"{key} is nested more than {_DEEPEST} deep"
     elif isinstance(value, dict):
         for name, inner in value.items():
+            if _names_code(name, inner):
+                yield f"{printable(name, 80)} names code of the hub, which is never run"
             yield from _wild(inner, key or printable(name, 80), depth + 1)
     elif isinstance(value, list):
         for inner in value:

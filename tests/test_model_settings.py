@@ -67,6 +67,13 @@ def changed(file: Path, key: str, value: object) -> str:
             {"load_in_4bit": True},
             "the weights are quanti",
         ),
+        (
+            "text_encoder/config.json",
+            "_attn_implementation",
+            "kernels-community/flash-attn2",
+            "_attn_implementation names code of the hub",
+        ),
+        ("text_encoder/config.json", "use_kernels", True, "use_kernels names code of the hub"),
         ("vae/config.json", "scaling_factor", 0, "scaling_factor: "),
         ("vae/config.json", "scaling_factor", float("nan"), "scaling_factor is a number beyond"),
         ("text_encoder/config.json", "num_hidden_layers", 10**6, "num_hidden_layers: "),
