@@ -401,9 +401,10 @@ def measure_curvature(
     entries = []
     for k, i in enumerate(chosen):
 
-        def report(done: int, others: int = len(chosen) - 1, before: int = k * each) -> None:
-            # A spectrum may take more than is usual: there is then more to do in all.
-            on_progress(before + done, others * each + max(done, each))
+        def report(done: int, k: int = k) -> None:
+            # Of one that takes more than announced nothing is known but that it goes on.
+            expected = each if done < each else done + each // 10 + 1
+            on_progress(k * each + done, (len(chosen) - 1) * each + expected)
 
         report(0)
         kept = _kept_spectrum(run, seeds[i])

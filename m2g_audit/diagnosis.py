@@ -12,10 +12,11 @@ import psutil
 import torch
 
 from m2g_audit.caches import cache_folder
-from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.model_folder import DEFAULT_MODEL, POCKET, TEXT_TO_IMAGE, resolve
+from m2g_audit.errors import AuditError
+from m2g_audit.model_folder import DEFAULT_MODEL, POCKET, TEXT_TO_IMAGE, check, resolve
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
 from m2g_audit.versions import versions
+from m2g_audit.weight_files import Place
 from m2g_audit.words import METRICS as METRIC_NAMES
 
 
@@ -91,18 +92,21 @@ def _pocket() -> Item:
 
 
 def _hub_models() -> Iterator[Item]:
-    """Text-to-image models in the hub's cache; the default one in any case."""
-    found = sorted(_cached_models())
-    if DEFAULT_MODEL not in {name for name, *_ in found}:
+    """Diffusers models in the hub's cache; the default one in any case."""
+    found = dict(_cached_models())
+    if DEFAULT_MODEL not in found:
         yield Item(DEFAULT_MODEL, False, "the default model", f"hf download {DEFAULT_MODEL}")
-    for name, size, folder in found:
-        default = ", the default model" if name == DEFAULT_MODEL else ""
-        try:
-            resolve(folder, TEXT_TO_IMAGE)
-        except ModelError as error:
-            yield Item(name, False, f"in the hub's cache{default}: {error}")
-        else:
-            yield Item(name, True, f"in the hub's cache, {size / 1e9:.1f} GB{default}")
+    for name, (snapshot, size) in sorted(found.items()):
+        yield _cached(name, snapshot, size)
+
+
+def _cached(name: str, snapshot: Path, size: int) -> Item:
+    try:
+        check(Place(snapshot, name), TEXT_TO_IMAGE)
+    except AuditError as error:
+        return Item(name, False, str(error).removeprefix(f"{name} "))
+    default = ", the default model" if name == DEFAULT_MODEL else ""
+    return Item(name, True, f"in the hub's cache, {size / 1e9:.1f} GB{default}")
 
 
 def _metrics() -> Iterator[Item]:
@@ -115,8 +119,8 @@ def _metrics() -> Iterator[Item]:
             yield Item(name, False, METRIC_NAMES[name], how_to_get(name))
 
 
-def _cached_models() -> Iterator[tuple[str, int, Path]]:
-    """Name, bytes and newest snapshot of each model of diffusers in the hub's cache."""
+def _cached_models() -> Iterator[tuple[str, tuple[Path, int]]]:
+    """The id, the snapshot and the bytes of each diffusers model in the hub's cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -125,8 +129,8 @@ def _cached_models() -> Iterator[tuple[str, int, Path]]:
     except (CacheNotFound, OSError):
         return
     for repo in cache.repos:
-        if repo.repo_type != "model":
-            continue
-        newest = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
-        if newest and any(file.file_name == "model_index.json" for file in newest.files):
-            yield repo.repo_id, repo.size_on_disk, newest.snapshot_path
+        files = {f.file_name for revision in repo.revisions for f in revision.files}
+        if repo.repo_type == "model" and "model_index.json" in files:
+            # What a command without --revision takes, else what came last.
+            newest = max(repo.revisions, key=lambda one: ("main" in one.refs, one.last_modified))
+            yield repo.repo_id, (newest.snapshot_path, repo.size_on_disk)

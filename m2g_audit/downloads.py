@@ -1,9 +1,8 @@
 """How much a model would have to be downloaded, before it is."""
 
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from m2g_audit.model_folder import POCKET, TEXT_TO_IMAGE, download_patterns
+from m2g_audit.model_folder import POCKET, TEXT_TO_IMAGE, download_patterns, pickles
 
 # What a home connection gives; only decides whether to ask first.
 BYTES_PER_SECOND = 10e6
@@ -18,17 +17,14 @@ def pending_bytes(model: str, revision: str | None, *, allow_pickle: bool) -> in
         return 0
     from huggingface_hub import snapshot_download
 
-    patterns = list(
-        download_patterns(TEXT_TO_IMAGE, TEXT_TO_IMAGE.weighted if allow_pickle else ())
-    )
+    patterns = list(download_patterns(TEXT_TO_IMAGE))
+    if allow_pickle:
+        patterns += pickles(TEXT_TO_IMAGE, ())
     try:
         files = snapshot_download(model, revision=revision, allow_patterns=patterns, dry_run=True)
     except Exception:  # many kinds mean "no network"; loading the model names the true one
         return None
-    safe = {_folder(f) for f in files if f.filename.endswith(".safetensors")}
-    needed = [f for f in files if f.filename[-4:] != ".bin" or _folder(f) not in safe]
-    return sum(file.file_size or 0 for file in needed if file.will_download)
-
-
-def _folder(file: Any) -> PurePosixPath:
-    return PurePosixPath(file.filename).parent
+    of_pickles = set(pickles(TEXT_TO_IMAGE, ()))
+    needed = set(pickles(TEXT_TO_IMAGE, [file.filename for file in files]))
+    pending = [f for f in files if f.will_download and f.filename not in of_pickles - needed]
+    return sum(file.file_size or 0 for file in pending)

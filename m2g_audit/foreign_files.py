@@ -29,7 +29,7 @@ def within(folder: Path, name: str) -> Path:
     except ValueError as error:  # a zero byte
         raise OSError(errno.EINVAL, "it has no possible name", name) from error
     if not path.is_relative_to(folder.resolve()):
-        raise OSError(errno.EPERM, "it lies outside of the run's folder", name)
+        raise OSError(errno.EPERM, "it lies outside of the folder", name)
     return path
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.foreign_files import read_file
 from m2g_audit.model_settings import check_settings
-from m2g_audit.no_model import FUSE, is_adapter, why_no_model
+from m2g_audit.no_model import fusing, is_adapter, why_no_model, why_none_on_hub
 from m2g_audit.printable import printable
 from m2g_audit.runs import write_atomically
+from m2g_audit.weight_files import Place, pickle_name, read_object, shapes_in, stem, weights
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 POCKET = "pocket"
@@ -44,7 +46,7 @@ _SETTINGS = frozenset(
     }
 )
 _SETTINGS_BYTES = 2**15
-_HEADER_BYTES = 10**8  # safetensors' own limit
+_HUB_PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/.*)?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LOCAL_COPY = (
     "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
@@ -80,7 +82,7 @@ class OwnSettings(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     steps: Annotated[int, Field(ge=1)] | None = None
-    guidance: Annotated[float, Field(ge=1)] | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = None
     metric: str | None = None
 
 
@@ -102,13 +104,13 @@ class ModelFolder:
 
     def config(self, component: str) -> dict[str, Any]:
         """The configuration of one part as a dict."""
-        return _json(self.location(component) / _settings_name(component))
+        return read_object(self.location(component) / _settings_name(component))
 
     def own_settings(self) -> OwnSettings:
         """What m2g.json says, all None where there is none; ModelError where it can't be read."""
         file = self.path / "m2g.json"
         try:
-            return OwnSettings.model_validate_json(file.read_bytes())
+            return OwnSettings.model_validate_json(read_file(file))
         except FileNotFoundError:
             return OwnSettings()
         except (OSError, ValidationError) as error:
@@ -123,7 +125,7 @@ class ModelFolder:
 
     def class_of(self, component: str) -> tuple[str, str]:
         """Library and name of the class of one part, as model_index.json has them."""
-        library, name = _json(self.path / "model_index.json")[component]
+        library, name = read_object(self.path / "model_index.json")[component]
         return library, name
 
     def shapes(self, component: str) -> dict[str, list[int]]:
@@ -131,7 +133,7 @@ class ModelFolder:
         shapes: dict[str, list[int]] = {}
         for file in self.weights_of(component):
             if file.suffix == ".safetensors":
-                shapes |= _check_safetensors(file, self.path, self.id)
+                shapes |= shapes_in(file, Place(self.path, self.id))
         return shapes
 
     def weights_of(self, component: str) -> list[Path]:
@@ -223,8 +225,10 @@ def resolve(
     elif Path(name).expanduser().exists():
         path = Path(name).expanduser()
     elif _HUB_ID.fullmatch(name):
-        path = _download(name, revision, family, allow_pickle)
-        return _checked(path, name, path.name, family, allow_pickle)
+        place = _download(name, revision, family, allow_pickle)
+        return check(place, family, revision=place.path.name, allow_pickle=allow_pickle)
+    elif page := _HUB_PAGE.fullmatch(name):
+        raise ModelError(f"{name} is a page of the hub: give the model's id, --model {page[1]}.")
     else:
         raise ModelError(
             f"There is no model {name!r}: it is neither a folder on this machine nor a hub id "
@@ -236,10 +240,10 @@ def resolve(
             f"--revision {revision} was given with the local model {name!r}, which has no "
             "revisions. Leave it out, or give the hub id."
         )
-    return _checked(path, name, None, family, allow_pickle)
+    return check(Place(path, name), family, allow_pickle=allow_pickle)
 
 
-def _download(repo: str, revision: str | None, family: Family, allow_pickle: bool) -> Path:
+def _download(repo: str, revision: str | None, family: Family, allow_pickle: bool) -> Place:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -248,16 +252,14 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
     )
 
     named = repo if revision is None else f"{repo} at revision {revision}"
-
-    def fetch(pickled: Collection[str]) -> Path:
-        patterns = list(download_patterns(family, pickled))
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-
     try:
-        path = fetch(())
-        without = [part for part in family.weighted if not _has_safetensors(path, part)]
-        # A pickle beside safetensors would be a second copy of gigabytes that is never read.
-        return fetch(without) if allow_pickle and without else path
+        wanted = list(download_patterns(family))
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        place = Place(path, repo, cache(lambda: _names_on_hub(repo, path.name)))
+        lacking = [pickle for pickle in pickles(family, _names_below(path))]
+        if allow_pickle and lacking:
+            snapshot_download(repo, revision=path.name, allow_patterns=lacking)
+        return place
     except RevisionNotFoundError as error:
         raise ModelError(
             f"{repo} has no revision {revision!r} on the hub. Check it on the model's page, or "
@@ -281,66 +283,87 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
         ) from error
 
 
-def _has_safetensors(path: Path, component: str) -> bool:
-    return any(_location(path, component).glob(f"{_stem(component)}*.safetensors"))
+def _names_on_hub(repo: str, commit: str) -> frozenset[str]:
+    """The files of a model on the hub, none where they can't be asked for."""
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # of many kinds, and all mean that it is not known
+        return frozenset(HfApi().list_repo_files(repo, revision=commit))
+    return frozenset()
 
 
-def download_patterns(family: Family, pickled: Collection[str] = ()) -> Iterator[str]:
-    """The files of a hub repository that a model needs, as patterns, and none of the others.
+def _names_below(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
-    pickled: the parts whose weights come as pickles.
-    """
+
+def download_patterns(family: Family) -> Iterator[str]:
+    """The files of a hub repository that a model needs, as patterns, and none of the others."""
     # The safety checker and fp16 or non-EMA variants would double the download.
     yield "model_index.json"
     for component in family.plain:
         yield f"{component}/*"
     for component in family.weighted:
-        stem = _stem(component)
-        for prefix in (f"{component}/", "") if family is UNCONDITIONAL else (f"{component}/",):
+        for prefix in _prefixes(component, family):
             yield f"{prefix}*.json"
-            yield f"{prefix}{stem}.safetensors"
-            yield f"{prefix}{stem}-*-of-*.safetensors"
-            if component in pickled:
-                yield f"{prefix}{_pickle_stem(component)}.bin"
+            yield f"{prefix}{stem(component)}.safetensors"
+            yield f"{prefix}{stem(component)}-*-of-*.safetensors"
 
 
-def _checked(
-    path: Path, name: str, revision: str | None, family: Family, allow_pickle: bool
+def pickles(family: Family, names: Collection[str]) -> Iterator[str]:
+    """The pickles of the parts whose weights are not among `names` in the safer format."""
+    for component in family.weighted:
+        for prefix in _prefixes(component, family):
+            begin = f"{prefix}{stem(component)}"
+            if not any(n.startswith(begin) and n.endswith(".safetensors") for n in names):
+                yield f"{prefix}{pickle_name(component)}"
+
+
+def _prefixes(component: str, family: Family) -> tuple[str, ...]:
+    # Early unconditional models keep everything in one folder.
+    return (f"{component}/", "") if family is UNCONDITIONAL else (f"{component}/",)
+
+
+def check(
+    place: Place, family: Family, *, revision: str | None = None, allow_pickle: bool = False
 ) -> ModelFolder:
-    class_name = _class_name(path, name)
+    """The folder of a model, complete and of `family`; ModelError as `resolve` raises it."""
+    path, name = place.path, place.name
+    class_name = _class_name(place)
     if class_name not in family.classes:
         raise ModelError(_wrong_kind(name, printable(class_name, 80), family))
     _refuse_foreign_code(path, name, family)
     _refuse_adapters(path, name, family)
     for component in family.plain:
         marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
-        _require(_location(path, component) / marker, path, name)
-    weights: list[Path] = []
+        place.require(_location(path, component) / marker)
+    files: list[Path] = []
     for component in family.weighted:
-        _require(_location(path, component) / "config.json", path, name)
-        weights += _weights(path, name, component, allow_pickle)
+        folder = _location(path, component)
+        place.require(folder / "config.json")
+        files += weights(place, folder, component, allow_pickle)
     for component in (*family.weighted, "scheduler"):
         file = _location(path, component) / _settings_name(component)
-        check_settings(_json(file), component, str(file))
-    return ModelFolder(path, name, revision, family, class_name, tuple(weights))
+        check_settings(read_object(file), component, str(file))
+    return ModelFolder(path, name, revision, family, class_name, tuple(files))
 
 
-def _class_name(path: Path, name: str) -> str:
-    index = path / "model_index.json"
-    if index.is_file():
-        found = _json(index).get("_class_name")
-        # Custom pipelines name a file beside the class; nothing of theirs is executed here.
-        if not isinstance(found, str):
-            raise ModelError(
-                f"{name} is a custom pipeline ({printable(str(found), 80)}), which would run its "
-                "own code. Only diffusers' own pipelines are loaded."
-            )
-        return found
-    raise ModelError(why_no_model(path, name))
+def _class_name(place: Place) -> str:
+    index, name = place.path / "model_index.json", place.name
+    if not index.is_file():
+        names = place.on_hub()
+        raise ModelError(f"{name} {why_none_on_hub(names) if names else why_no_model(place.path)}")
+    found = read_object(index).get("_class_name")
+    # Custom pipelines name a file beside the class; nothing of theirs is executed here.
+    if not isinstance(found, str):
+        raise ModelError(
+            f"{name} is a custom pipeline ({printable(str(found), 80)}), which would run its own "
+            "code. Only diffusers' own pipelines are loaded."
+        )
+    return found
 
 
 def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
-    index = _json(path / "model_index.json")
+    index = read_object(path / "model_index.json")
     for component in (*family.weighted, *family.plain):
         match index.get(component):
             case [str(library), str(class_name)]:
@@ -365,7 +388,7 @@ def _refuse_adapters(path: Path, name: str, family: Family) -> None:
         raise ModelError(
             f"{adapters[0].relative_to(path)} lies in {name}: a LoRA or another adapter, which is "
             "not loaded with the model, so that the base alone would be audited. To audit both, "
-            f"{FUSE}; to audit the base, move that file elsewhere."
+            f"{fusing(adapters[0])}; to audit the base, move that file elsewhere."
         )
 
 
@@ -384,131 +407,6 @@ def _wrong_kind(name: str, class_name: str, family: Family) -> str:
     )
 
 
-def _weights(path: Path, name: str, component: str, allow_pickle: bool) -> list[Path]:
-    folder = _location(path, component)
-    single, index = folder / f"{_stem(component)}.safetensors", folder / _index_name(component)
-    # Where there are both, transformers loads the single file and diffusers what the index names.
-    order = (single, index) if component == "text_encoder" else (index, single)
-    chosen = next((file for file in order if file.is_file()), None)
-    if chosen == index:
-        return _shards(index, path, name)
-    if chosen == single:
-        _check_safetensors(single, path, name)
-        return [single]
-    pickles = sorted(folder.glob(f"{_pickle_stem(component)}.bin"))
-    if not pickles:
-        _refuse_other_formats(folder, path, name)
-        _require(single, path, name)
-    if not allow_pickle:
-        raise ModelError(
-            f"The weights of {name} ({pickles[0].relative_to(path)}) come only as a pickle, which "
-            "can run any code when loaded. Convert them with save_pretrained('folder'), or insist "
-            "with --allow-pickle if you trust where they come from."
-        )
-    for file in pickles:
-        _require(file, path, name)
-    return pickles
-
-
-def _refuse_other_formats(folder: Path, path: Path, name: str) -> None:
-    """Raise ModelError where weights are there, but in files that are not loaded."""
-    for kind, said, way_out in (
-        ("*.fp16.*", "only in half precision", "load it with variant='fp16'"),
-        ("*.bin.index.json", "only as shards of a pickle", "load it, if you trust it,"),
-    ):
-        if (found := next(folder.glob(kind), None)) is not None:
-            raise ModelError(
-                f"The weights of {name} lie here {said} ({found.relative_to(path)}), which is not "
-                f"read: {way_out} in diffusers, save_pretrained('folder'), and give that folder."
-            )
-
-
-def _shards(index: Path, path: Path, name: str) -> list[Path]:
-    """The files that an index names; ModelError unless they hold what it says."""
-    listed = _listed(index, name)
-    shards = sorted({index.parent / shard for shard in listed.values()})
-    held: dict[str, str] = {}
-    for shard in shards:
-        held |= dict.fromkeys(_check_safetensors(shard, path, name), shard.name)
-    if wrong := {key for key, _ in held.items() ^ listed.items()}:
-        raise ModelError(
-            f"{index.relative_to(path)} of {name} does not fit the files beside it: "
-            f"{count_and_names(wrong)} of the weights lie elsewhere or are not there. "
-            "Get the model again, or save it anew with save_pretrained."
-        )
-    return shards
-
-
-def _listed(index: Path, name: str) -> dict[str, str]:
-    """The file that holds each weight, beside the index; ModelError where it does not say that."""
-    listed = _json(index).get("weight_map")
-    if isinstance(listed, dict) and listed and all(map(_is_plain_name, listed.values())):
-        return listed
-    raise ModelError(
-        f"{index} of {name} does not say which of the files beside it holds which weights. "
-        "Get the model again, or save it anew with save_pretrained."
-    )
-
-
-def _is_plain_name(shard: Any) -> bool:
-    return isinstance(shard, str) and Path(shard).name == shard
-
-
-def _check_safetensors(file: Path, path: Path, name: str) -> dict[str, list[int]]:
-    """The shape of each tensor; ModelError unless the file is as long as its header says."""
-    _require(file, path, name)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= size - 8:
-            raise ModelError(_incomplete(file, path, name, f"has only {size:,} bytes"))
-        if length > _HEADER_BYTES:
-            raise ModelError(_incomplete(file, path, name, "has a broken header"))
-        try:
-            header = json.loads(stream.read(length))
-            entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
-            shapes = {key: list(entry["shape"]) for key, entry in entries.items()}
-            expected = (
-                8
-                + length
-                + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-            )
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(_incomplete(file, path, name, "has a broken header")) from error
-    if size < expected:
-        raise ModelError(_incomplete(file, path, name, f"has {size:,} of {expected:,} bytes"))
-    return shapes
-
-
-def count_and_names(keys: Collection[str], shown: int = 3) -> str:
-    """How many keys of weights there are and the first of them, such as "12 (a, b, c, ...)"."""
-    first = ", ".join(printable(key, 80) for key in sorted(keys)[:shown])
-    return f"{len(keys):,} ({first}{', ...' if len(keys) > shown else ''})"
-
-
-def _require(file: Path, path: Path, name: str) -> None:
-    if not file.is_file():
-        raise ModelError(_incomplete(file, path, name, "is missing"))
-    if file.stat().st_size == 0:
-        raise ModelError(_incomplete(file, path, name, "is empty"))
-
-
-def _incomplete(file: Path, path: Path, name: str, what: str) -> str:
-    return (
-        f"The model {name} is not complete: {file.relative_to(path)} {what}. The download or copy "
-        "was interrupted, or the file was left out. Get it again (`hf download "
-        f"{_target(path)}` goes on where it stopped), or use --model pocket."
-    )
-
-
-def _target(path: Path) -> str:
-    """What `hf download` is told: the hub id of a folder in its cache, or where to put it."""
-    cached = path.parents[1].name if path.parent.name == "snapshots" else ""
-    if cached.startswith("models--"):
-        return cached.removeprefix("models--").replace("--", "/", 1)
-    return f"OWNER/NAME --local-dir {path}"
-
-
 def _location(path: Path, component: str) -> Path:
     # Early unconditional models keep everything in one folder.
     own = path / component
@@ -519,21 +417,9 @@ def _settings_name(component: str) -> str:
     return "scheduler_config.json" if component == "scheduler" else "config.json"
 
 
-def _stem(component: str) -> str:
-    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
-
-
 def first_line(error: Exception) -> str:
     """What an error says, as one line that steers no terminal."""
     return printable(" ".join(str(error).split()), 200)
-
-
-def _index_name(component: str) -> str:
-    return f"{_stem(component)}.safetensors.index.json"
-
-
-def _pickle_stem(component: str) -> str:
-    return "pytorch_model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
 def _content(file: Path) -> Any:
@@ -546,16 +432,3 @@ def _content(file: Path) -> Any:
             if isinstance(content, dict):
                 return {key: value for key, value in content.items() if key != "_name_or_path"}
     return hashlib.sha256(raw).hexdigest()
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """What a JSON file says; ModelError unless it can be read and is an object."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{file} is not readable JSON. The download or copy was interrupted: get it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is JSON, but no object of names and values: get it again.")
-    return content

@@ -17,6 +17,10 @@ from m2g_audit.printable import printable
 _DEEPEST = 8
 _LARGEST = 10**7
 _LONGEST = 10_000
+# Of DPM-Solver++ and its kin: no clipping, which save_pretrained writes as -Infinity.
+_UNBOUNDED = "lambda_min_clipped"
+# Any other way of attending may be a kernel of the hub, which is code and would be fetched.
+_ATTENTION = ("eager", "sdpa", None)
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Layers = Annotated[int, Field(ge=0, le=256)]
@@ -87,6 +91,7 @@ class SchedulerSettings(_Settings):
     trained_betas: Annotated[list[Beta], Field(max_length=100_000)] | None = None
     prediction_type: str = "epsilon"
     steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
+    lambda_min_clipped: Annotated[float, Field(lt=0, allow_inf_nan=True)] = -1.0
     clip_sample: bool | None = None
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
     class_name: str = Field("", alias="_class_name", max_length=100)
@@ -122,26 +127,26 @@ def _invalid(content: Any, component: str) -> str | None:
     return None
 
 
-def _names_code(name: str, value: Any) -> bool:
-    """Whether a key asks for a kernel of the hub, which transformers would fetch and run."""
-    if name in ("use_kernels", "kernel_config"):
-        return value not in (None, False)
-    return name.endswith("attn_implementation") and "/" in str(value)
-
-
 def _wild(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
     """What is said of values that no configuration has: too deep, too large, too long."""
     if depth > _DEEPEST:
         yield f"{key} is nested more than {_DEEPEST} deep"
     elif isinstance(value, dict):
         for name, inner in value.items():
-            if _names_code(name, inner):
-                yield f"{printable(name, 80)} names code of the hub, which is never run"
+            if "attn_implementation" in name or "experts_implementation" in name:
+                yield from _foreign_kernel(name, inner)
             yield from _wild(inner, key or printable(name, 80), depth + 1)
     elif isinstance(value, list):
         for inner in value:
             yield from _wild(inner, key, depth + 1)
     elif isinstance(value, str) and len(value) > _LONGEST:
         yield f"{key} has {len(value):,} letters"
-    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST and key != _UNBOUNDED:
         yield f"{key} is a number beyond {_LARGEST:,}"
+
+
+def _foreign_kernel(key: str, value: Any) -> Iterator[str]:
+    for named in value.values() if isinstance(value, dict) else [value]:
+        if named not in _ATTENTION:
+            shown = printable(str(named), 80)
+            yield f"{key} names {shown}, code that would be fetched: only eager and sdpa are run"

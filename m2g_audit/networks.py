@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.model_folder import ModelFolder, count_and_names, first_line
+from m2g_audit.model_folder import ModelFolder, first_line
 from m2g_audit.no_model import FUSE
 from m2g_audit.numerics import out_of_memory
+from m2g_audit.weight_files import count_and_names
 
 _NAMES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
 # Buffers that were once saved, and the rest of a CLIP whose text half is the encoder.
@@ -86,6 +87,9 @@ def _class(folder: ModelFolder, component: str, *bases: type) -> Any:
     """The class of one part, one of `bases`; ModelError where the libraries know no such class."""
     library, name = folder.class_of(component)
     found = getattr(diffusers if library == "diffusers" else transformers, name, None)
+    if getattr(found, "_backends", None):
+        # A stand-in of diffusers, which says what package it needs once it is loaded.
+        return found
     if not (isinstance(found, type) and issubclass(found, bases)):
         raise ModelError(
             f"The {_NAMES.get(component, component)} of {folder.id} is a {name} of {library}: no "
@@ -175,6 +179,11 @@ def readable(folder: ModelFolder, part: str) -> Iterator[None]:
         yield
     except AuditError:
         raise
+    except ImportError as error:
+        raise ModelError(
+            f"The {_NAMES.get(part, part)} of {folder.id} needs a package that is not here: "
+            f"{first_line(error)}"
+        ) from error
     except Exception as error:
         if out_of_memory(error):
             raise

@@ -1,7 +1,8 @@
 """Pictures that lie in other files: parquet tables, tar archives of webdataset, lists of paths.
 
 Nothing is unpacked to the disk: a picture is found once, and its bytes are read again when they are
-needed.
+needed. Somebody else may have made these files: what one names lies beside it or below, and sizes
+that no picture fits into are not believed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import csv
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TextIO
 
+from m2g_audit.foreign_files import open_file, read_file, within
 from m2g_audit.picture_files import Header, header, picture_suffixes
 
 CAPTIONS = ("text", "caption", "prompt")
@@ -31,9 +34,16 @@ NO_PICTURES = frozenset(
 )
 """Suffixes of what lies beside pictures: tables, arrays, weights, and what desktops leave."""
 
+CAPTIONS_AND_THE_LIKE = NO_PICTURES - {".parquet", ".arrow"}
+"""Those of them that no picture lies in either."""
+
 _PATHS = ("file_name", "path", "image", "filename", "file", "image_path")
 _PICTURES = ("image", "img", "picture", "jpg", "png", "webp")
 _MOST_BYTES = 2**28
+# No picture is smaller than its header, however well a table is packed.
+_LEAST_BYTES = 16
+# A row group is read whole for each of its pictures.
+_MOST_IN_GROUP = 2**32
 _MOST_CAPTION = 2**16
 _CAPTION_SUFFIXES = (".txt", ".caption", ".json")
 
@@ -63,7 +73,10 @@ class PictureFile:
         """Return its bytes as a file; OSError where they can't be read."""
         if self.place is None:
             return self.path.open("rb")
-        return io.BytesIO(self.place.read(self.path))
+        content = self.place.read(self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise OSError(f"{self.path} has changed since it was looked into")
+        return io.BytesIO(content)
 
 
 @dataclass
@@ -91,14 +104,16 @@ def look_into(path: Path, name: str) -> Contents | None:
     """Return the pictures of a table or an archive, None for a file that is neither.
 
     name: of the file, which those of its pictures begin with. Raises OSError or ValueError for one
-    that is broken.
+    that is broken, or that is a pipe or a device.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(512)
     if head.startswith(b"PAR1"):
         return _in_parquet(path, name)
     if head[257:262] == b"ustar":
         return _in_tar(path, name)
+    if path.suffix.lower() == ".arrow":
+        return _in_arrow(path, name)
     return None
 
 
@@ -149,7 +164,7 @@ def _take_member(
     member: tarfile.TarInfo,
 ) -> None:
     """Take in a picture or a caption; what else lies beside them is no picture."""
-    suffix, whole = PurePosixPath(member.name).suffix.lower(), f"{name}/{member.name}"
+    suffix, whole = PurePosixPath(member.name).suffix.lower(), f"{name}/{as_text(member.name)}"
     if suffix in _CAPTION_SUFFIXES and member.size <= _MOST_CAPTION:
         text = _caption(_content(archive, member), suffix)
         if text:
@@ -158,25 +173,17 @@ def _take_member(
         found.unread.append(f"{whole} (larger than any picture, or sparse)")
     else:
         content = _content(archive, member)
-        reason = _why_no_picture(content)
-        if not reason or suffix in picture_suffixes():
-            found.take(path, whole, content, _Stretch(member.offset_data, member.size))
-        elif suffix not in NO_PICTURES:
-            found.unread.append(f"{whole} ({reason})")
+        before = len(found.broken)
+        found.take(path, whole, content, _Stretch(member.offset_data, member.size))
+        if len(found.broken) > before and suffix not in picture_suffixes():
+            reason = found.broken.pop()
+            if suffix not in NO_PICTURES:
+                found.unread.append(reason)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     return b"" if file is None else file.read()
-
-
-def _why_no_picture(content: bytes) -> str:
-    """What is said of bytes that are no picture; empty for one."""
-    try:
-        header(io.BytesIO(content))
-    except (OSError, ValueError) as error:
-        return str(error)
-    return ""
 
 
 def _key(name: str) -> str:
@@ -211,15 +218,20 @@ class _Cell:
     row: int
 
     def read(self, path: Path) -> bytes:
-        return _bytes_of(_cells(path, self.group, self.column)[self.row], path)
+        stat = path.stat()
+        cells = _cells(path, (stat.st_mtime_ns, stat.st_size), self.group, self.column)
+        if self.row >= len(cells):
+            raise OSError(f"{path} is shorter than it was")
+        return _bytes_of(cells[self.row].as_py(), path)
 
 
 @lru_cache(maxsize=1)
-def _cells(path: Path, group: int, column: str) -> list[Any]:
+def _cells(path: Path, stamp: tuple[int, int], group: int, column: str) -> Any:
+    """A column of a row group; stamp: time and size, so that a file written anew is read anew."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as stored:
-        return stored.read_row_group(group, columns=[column]).column(0).to_pylist()
+        return stored.read_row_group(group, columns=[column]).column(0)
 
 
 def _bytes_of(cell: Any, path: Path) -> bytes:
@@ -231,8 +243,6 @@ def _bytes_of(cell: Any, path: Path) -> bytes:
     named = cell.get("path") if isinstance(cell, Mapping) else None
     if not isinstance(named, str):
         raise ValueError("there is no picture in it")
-    from m2g_audit.foreign_files import read_file, within
-
     return read_file(within(path.parent, named))
 
 
@@ -243,11 +253,17 @@ def _in_parquet(path: Path, name: str) -> Contents | None:
     found = Contents()
     try:
         with parquet.ParquetFile(path) as stored:
-            columns = _picture_columns(stored.schema_arrow)
+            columns, others = _picture_columns(stored.schema_arrow)
+            rows = stored.metadata.num_rows
+            if columns and rows * _LEAST_BYTES > path.stat().st_size:
+                raise ValueError(f"it says that it has {rows:,} pictures, which don't fit into it")
+            groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
+            if columns and any(group.total_byte_size > _MOST_IN_GROUP for group in groups):
+                raise ValueError("its row groups are larger than 4 GiB: write it with smaller ones")
+            found.unread += [f"{name} (its pictures of the column {other})" for other in others]
             caption = _caption_column(stored.schema_arrow)
             before = 0
-            for group in range(stored.num_row_groups):
-                n = stored.metadata.row_group(group).num_rows
+            for group, n in enumerate(each.num_rows for each in groups):
                 texts = _texts(stored, group, caption, n)
                 for column in columns:
                     where = f".{column}" if len(columns) > 1 else ""
@@ -260,9 +276,11 @@ def _in_parquet(path: Path, name: str) -> Contents | None:
                             text,
                         )
                 before += n
+    except MemoryError:  # of Arrow's own kind, which is an ArrowException too
+        raise
     except pyarrow.ArrowException as error:
-        raise ValueError(f"a parquet file that is broken: {error}") from error
-    return found if columns else None
+        raise ValueError(f"a parquet file that is broken: {str(error)[:100]}") from error
+    return found if columns or others else None
 
 
 def _take_cell(found: Contents, path: Path, name: str, cell: _Cell, caption: str | None) -> None:
@@ -274,22 +292,53 @@ def _take_cell(found: Contents, path: Path, name: str, cell: _Cell, caption: str
     found.take(path, name, content, cell, caption)
 
 
-def _picture_columns(schema: Any) -> list[str]:
-    """The column of pictures, in the hub's layout or named as such; all if none is called so."""
+def _picture_columns(schema: Any) -> tuple[list[str], list[str]]:
+    """The columns of pictures that are read, and those that are not.
+
+    Read are those in the hub's layout, else bytes under a usual name: the one that is called as
+    pictures usually are, all if none is.
+    """
     from pyarrow import types
 
     def is_bytes(kind: Any) -> bool:
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
-    objects = [
-        column.name
-        for column in schema
-        if types.is_struct(column.type) and {"bytes", "path"} <= {p.name for p in column.type}
-    ]
+    objects = [column.name for column in schema if _is_picture(column.type)]
+    inside = [column.name for column in schema if _holds_pictures(column.type)]
     plain = [c.name for c in schema if is_bytes(c.type) and c.name.lower() in _PICTURES]
     columns = objects or plain
     named = [column for column in columns if column.lower() in _PICTURES]
-    return named[:1] or columns
+    read = named[:1] or columns
+    return read, [column for column in (*objects, *inside) if column not in read]
+
+
+def _is_picture(kind: Any) -> bool:
+    """Whether a column has the hub's layout of pictures: objects of bytes and a path."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind}
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Whether a column has several pictures a row."""
+    from pyarrow import types
+
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and _is_picture(kind.value_type)
+
+
+def _in_arrow(path: Path, name: str) -> Contents | None:
+    """What a table of Arrow is said to hold: it is named where there are pictures, and not read."""
+    import pyarrow
+
+    try:
+        with pyarrow.ipc.open_stream(path) as stored:
+            columns, others = _picture_columns(stored.schema)
+    except (OSError, pyarrow.ArrowException):
+        return None
+    if not columns and not others:
+        return None
+    return Contents(unread=[f"{name} (an Arrow table with pictures: save it with to_parquet)"])
 
 
 def _caption_column(schema: Any) -> str | None:
@@ -315,33 +364,58 @@ def _texts(stored: Any, group: int, column: str | None, n: int) -> list[str | No
 def in_list(path: Path) -> Contents:
     """Return the pictures whose paths a file lists, one a line or in a column; OSError, ValueError.
 
-    Paths that are not absolute count from the list's folder. A picture that can't be read is named
-    as broken, as one in a folder would be.
+    Paths count from the list's folder, and lead to what lies in it or below, links followed. A
+    picture that can't be read is named as broken, as one in a folder would be.
     """
     found = Contents()
     for text, caption in dict.fromkeys(_listed(path)):
-        file = path.parent / Path(text).expanduser()
         try:
-            if not file.is_file():
-                raise ValueError("there is no such file")
-            found.files.append(PictureFile(file, text, header(file), caption=caption))
+            file = _below(path.parent, text)
+            found.files.append(PictureFile(file, as_text(text), header(file), caption=caption))
         except (OSError, ValueError) as error:
-            found.broken.append(f"{text} ({getattr(error, 'strerror', None) or error})")
+            said = getattr(error, "strerror", None) or error
+            found.broken.append(f"{as_text(text)} ({said})")
     return found
 
 
+def _below(folder: Path, text: str) -> Path:
+    # Not resolved: links in the folder are followed, as where the folder itself is given.
+    whole = os.path.abspath(folder / text)
+    if not Path(whole).is_relative_to(os.path.abspath(folder)):
+        raise ValueError("outside of the list's folder: put the list in a folder above it")
+    file = folder / os.path.relpath(whole, os.path.abspath(folder))
+    if not file.is_file():
+        raise ValueError("there is no such file")
+    return file
+
+
+def as_text(name: str | Path) -> str:
+    """Return a name as text that fits into a record, whatever bytes it was stored as."""
+    plain = name.as_posix() if isinstance(name, Path) else name
+    return os.fsencode(plain).decode("utf-8", "replace")
+
+
 def _listed(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Each path that a list names, with its caption."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows: Iterator[Mapping[str, Any]]
         if path.suffix.lower() == ".txt":
             yield from ((line.strip(), None) for line in file if line.strip())
             return
-        if path.suffix.lower() == ".jsonl":
-            rows = (json.loads(line) for line in file if line.strip())
-        else:
-            rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for number, row in enumerate(rows, start=1):
-            named = isinstance(row, Mapping) and next((row[k] for k in _PATHS if row.get(k)), None)
-            if not isinstance(named, str):
-                raise ValueError(f"row {number} names no picture ({', '.join(_PATHS)})")
-            yield named, _first_text(row) or None
+        try:
+            for number, row in enumerate(_rows(file, path.suffix.lower()), start=1):
+                yield _named(row, number), _first_text(row) or None
+        except (csv.Error, RecursionError) as error:
+            raise ValueError(str(error)) from error
+
+
+def _rows(file: TextIO, suffix: str) -> Iterator[Any]:
+    if suffix == ".jsonl":
+        return (json.loads(line) for line in file if line.strip())
+    return iter(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
+
+
+def _named(row: Any, number: int) -> str:
+    named = isinstance(row, Mapping) and next((row[k] for k in _PATHS if row.get(k)), None)
+    if not isinstance(named, str):
+        raise ValueError(f"row {number} names no picture ({', '.join(_PATHS)})")
+    return named

@@ -12,15 +12,18 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from m2g_audit.errors import ReferenceFolderError
 from m2g_audit.picture_containers import (
+    CAPTIONS_AND_THE_LIKE,
     LISTS,
     NO_PICTURES,
     Contents,
     PictureFile,
+    as_text,
     in_list,
     look_into,
 )
@@ -54,6 +57,11 @@ class PictureFolder:
     unread: tuple[str, ...]
     own: tuple[str, ...]
 
+    @property
+    def root(self) -> Path:
+        """Return the folder itself, of a file the one that it lies in."""
+        return self.folder if self.folder.is_dir() else self.folder.parent
+
 
 def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> PictureFolder:
     """Return the pictures of a folder and of what is in it, links followed, each folder once.
@@ -64,17 +72,16 @@ def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> PictureFolder
     a run itself, can't be read, or has no pictures in it.
     """
     _check(folder)
-    found = Contents()
-    own: list[str] = []
     if folder.is_dir():
         walk = _Walk(folder, leave_out)
         walk.through()
+        found = Contents(unread=walk.unread)
         for path in sorted(walk.files):
             _take(found, path, walk.name(path))
-        found.unread += walk.unread
         own = sorted(walk.own)
     else:
         found = _in_file(folder)
+        own = _leave_own(found, folder.parent, leave_out)
     unread = tuple(sorted(found.unread))
     whole = PictureFolder(folder, tuple(found.files), tuple(found.broken), unread, tuple(own))
     if not found.files and not found.broken:
@@ -94,10 +101,13 @@ def _take(found: Contents, path: Path, name: str) -> None:
 
 
 def _take_container(found: Contents, path: Path, name: str) -> bool:
+    if path.suffix.lower() in CAPTIONS_AND_THE_LIKE:  # thousands of captions, each opened once
+        return False
     try:
         inside = look_into(path, name)
-    except (OSError, ValueError):  # it is named as what its first bytes say
-        return False
+    except (OSError, ValueError) as error:
+        found.unread.append(f"{name} ({reason(error)})")
+        return True
     if inside is None:
         return False
     found.files += inside.files
@@ -126,6 +136,23 @@ def _in_file(path: Path) -> Contents:
     return inside
 
 
+def _leave_own(found: Contents, root: Path, leave_out: Iterable[Path]) -> list[str]:
+    """Take the pictures of runs and of what is to be left out away; return those folders."""
+    left_out = {key for path in leave_out if (key := _key(path)) is not None}
+
+    @cache
+    def is_own(folder: Path) -> bool:
+        return _key(folder) in left_out or is_of_this_program(folder)
+
+    def within(file: PictureFile) -> list[Path]:
+        above = file.path.relative_to(root).parents
+        return [root / inner for inner in above if is_own(root / inner)]
+
+    own = {file.path: inside for file in found.files if (inside := within(file))}
+    found.files = [file for file in found.files if file.path not in own]
+    return sorted({as_text(inside[-1].relative_to(root)) for inside in own.values()})
+
+
 def refuse_broken(broken: Sequence[str], total: int, folder: Path) -> None:
     """Raise ReferenceFolderError, naming them, where pictures can't be read."""
     if broken:
@@ -146,11 +173,6 @@ def listed(names: Sequence[str], total: int | None = None) -> str:
 def reason(error: Exception) -> str:
     """Return in words why a file could not be read."""
     return str(getattr(error, "strerror", None) or error)
-
-
-def as_text(path: Path) -> str:
-    """Return a path as text that fits into a record, whatever bytes the file system holds."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
 def is_of_this_program(folder: Path) -> bool:

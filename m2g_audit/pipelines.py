@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
-from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
+from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, first_line, resolve
 from m2g_audit.networks import load_network, load_scheduler, load_tokenizer, quiet, readable
 from m2g_audit.numerics import (
     check_finite,
@@ -44,6 +45,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _OWN_NOISE = frozenset({"DPMSolverSDEScheduler"})
 _FEW_STEPS = frozenset({"LCMScheduler", "TCDScheduler"})
 _FEW_STEPS_NAME = re.compile(r"(?i)(?<![a-z])(lcm|tcd|turbo|lightning|hyper-?sd)(?![a-z])")
+_STEP = ("model_output", "timestep", "sample")
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -170,7 +172,8 @@ class TextToImage:
         """The model's own guidance, else 7.5; UsageError for a distilled model that has none."""
         if self._settings.guidance is None:
             self._refuse_usual_settings()
-        return self._settings.guidance or 7.5
+            return 7.5
+        return resolve_guidance(self._settings.guidance)
 
     def _refuse_usual_settings(self) -> None:
         if why := _distilled(self._folder, type(self._own_scheduler).__name__):
@@ -270,7 +273,7 @@ class TextToImage:
         did not fit in memory is done again in halves. Raises NumericsError if no image is finite,
         ResourceError if a batch of one does not fit, UsageError for steps outside the schedule, for
         guidance that is neither 0 (none, as model cards say it) nor 1 or more, and for "keep" where
-        the pipeline's own scheduler draws noise that no generator decides.
+        the pipeline's own scheduler draws noise that no generator decides, or can't do it.
         """
         if not seeds:
             raise UsageError(
@@ -306,7 +309,8 @@ class TextToImage:
         steps, guidance = self._sampling(steps, guidance)
         chosen = self._scheduler(scheduler)
         # Some schedulers (PNDM) take more evaluations than steps.
-        chosen.set_timesteps(steps)
+        with self._possible(chosen, steps):
+            chosen.set_timesteps(steps)
         return len(chosen.timesteps) * (2 if guidance > 1 else 1)
 
     def _sampling(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
@@ -319,13 +323,14 @@ class TextToImage:
         return steps, guidance
 
     def _scheduler(self, choice: SchedulerChoice) -> Any:
-        if choice == "keep" and type(self._own_scheduler).__name__ in _OWN_NOISE:
+        if choice == "ddim":
+            return self._ddim
+        if why := _unkept(self._own_scheduler):
             raise UsageError(
-                f"The scheduler of {self._folder.id} ({type(self._own_scheduler).__name__}) draws "
-                "noise that no seed decides, so that no picture could be made again. Use "
-                "--scheduler ddim."
+                f"The scheduler of {self._folder.id} ({type(self._own_scheduler).__name__}) {why}. "
+                "Use --scheduler ddim."
             )
-        return self._ddim if choice == "ddim" else self._own_scheduler
+        return self._own_scheduler
 
     def _generate_batch(
         self,
@@ -342,7 +347,8 @@ class TextToImage:
             on_step(step)
             return {}
 
-        with self._exact(), _clean_samples(self._pipe.scheduler, final):
+        scheduler = self._pipe.scheduler
+        with self._exact(), self._possible(scheduler, steps), _clean_samples(scheduler, final):
             images = self._pipe(
                 [prompt for prompt, _ in texts],
                 negative_prompt=[negative for _, negative in texts],
@@ -452,6 +458,20 @@ class TextToImage:
             return self._pipe.unet
         with _memory("reading the network in float32"):
             return load_network(self._folder, "unet").to(self.device)
+
+    @contextmanager
+    def _possible(self, scheduler: Any, steps: int) -> Iterator[None]:
+        """A block in which what the pipeline's own scheduler can't do becomes a UsageError."""
+        try:
+            yield
+        except (ValueError, TypeError, NotImplementedError, IndexError) as error:
+            if scheduler is self._ddim:
+                raise
+            raise UsageError(
+                f"The scheduler of {self._folder.id} ({type(scheduler).__name__}) can't "
+                f"sample this model in {steps} steps ({type(error).__name__}: "
+                f"{first_line(error)}). Use --scheduler ddim, or other --steps."
+            ) from error
 
     def _exact(self) -> Any:
         return exact_numerics() if self.dtype == torch.float32 else nullcontext()
@@ -563,6 +583,17 @@ def resolve_guidance(guidance: float) -> float:
             f"A guidance of {guidance} is not possible: give 0 or 1 (no guidance) or more than 1."
         )
     return guidance
+
+
+def _unkept(scheduler: Any) -> str | None:
+    """Why a pipeline's own scheduler can't be sampled with, None where it can."""
+    name = type(scheduler).__name__
+    if name in _OWN_NOISE:
+        return "draws noise that no seed decides, so that no picture could be made again"
+    needed = [p.name for p in signature(scheduler.step).parameters.values() if p.default is p.empty]
+    if "Inverse" in name or len(needed) > len(_STEP):
+        return "does not go from noise and a prompt to a picture"
+    return None
 
 
 def _distilled(folder: ModelFolder, scheduler: str) -> str | None:

@@ -21,9 +21,9 @@ from torch import Tensor
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ResourceError
 from m2g_audit.picture_captions import find_captions
-from m2g_audit.picture_containers import PictureFile
+from m2g_audit.picture_containers import PictureFile, as_text
 from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode
-from m2g_audit.picture_folder import PictureFolder, as_text, find_pictures, reason, refuse_broken
+from m2g_audit.picture_folder import PictureFolder, find_pictures, reason, refuse_broken
 from m2g_audit.runs import digest, to_levels, write_atomically
 from m2g_audit.similarity import Metric, Search, Vectors
 
@@ -378,7 +378,7 @@ def load_folder(
 
 def _captions(contents: FolderContents) -> list[str | None]:
     files = contents.found.files
-    beside = find_captions(contents.folder, [file.path for file in files if file.place is None])
+    beside = find_captions(contents.found.root, [file.path for file in files if file.place is None])
     return [
         entry.file.caption or (beside.get(entry.file.path) if entry.file.place is None else None)
         for entry in contents.entries

@@ -22,6 +22,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from m2g_audit.errors import ReferenceFolderError, ResourceError, UsageError
+from m2g_audit.foreign_files import read_file, within
 from m2g_audit.picture_files import crop, open_picture
 from m2g_audit.picture_folder import PictureFolder, find_pictures, listed, refuse_broken
 from small_scale.copies import first_of_each
@@ -69,6 +70,7 @@ class Table(Source):
 
     def __init__(self, name: str, train: Dataset, test: Dataset | None, column: str | None):
         self.name = name
+        self._folder = Path(name) if Path(name).is_dir() else Path(name).parent
         named = column is not None and column in train.column_names
         self._column: str = str(column) if named else _picture_column(train, name)
         if test is None:
@@ -85,8 +87,10 @@ class Table(Source):
 
     def picture(self, row: int, *, fresh: bool) -> Image:
         stored = self._splits[fresh][row][self._column]
-        content = stored["bytes"] if stored["bytes"] is not None else stored["path"]
-        return open_picture(io.BytesIO(content) if isinstance(content, bytes) else Path(content))
+        content = stored["bytes"]
+        if content is None:  # it names a file beside the table
+            content = read_file(within(self._folder, str(stored["path"])))
+        return open_picture(io.BytesIO(content))
 
     def label(self, row: int, *, fresh: bool) -> str:
         return f"row {row} of the {'test' if fresh else 'train'} split"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from m2g_audit import audit as audits
 from m2g_audit import request as requests
 from m2g_audit.audit import choose_samples, execute
 from m2g_audit.errors import NumericsError, UsageError
@@ -284,6 +285,31 @@ def test_no_guidance_is_one_however_it_is_said(
     assert jobs[0].identity == jobs[1].identity
     with pytest.raises(UsageError, match=r"guidance of 0\.5"):
         prepare(monkeypatch, pipeline, tmp_path, guidance=0.5)
+
+
+def test_a_spectrum_beyond_what_was_announced_still_shows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measure = audits._measure_spectrum
+
+    def long(*arguments):  # as where a spectrum is wide
+        for done in range(0, 2000, 100):
+            arguments[-1](done)
+        return measure(*arguments)
+
+    monkeypatch.setattr(audits, "_measure_spectrum", long)
+    told: list[tuple[int, int]] = []
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        if stage == "curvature":
+            told.append((done, total))
+
+    job = prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, spectrum_samples=1)
+    execute(job, RunDirectory.open(job.folder, job.identity), on_progress)
+    *before, (last, all_) = told
+    assert max(done for done, _ in before) >= 1900
+    assert all(done < total for done, total in before)
+    assert last == all_
 
 
 def test_another_algorithm_for_basins_makes_another_run(

@@ -25,10 +25,8 @@ from huggingface_hub.errors import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from m2g_audit import model_folder
-from m2g_audit.downloads import pending_bytes
 from m2g_audit.errors import ModelError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
 from m2g_audit.pipelines import TextToImage, UnconditionalModel
@@ -107,18 +105,6 @@ def test_code_from_elsewhere_is_never_run(folder: Path) -> None:
     refused(folder, "custom pipeline.*run its own code")
 
 
-def test_a_checkpoint_file_can_be_converted(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"x")
-    refused(file, "single file.*from_single_file")
-
-
-@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"])
-def test_a_lora_needs_its_base(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"x")
-    refused(tmp_path, "LoRA without its base.*fuse_lora and unload_lora_weights")
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -130,72 +116,14 @@ def test_a_lora_needs_its_base(tmp_path: Path, name: str) -> None:
 )
 def test_a_lora_beside_its_base_is_not_left_out_in_silence(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"x")
-    refused(folder, f"{name} lies in .*fuse_lora.*; to audit the base, move that file elsewhere")
+    way = "merge_and_unload" if "adapter_" in name else "fuse_lora and unload_lora_weights"
+    refused(folder, f"{name} lies in .*{way}.*; to audit the base, move that file elsewhere")
 
 
 @pytest.mark.parametrize("entry", [None, 7, "UNet", ["diffusers"], ["diffusers", None], [1, 2, 3]])
 def test_an_index_that_names_no_class_is_refused(folder: Path, entry: object) -> None:
     edit(folder / "model_index.json", unet=entry)
     refused(folder, "does not say what its unet is")
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        (["unet.x.lora_A.weight", "unet.x.lora_B.weight"], "is a LoRA without its base"),
-        (["lora_unet_x.lora_down.weight", "lora_unet_x.alpha"], "is a LoRA without its base"),
-        (["lycoris.x.hada_w1_a"], "is a LoRA without its base"),
-        (["<cat>"], "an embedding of textual inversion.*load_textual_inversion"),
-        (["clip_g", "clip_l"], "an embedding of textual inversion"),
-        (["model.diffusion_model.out.2.weight", "first_stage_model.x"], "from_single_file"),
-    ],
-)
-def test_a_file_is_named_as_what_is_in_it(tmp_path: Path, keys: list[str], said: str) -> None:
-    file = tmp_path / "style.safetensors"
-    save_file({key: torch.zeros(2) for key in keys}, file)
-    refused(file, said)
-
-
-def test_a_folder_of_the_hubs_cache_leads_to_its_id(tmp_path: Path, original: Path) -> None:
-    cached = tmp_path / "models--owner--my--model"
-    snapshot = shutil.copytree(original, cached / "snapshots" / "abc")
-    refused(cached, "a folder of the hub's cache.*--model owner/my--model")
-    assert resolve(snapshot, TEXT_TO_IMAGE).path == snapshot
-    (snapshot / "vae" / "config.json").unlink()
-    refused(snapshot, r"not complete.*hf download owner/my--model. goes on")
-
-
-def test_a_part_or_a_file_of_a_model_leads_to_the_whole(folder: Path) -> None:
-    refused(folder / "unet" / "config.json", f"is a file of a model: give the folder {folder}")
-    refused(folder / "unet", f"is a part of a model: give the folder above it, {folder}")
-    refused(folder / "model_index.json", "give the folder that it lies in")
-
-
-def test_a_training_folder_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-500" / "unet").mkdir(parents=True)
-    refused(tmp_path / "checkpoint-500", "folder of a training.*such as unet")
-    refused(tmp_path, "folder of a training.*checkpoint-500/unet.*save_pretrained")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("diffusion_pytorch_model.fp16.safetensors", "only in half precision.*variant='fp16'"),
-        ("diffusion_pytorch_model.bin.index.json", "only as shards of a pickle"),
-    ],
-)
-def test_weights_in_another_format_are_not_called_missing(
-    folder: Path, name: str, said: str
-) -> None:
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / name)
-    refused(folder, said)
-
-
-def test_of_pickles_no_variants_are_fetched() -> None:
-    patterns = list(model_folder.download_patterns(TEXT_TO_IMAGE, ["unet"]))
-    names = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
-    fetched = [any(fnmatch(f"unet/{name}", one) for one in patterns) for name in names]
-    assert fetched == [True, False]
 
 
 # -- the hub
@@ -271,37 +199,6 @@ def test_a_hub_model_is_loaded_from_its_snapshot(
         assert not fetched(unneeded)
 
 
-@pytest.mark.parametrize("pickled", [(), ("unet",)])
-def test_pickles_are_fetched_only_for_what_comes_as_nothing_else(
-    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: tuple[str, ...]
-) -> None:
-    snapshot = shutil.copytree(original, tmp_path / "snapshot")
-    for part in pickled:
-        stored = next((snapshot / part).glob("*.safetensors"))
-        stored.rename(stored.with_suffix(".bin"))
-    asked: list[list[str]] = []
-
-    def download(_: str, *, revision: object, allow_patterns: list[str]) -> str:
-        asked.append(allow_patterns)
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    resolve(HUB_ID, TEXT_TO_IMAGE, allow_pickle=True)
-    fetched = [pattern for pattern in asked[-1] if pattern.endswith(".bin")]
-    assert fetched == [f"{part}/diffusion_pytorch_model.bin" for part in pickled]
-
-
-def test_what_is_announced_counts_no_weights_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"]
-    names += ["vae/diffusion_pytorch_model.bin", "vae/config.json"]
-    files = [
-        SimpleNamespace(filename=name, file_size=10**i, will_download=True)
-        for i, name in enumerate(names)
-    ]
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: files)
-    assert pending_bytes(HUB_ID, None, allow_pickle=True) == 1101
-
-
 # -- half-downloaded
 
 
@@ -328,7 +225,7 @@ def test_every_missing_or_empty_file_is_named(folder: Path, name: str) -> None:
 
 def test_without_an_index_nothing_is_guessed(folder: Path) -> None:
     (folder / "model_index.json").unlink()
-    refused(folder, "no model_index.json.*did not finish")
+    refused(folder, "holds parts of a model, but no model_index.json: .*did not finish")
     (folder / "model_index.json").write_text('{"_class_name": "Stab')
     refused(folder, "not readable JSON")
 

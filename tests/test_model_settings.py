@@ -67,13 +67,6 @@ def changed(file: Path, key: str, value: object) -> str:
             {"load_in_4bit": True},
             "the weights are quanti",
         ),
-        (
-            "text_encoder/config.json",
-            "_attn_implementation",
-            "kernels-community/flash-attn2",
-            "_attn_implementation names code of the hub",
-        ),
-        ("text_encoder/config.json", "use_kernels", True, "use_kernels names code of the hub"),
         ("vae/config.json", "scaling_factor", 0, "scaling_factor: "),
         ("vae/config.json", "scaling_factor", float("nan"), "scaling_factor is a number beyond"),
         ("text_encoder/config.json", "num_hidden_layers", 10**6, "num_hidden_layers: "),
@@ -89,6 +82,30 @@ def test_values_that_no_model_has_are_refused_before_loading(
     with saying(file, changed(file, key, value)), pytest.raises(ModelError) as error:
         resolve(folder, TEXT_TO_IMAGE)
     assert f"{file} can't be the configuration of a model: {said}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"_attn_implementation": "somebody/kernel@main:layer"},
+        {"attn_implementation": {"": "flash_attention_2"}},
+        {"text_config": {"_attn_implementation_internal": "somebody/kernel"}},
+        {"experts_implementation": "somebody/kernel"},
+    ],
+)
+def test_kernels_of_the_hub_are_refused(folder: Path, change: dict[str, object]) -> None:
+    file = folder / "text_encoder" / "config.json"
+    told = json.dumps(json.loads(file.read_text()) | change)
+    with saying(file, told), pytest.raises(ModelError, match="code that would be fetched"):
+        resolve(folder, TEXT_TO_IMAGE)
+
+
+@pytest.mark.parametrize("way", ["eager", "sdpa", None, {"": "sdpa"}])
+def test_ways_of_attending_that_are_no_code_are_taken(folder: Path, way: object) -> None:
+    file = folder / "text_encoder" / "config.json"
+    with saying(file, changed(file, "attn_implementation", way)):
+        TextToImage.load(folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", FILES)

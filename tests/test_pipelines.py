@@ -7,6 +7,7 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,11 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     CMStochasticIterativeScheduler,
+    CogVideoXDPMScheduler,
+    DDIMInverseScheduler,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EDMEulerScheduler,
     IPNDMScheduler,
     LCMScheduler,
@@ -559,6 +564,53 @@ def test_a_scheduler_with_noise_of_its_own_is_not_kept(model: TextToImage) -> No
     assert generate(other, [0]).finite.all()
 
 
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler])
+@pytest.mark.parametrize("algorithm", ["dpmsolver++", "sde-dpmsolver++"])
+def test_pictures_of_the_usual_solvers_do_not_depend_on_batch_mates(
+    folder: Path, tmp_path: Path, scheduler: type, algorithm: str
+) -> None:
+    changed = with_scheduler(folder, tmp_path / "copy", scheduler)
+    file = changed / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text()) | {"algorithm_type": algorithm}
+    assert settings["lambda_min_clipped"] == -float("inf")
+    file.write_text(json.dumps(settings))
+    solver = TextToImage.load(changed, device="cpu")
+    together, alone = (generate(solver, seeds, scheduler="keep") for seeds in ([1, 2, 3], [3]))
+    assert float((together.images[2] - alone.images[0]).abs().max()) <= 1 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("scheduler", [CogVideoXDPMScheduler, DDIMInverseScheduler])
+def test_a_scheduler_of_another_task_is_not_kept(
+    folder: Path, tmp_path: Path, scheduler: type
+) -> None:
+    other = TextToImage.load(with_scheduler(folder, tmp_path / "copy", scheduler), device="cpu")
+    with pytest.raises(UsageError, match=rf"{scheduler.__name__}. does not go.*--scheduler ddim"):
+        generate(other, [0], scheduler="keep")
+    assert generate(other, [0]).finite.all()
+
+
+def test_what_a_kept_scheduler_cannot_do_is_its_own(folder: Path, tmp_path: Path) -> None:
+    distilled = TextToImage.load(
+        with_scheduler(folder, tmp_path / "copy", LCMScheduler), device="cpu"
+    )
+    for attempt in (generate, lambda model, _, **named: model.evaluations(guidance=1.0, **named)):
+        with pytest.raises(UsageError, match=r"LCMScheduler. can't sample .* in 60 steps .*ddim"):
+            attempt(distilled, [0], steps=60, scheduler="keep")
+    sample = tiny.save(tiny.text_to_image("sample"), tmp_path / "sample")
+    with pytest.raises(UsageError, match=r"PNDMScheduler. can't sample this model"):
+        generate(TextToImage.load(sample, device="cpu"), [0], scheduler="keep")
+
+
+@pytest.mark.skipif(find_spec("torchsde") is not None, reason="the package is there")
+def test_a_package_that_a_scheduler_needs_is_named(folder: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(folder, tmp_path / "copy")
+    index = json.loads((changed / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DPMSolverSDEScheduler"]
+    (changed / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"scheduler of .* needs a package .*torchsde"):
+        TextToImage.load(changed, device="cpu")
+
+
 @pytest.mark.parametrize("scheduler", [LCMScheduler, TCDScheduler])
 def test_a_distilled_model_has_no_usual_settings(
     folder: Path, tmp_path: Path, scheduler: type
@@ -586,6 +638,8 @@ def test_a_distilled_model_is_told_by_its_name(
     (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 1}')
     own = TextToImage.load(model._folder.path, device="cpu")
     assert (own.default_steps, own.default_guidance) == (4, 1)
+    (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 0.0}')
+    assert TextToImage.load(model._folder.path, device="cpu").default_guidance == 1
 
 
 def test_guidance_0_is_none_as_in_diffusers(model: TextToImage) -> None:

@@ -14,7 +14,9 @@ def read_folder(folder: Path) -> Table:
     """Return the caption of each picture in a folder and below it; UsageError if none has one."""
     try:
         found = find_pictures(folder, [])
-        beside = find_captions(folder, [file.path for file in found.files if file.place is None])
+        beside = find_captions(
+            found.root, [file.path for file in found.files if file.place is None]
+        )
     except ReferenceFolderError as error:
         raise UsageError(f"{folder} is a folder, and no list of prompts: {error}") from error
     captions = [file.caption or beside.get(file.path) for file in found.files]

@@ -364,7 +364,7 @@ def test_doctor_ticks_no_model_that_could_not_be_loaded(
     whole = tiny.save(tiny.text_to_image(), tmp_path / "whole")
     half = shutil.copytree(whole, tmp_path / "half")
     next((half / "vae").glob("*.safetensors")).unlink()
-    cached = [("a/half", 10, half), ("a/whole", 10, whole)]
+    cached = [("a/half", (half, 10)), ("a/whole", (whole, 10))]
     monkeypatch.setattr(diagnosis, "_cached_models", lambda: iter(cached))
     found = {item.name: item for item in diagnosis.diagnose().models}
     assert (found["a/whole"].at_hand, found["a/half"].at_hand) == (True, False)

@@ -80,6 +80,27 @@ def test_a_parquet_file_and_its_test_split(tmp_path: Path) -> None:
     assert levels(pictures.fresh) <= set(range(150, 256))
 
 
+def test_a_table_that_names_files_names_those_beside_it(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    folder = folder_of(tmp_path / "a", 150)
+    (tmp_path / "outside.png").write_bytes(png(7))
+    paths = [f"{i:04d}.png" for i in range(149)]
+    for last in ("0149.png", "../outside.png", str(tmp_path / "outside.png")):
+        rows = [{"bytes": None, "path": path} for path in [*paths, last]]
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        table = pa.table({"image": pa.array(rows, type=kind)})
+        write_table(table, folder / f"{len(last)}.parquet")
+        source = open_source(str(folder / f"{len(last)}.parquet"))
+        every = [(row, fresh) for fresh in (False, True) for row in range((50, 100)[fresh])]
+        if last == "0149.png":
+            assert {source.picture(row, fresh=fresh).size for row, fresh in every} == {(8, 8)}
+        else:
+            with pytest.raises(OSError, match="outside"):
+                [source.picture(row, fresh=fresh) for row, fresh in every]
+
+
 def test_colour_is_noticed(tmp_path: Path) -> None:
     assert open_source(str(folder_of(tmp_path / "c", 120, grey=False))).channels == 3
 
