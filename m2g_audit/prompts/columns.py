@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import JsonValue
@@ -19,7 +19,10 @@ from m2g_audit.prompts.entries import PromptList, Row, collect, whole
 
 PROMPT_COLUMNS = frozenset({"caption", "captions", "prompt", "prompts", "text"})
 LABEL_COLUMNS = frozenset({"label", "labels", "truth", "expected"})
-NEGATIVE_COLUMNS = frozenset({"negative_prompt", "negative prompt"})
+NEGATIVE_COLUMNS = frozenset(
+    {"negative_prompt", "negative prompt", "negativeprompt", "neg_prompt", "negative_prompts"}
+)
+_PERHAPS_NEGATIVE = frozenset({"negative", "uncond", "uc", "avoid"})
 MOST_COLUMNS = 1000
 
 Record = tuple[int, dict[str, Any] | str]
@@ -28,12 +31,17 @@ Record = tuple[int, dict[str, Any] | str]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with named columns; prompts: the column that holds them, where the layout says it."""
+    """Rows with named columns.
+
+    prompts: the column that holds them, where the layout says it; within: what all rows lie in,
+    which a name of a column may begin with.
+    """
 
     names: Sequence[str]
     records: Iterable[Record]
     notices: Sequence[str] = ()
     prompts: str | None = field(default=None, kw_only=True)
+    within: str | None = field(default=None, kw_only=True)
 
 
 def of_columns(table: Table, column: str | None, label_column: str | None, name: str) -> PromptList:
@@ -49,6 +57,11 @@ def of_columns(table: Table, column: str | None, label_column: str | None, name:
     negative = next((n for n in names if n.strip().casefold() in NEGATIVE_COLUMNS), None)
     if negative is not None:
         notices.append(f"Negative prompts are those in column {negative!r}.")
+    elif others := [n for n in names if n.strip().casefold() in _PERHAPS_NEGATIVE]:
+        notices.append(
+            f"Column {others[0]!r} is kept beside the results; a column of negative prompts is "
+            "named negative_prompt."
+        )
     records = table.records if isinstance(table.records, list) else list(table.records)
     in_cells = path is not None and _are_lists_in_text(r, path) if (r := records) else False
     if in_cells:
@@ -119,6 +132,8 @@ def _path_of_prompts(table: Table, column: str | None, name: str) -> list[str] |
             return [names[0]]
     else:
         first, *further = column.split(".")
+        if further and first == table.within:
+            return _path_of_prompts(replace(table, within=None), ".".join(further), name)
         if further and find(names, first):
             return [find(names, first), *further]
     missing = "no column with a known name" if column is None else f"no column {column!r}"

@@ -119,7 +119,7 @@ def collect(
     mended: list[int] = []
     too_long: list[int] = []
     for row in rows:
-        text = (row.text or "").strip()
+        text = (row.text or "").strip().strip("\ufeff")
         prompt, negative = whole(text), whole((row.negative or "").strip()) or None
         if prompt != text:
             mended.append(row.number)
@@ -160,8 +160,9 @@ def _entries(
     entries: list[Entry] = []
     contradicting = []
     for index, ((prompt, negative), same) in enumerate(found.items()):
-        labels = {_label(row, label_column) for row in same}
-        if len(labels) > 1:
+        label = _label(same[0], label_column)
+        if len(same) > 1 and {label} != {label, *(_label(r, label_column) for r in same[1:])}:
+            label = None
             contradicting.append(same[0].number)
         entries.append(
             Entry(
@@ -170,7 +171,7 @@ def _entries(
                 prompt=prompt,
                 negative_prompt=negative,
                 rows=[row.number for row in same],
-                label=labels.pop() if len(labels) == 1 else None,
+                label=label,
                 extra=same[0].extra,
                 repeated=[row.extra for row in same[1:]],
             )

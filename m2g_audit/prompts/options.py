@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +27,6 @@ _A1111 = re.compile(
 _KOHYA = re.compile(r"\s--(?P<key>[a-z]{1,3})\s+(?P<value>\S(?:(?!\s--[a-z]).)*)")
 _KOHYA_KEYS = frozenset(["n", "w", "h", "d", "l", "s", "g", "t", "o", "c", "am", "fs", "ct", "nr"])
 _OTHER = re.compile(r"\s--[A-Za-z][\w-]*(?=\s|=|$)")
-_COMMENT = re.compile(r"\s*#(?:\s|$)")
 _NEGATIVE = "Negative prompt:"
 _PARAMETERS = re.compile(r"Steps: \d+, .*\b(?:Sampler|Seed|CFG scale): ")
 _SIGNS = ("--", _NEGATIVE, "Steps: ")
@@ -44,11 +43,11 @@ class _Read:
     unused: dict[str, None] = field(default_factory=dict)
 
 
-def style_of(text: str) -> tuple[OptionStyle, int, str] | None:
+def style_of(lines: Sequence[str]) -> tuple[OptionStyle, int, str] | None:
     """Return the style in which lines have options, a line that does, and what in it says so."""
-    if not any(sign in text for sign in _SIGNS):
-        return None
-    for number, line in enumerate(lines_of(text), start=1):
+    for number, line in enumerate(lines, start=1):
+        if not any(sign in line for sign in _SIGNS):
+            continue
         if line.startswith(_NEGATIVE) or _PARAMETERS.match(line):
             return "infotext", number, line
         found = _A1111.search(line)
@@ -59,9 +58,9 @@ def style_of(text: str) -> tuple[OptionStyle, int, str] | None:
     return None
 
 
-def refuse_options(text: str, name: str) -> None:
+def refuse_options(lines: Sequence[str], name: str) -> None:
     """Raise UsageError where lines have options: they can be read, or be part of the prompts."""
-    found = style_of(text)
+    found = style_of(lines)
     if found is not None:
         style, number, what = found
         raise UsageError(
@@ -69,8 +68,8 @@ def refuse_options(text: str, name: str) -> None:
             f"{_MAKERS[style]} have. Say --read-as {style} to use its negative prompts and leave "
             "the other options out, or --read-as txt to take every line as it stands."
         )
-    for number, line in enumerate(lines_of(text) if "--" in text else [], start=1):
-        other = _OTHER.search(line)
+    for number, line in enumerate(lines, start=1):
+        other = "--" in line and _OTHER.search(line)
         if other:
             raise UsageError(
                 f"Line {number} of {name} has an option that is not known "
@@ -79,31 +78,20 @@ def refuse_options(text: str, name: str) -> None:
             )
 
 
+def options_in(prompts: Iterable[str]) -> list[str]:
+    """Return a notice where texts of a column hold what looks like options, which they keep."""
+    found = {m[0].strip(): None for p in prompts if "--" in p and (m := _OTHER.search(f" {p}"))}
+    if not found:
+        return []
+    named = ", ".join(list(found)[:20])
+    return [f"What looks like options ({printable(named, 200)}) is read as part of the prompts."]
+
+
 _MAKERS: Mapping[OptionStyle, str] = {
     "a1111": "A1111's web interface",
     "kohya": "kohya's scripts",
     "infotext": "A1111's pictures",
 }
-
-
-def without_comments(text: str, name: str) -> tuple[Iterator[Row], list[str]]:
-    """Return the lines of a plain list but those that begin with # and a space, and say so."""
-    comments: list[int] = []
-    if "#" in text:
-        lines = enumerate(lines_of(text), start=1)
-        comments = [number for number, line in lines if _COMMENT.match(line)]
-    if not comments:
-        return plain_lines(text), []
-    left_out = set(comments)
-    return (row for row in plain_lines(text) if row.number not in left_out), [
-        f"Comments in {name} are no prompts: {some(comments)} (--read-as txt takes every line as "
-        "it stands)."
-    ]
-
-
-def plain_lines(text: str) -> Iterator[Row]:
-    """Yield every line as it stands."""
-    return (Row(number, line, {}) for number, line in enumerate(lines_of(text), start=1))
 
 
 def read_options(text: str, name: str, style: OptionStyle) -> tuple[list[Row], list[str]]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from m2g_audit.errors import UsageError
-from m2g_audit.prompts.columns import PROMPT_COLUMNS, Table, refuse_too_many
+from m2g_audit.printable import quoted
+from m2g_audit.prompts.columns import Table, find, refuse_too_many
 
 _MOST_ROWS, _MOST_BYTES = 5_000_000, 2**32
 
@@ -23,9 +24,12 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Table:
         stored = parquet.ParquetFile(file)
         refuse_too_many("rows", stored.metadata.num_rows, _MOST_ROWS, name)
         schema = stored.schema_arrow
-        texts = [f.name for f in schema if _is_binary(f.type) and _may_hold(f.name, column)]
+        wanted = find(schema.names, column)
+        texts = [f.name for f in schema if _is_binary(f.type) and f.name == wanted]
         kept = [f.name for f in schema if f.name in texts or not _holds_bytes(f.type)]
         left = [f.name for f in schema if f.name not in kept]
+        if wanted not in schema.names and (column or "").partition(".")[0] in left:
+            kept.append(column or "")  # a text that lies beside bytes
         records = list(enumerate(_rows_of(stored, kept, name), start=1))
     except (pyarrow.ArrowException, OSError) as error:
         raise UsageError(
@@ -34,8 +38,8 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Table:
         ) from error
     for _, record in records:
         record.update({key: _decoded(record[key], key, name) for key in texts})
-    notices = [f"Columns with binary content were left out: {', '.join(left)}."] if left else []
-    return Table(kept, records, notices)
+    notices = [f"Columns with binary content were left out: {quoted(left)}."] if left else []
+    return Table(schema.names, records, notices)
 
 
 def _rows_of(stored: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
@@ -45,12 +49,6 @@ def _rows_of(stored: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
         size += batch.nbytes
         refuse_too_many("bytes of text", size, _MOST_BYTES, name)
         yield from batch.to_pylist()
-
-
-def _may_hold(name: str, column: str | None) -> bool:
-    if column is None:
-        return name.strip().casefold() in PROMPT_COLUMNS
-    return name.strip().casefold() == column.strip().casefold()
 
 
 def _decoded(value: bytes | None, key: str, name: str) -> str | None:

@@ -196,7 +196,8 @@ def test_quotes_that_can_mean_two_things_are_asked_about(
         ('prompt,url\n"a, b",u,\nc,u,,\n', {}, ["a, b", "c"]),
         ("a typical bus\thttp://a\na barn\thttp://b\n", {"header": False, "column": "1"}, None),
         ("a typical bus\nprompt\n", {"header": False}, ["a typical bus", "prompt"]),
-        ("x,y\n1,a kite\n", {"column": "2"}, ["a kite"]),
+        ("x,y\n1,a kite\n", {"column": "2", "header": True}, ["a kite"]),
+        ("id,y\n1,a kite\n", {"column": "2"}, ["a kite"]),
         ("\ufeffprompt,n\n\ufeffa,1\n", {}, ["a"]),
     ],
 )
@@ -213,7 +214,7 @@ def test_texts_that_are_stored_as_bytes_are_texts(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "list.parquet")
     found = read_prompts(tmp_path / "list.parquet")
     assert texts(found) == ["a kite", "möwe"]
-    assert found.notices == ("Columns with binary content were left out: image.",)
+    assert found.notices == ("Columns with binary content were left out: 'image'.",)
     with pytest.raises(UsageError, match="no UTF-8 text"):
         read_prompts(tmp_path / "list.parquet", column="image")
 
@@ -413,7 +414,7 @@ def test_captions_beside_pictures_are_a_list(tmp_path: Path) -> None:
     found = read_prompts(tmp_path)
     assert texts(found) == ["a red barn", "a kite"]
     assert found.entries[1].extra == {"file_name": "c.png"}
-    assert found.notices == (f"1 pictures of {tmp_path} have no caption beside them.",)
+    assert found.notices == ("1 of 3 pictures have no caption.",)
 
 
 def test_a_folder_without_captions_is_no_list(tmp_path: Path) -> None:
