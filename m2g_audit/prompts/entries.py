@@ -120,7 +120,8 @@ def collect(
     too_long: list[int] = []
     for row in rows:
         text = (row.text or "").strip().strip("\ufeff")
-        prompt, negative = whole(text), whole((row.negative or "").strip()) or None
+        prompt = whole(text)
+        negative = whole(row.negative.strip()) or None if row.negative else None
         if prompt != text:
             mended.append(row.number)
         if max(len(prompt), len(negative or "")) > MAX_PROMPT:
@@ -187,7 +188,13 @@ def _label(row: Row, column: str | None) -> str | None:
 
 def whole(text: str) -> str:
     """Return `text` without halves of surrogate pairs, which no UTF-8 can hold: � for each."""
-    return text if text.isascii() else _SURROGATE.sub("�", text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("�", text)
+    return text
 
 
 def _count(numbers: Sequence[int]) -> str:

@@ -63,7 +63,7 @@ def refuse_other_meanings(lines: Sequence[str], name: str, *, one_column: bool =
 
     one_column: they are a table's, where quotes around each mean what they do in tables.
     """
-    filled = [line.strip() for line in lines if line and not line.isspace()]
+    filled = [stripped for line in lines if (stripped := line.strip())]
     refuse_options(lines, name)
     for doubt in _DOUBTS[: -1 if one_column else None] if filled else ():
         if (found := doubt(filled)) is not None:

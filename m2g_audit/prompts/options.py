@@ -29,8 +29,6 @@ _KOHYA_KEYS = frozenset(["n", "w", "h", "d", "l", "s", "g", "t", "o", "c", "am",
 _OTHER = re.compile(r"\s--[A-Za-z][\w-]*(?=\s|=|$)")
 _NEGATIVE = "Negative prompt:"
 _PARAMETERS = re.compile(r"Steps: \d+, .*\b(?:Sampler|Seed|CFG scale): ")
-_SIGNS = ("--", _NEGATIVE, "Steps: ")
-"""One of these is in every text that has options."""
 _SETTINGS = re.compile(r"(?:^|, )([A-Z][\w ]*): ")
 
 
@@ -45,9 +43,12 @@ class _Read:
 
 def style_of(lines: Sequence[str]) -> tuple[OptionStyle, int, str] | None:
     """Return the style in which lines have options, a line that does, and what in it says so."""
-    for number, line in enumerate(lines, start=1):
-        if not any(sign in line for sign in _SIGNS):
-            continue
+    signed = [
+        (number, line)
+        for number, line in enumerate(lines, start=1)
+        if "--" in line or _NEGATIVE in line or "Steps: " in line
+    ]
+    for number, line in signed:
         if line.startswith(_NEGATIVE) or _PARAMETERS.match(line):
             return "infotext", number, line
         found = _A1111.search(line)
