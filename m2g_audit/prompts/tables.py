@@ -75,6 +75,10 @@ class _Rows:
         """Whether no row has more fields than the first."""
         return not self.error and all(len(row) <= len(self.rows[0]) for row in self.rows)
 
+    def even(self) -> bool:
+        """Whether all rows but empty ones have as many fields as the first."""
+        return all(len(row) in (0, len(self.rows[0])) for row in self.rows)
+
 
 def is_table(text: str, options: TableOptions, *, named: bool) -> bool:
     """Whether a text is a table: a header, or columns that were asked for or that `named` promises.
@@ -227,6 +231,11 @@ def _read(
         return quoted.rows, []  # too many fields, which is said of the rows
     if quoted.rows == literal.rows or not literal.regular():
         return quoted.rows, []
+    if quoted.even() and not literal.even():
+        return quoted.rows, [
+            f"Fields of {name} that have several lines are held together by quotes (--quotes none "
+            "to read each line as it stands)."
+        ]
     written = _written_by_convention(text, delimiter)
     if written == "not":
         raise _ambiguous(quoted, literal, name)
