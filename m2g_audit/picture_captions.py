@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2g_audit.errors import ReferenceFolderError
+from m2g_audit.prompts.text import marked
 
 _SIDECARS = (".txt", ".caption")
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -17,14 +18,15 @@ _MOST_BYTES = 2**16
 
 
 def find_captions(
-    folder: Path, pictures: Sequence[Path], encoding: str = "utf-8-sig"
+    folder: Path, pictures: Sequence[Path], encoding: str = "utf-8"
 ) -> dict[Path, str]:
     """Return the captions of those pictures in `folder` that have one.
 
     Read are a `metadata.jsonl` or `metadata.csv` in the picture's folder or one above it (with
     `file_name` and text, caption or prompt: the layout of `imagefolder`), and a text file of the
-    picture's own name (`.txt`, `.caption`), which wins; what in it is not of `encoding` is read as
-    �. ReferenceFolderError for metadata that can't be read.
+    picture's own name (`.txt`, `.caption`), which wins; its encoding is what its mark says, else
+    `encoding`, and what is not of that is read as �. ReferenceFolderError for metadata that can't
+    be read.
     """
     found: dict[Path, str] = {}
     # Those further down are read later, and win.
@@ -50,7 +52,8 @@ def _sidecar(picture: Path, encoding: str) -> str:
     for suffix in _SIDECARS:
         file = picture.with_suffix(suffix)
         if file.is_file() and file.stat().st_size <= _MOST_BYTES:
-            return file.read_text(encoding=encoding, errors="replace").strip()
+            content = file.read_bytes()
+            return content.decode(marked(content) or encoding, "replace").strip()
     return ""
 
 

@@ -178,6 +178,7 @@ def _texts(record: Mapping[str, Any], path: Sequence[str], number: int, name: st
     values = [v for value in values for v in (value if isinstance(value, list) else [value])]
     texts = []
     for value in values:
+        value = _decoded(value, number, name) if isinstance(value, bytes) else value
         plain = value if isinstance(value, str) else _plain(value)
         if isinstance(plain, dict | list):
             raise UsageError(
@@ -188,6 +189,16 @@ def _texts(record: Mapping[str, Any], path: Sequence[str], number: int, name: st
         if plain is not None:
             texts.append(str(plain))
     return texts
+
+
+def _decoded(value: bytes, number: int, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"Row {number} of {name} holds bytes that are no UTF-8 text. Write it again as text, "
+            "or name another column with --column."
+        ) from error
 
 
 def _are_lists_in_text(records: Sequence[Record], path: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ _STARTS = {
     b"Obj\x01": ("an Avro file", _TABLE),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", _TABLE),
     b"SQLite format 3\0": ("an SQLite database", "export the table with the prompts as csv"),
+    b"PK\x05\x06": ("an empty archive", "give the file that lists the prompts"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", UNPACK),
     b"Rar!\x1a\x07": ("a RAR archive", UNPACK),
     b"\x28\xb5\x2f\xfd": ("packed with zstd", "unpack it first: zstd -d FILE"),

@@ -24,7 +24,7 @@ _A1111 = re.compile(
     r"|sampler_name|sampler_index|sd_model|outpath_samples|styles|subseed|restore_faces|tiling"
     r"|do_not_save_samples)(?=\s|=|$)"
 )
-_KOHYA = re.compile(r"\s--(?P<key>[a-z]{1,3})\s+(?P<value>\S(?:(?!\s--[a-z]).)*)")
+_KOHYA = re.compile(r"\s--(?P<key>[A-Za-z]+)(?:\s+(?P<value>(?:(?!\s--[A-Za-z]).)*))?")
 _KOHYA_KEYS = frozenset(["n", "w", "h", "d", "l", "s", "g", "t", "o", "c", "am", "fs", "ct", "nr"])
 _OTHER = re.compile(r"\s--[A-Za-z][\w-]*(?=\s|=|$)")
 _NEGATIVE = "Negative prompt:"
@@ -54,7 +54,7 @@ def style_of(lines: Sequence[str]) -> tuple[OptionStyle, int, str] | None:
         found = _A1111.search(line)
         if found:
             return "a1111", number, found[0].strip()
-        if any(m["key"] in _KOHYA_KEYS for m in _KOHYA.finditer(line)):
+        if any(m["key"].lower() in _KOHYA_KEYS for m in _KOHYA.finditer(line)):
             return "kohya", number, next(_KOHYA.finditer(line))[0].strip()
     return None
 
@@ -155,7 +155,7 @@ def _read_kohya(text: str, name: str, read: _Read) -> None:
             continue
         if not line.strip():
             continue
-        values = {m["key"]: m["value"].strip() for m in _KOHYA.finditer(line)}
+        values = {m["key"].lower(): (m["value"] or "").strip() for m in _KOHYA.finditer(line)}
         first = _KOHYA.search(line)
         prompt = line if first is None else line[: first.start()]
         negative = values.pop("n", None)

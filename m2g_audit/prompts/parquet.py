@@ -25,8 +25,7 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Table:
         refuse_too_many("rows", stored.metadata.num_rows, _MOST_ROWS, name)
         schema = stored.schema_arrow
         wanted = find(schema.names, column)
-        texts = [f.name for f in schema if _is_binary(f.type) and f.name == wanted]
-        kept = [f.name for f in schema if f.name in texts or not _holds_bytes(f.type)]
+        kept = [f.name for f in schema if _is_text(f, wanted) or not _holds_bytes(f.type)]
         left = [f.name for f in schema if f.name not in kept]
         if wanted not in schema.names and (column or "").partition(".")[0] in left:
             kept.append(column or "")  # a text that lies beside bytes
@@ -36,8 +35,11 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Table:
             f"{name} can't be read as parquet: {error}. Write it again without the column that is "
             "at fault, or as csv or jsonl."
         ) from error
-    for _, record in records:
-        record.update({key: _decoded(record[key], key, name) for key in texts})
+    if wanted in left:
+        raise UsageError(
+            f"Column {wanted!r} of {name} holds more than texts: name what lies in it with "
+            f"--column {wanted}.NAME, or another column."
+        )
     notices = [f"Columns with binary content were left out: {quoted(left)}."] if left else []
     return Table(schema.names, records, notices)
 
@@ -51,14 +53,20 @@ def _rows_of(stored: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _decoded(value: bytes | None, key: str, name: str) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"Column {key!r} of {name} holds bytes that are no UTF-8 text. Write it again as text, "
-            "or name another with --column."
-        ) from error
+def _is_text(column: Any, wanted: str) -> bool:
+    """Whether the prompts' column may be texts that are stored as bytes, or lists of them."""
+    if column.name != wanted:
+        return False
+    kind = column.type
+    return _is_binary(_inside(kind) or kind)
+
+
+def _inside(kind: Any) -> Any:
+    """The type of what a list or a dictionary holds, None for any other type."""
+    from pyarrow import types
+
+    holders = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_dictionary)
+    return kind.value_type if any(holds(kind) for holds in holders) else None
 
 
 def _is_binary(kind: Any) -> bool:
@@ -68,6 +76,10 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
     if _is_binary(kind):
         return True
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
     return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))

@@ -19,7 +19,7 @@ def read_folder(folder: Path, encoding: str | None) -> Table:
     try:
         found = find_pictures(folder, [])
         pictures = [file.path for file in found.files if file.place is None]
-        beside = find_captions(folder, pictures, encoding or "utf-8-sig")
+        beside = find_captions(folder, pictures, encoding or "utf-8")
     except LookupError as error:
         raise UsageError(f"There is no --encoding {encoding}.") from error
     except ReferenceFolderError as error:
@@ -32,8 +32,9 @@ def read_folder(folder: Path, encoding: str | None) -> Table:
     ]
     if not rows:
         raise UsageError(
-            f"No picture in {folder} has a caption beside it (NAME.txt, NAME.caption, "
-            "metadata.jsonl, metadata.csv). Give the file that lists the prompts."
+            f"No picture in {folder} has a caption beside it (NAME.txt, NAME.caption; a column "
+            "text, caption or prompt of metadata.jsonl or metadata.csv). Give the file that lists "
+            "the prompts."
         )
     _refuse_illegible(rows, folder)
     bare = len(found.files) - len(rows)

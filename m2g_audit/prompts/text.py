@@ -29,7 +29,7 @@ def decode(content: bytes, name: str, encoding: str | None) -> tuple[str, list[s
     Text is UTF-8, or what its byte order mark says, or `encoding`. Marks at the start of further
     lines, as joined files have them, are no part of it.
     """
-    mark = next((codec for bom, codec in _BOMS if content.startswith(bom)), None)
+    mark = marked(content)
     codec = encoding or mark or "utf-8"
     notices = []
     try:
@@ -52,6 +52,11 @@ def decode(content: bytes, name: str, encoding: str | None) -> tuple[str, list[s
     if "\ufeff" in text or "ï»¿" in text:
         text = _MARKS.sub("", text)
     return text, notices
+
+
+def marked(content: bytes) -> str | None:
+    """Return the encoding that a byte order mark at the start names, None without one."""
+    return next((codec for bom, codec in _BOMS if content.startswith(bom)), None)
 
 
 def lines_of(text: str) -> list[str]:

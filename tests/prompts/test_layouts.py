@@ -219,6 +219,32 @@ def test_texts_that_are_stored_as_bytes_are_texts(tmp_path: Path) -> None:
         read_prompts(tmp_path / "list.parquet", column="image")
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array([b"a kite", b"a dog"]).dictionary_encode(),
+        pyarrow.array([[b"a kite"], [b"a dog"]], pyarrow.list_(pyarrow.binary())),
+        pyarrow.array([["a kite", "a dog"], []], pyarrow.large_list(pyarrow.string())),
+        pyarrow.array([b"a kite", b"a dog "], pyarrow.binary(6)).slice(0, 1),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_texts_in_any_type_of_parquet(tmp_path: Path, column: pyarrow.Array) -> None:
+    parquet.write_table(pyarrow.table({"captions": column}), tmp_path / "list.parquet")
+    assert texts(read_prompts(tmp_path / "list.parquet")) == ["a kite", "a dog"][: len(column)]
+
+
+@pytest.mark.parametrize("column", ["image.path", "title", "2"])
+def test_columns_beside_pictures_have_their_places(tmp_path: Path, column: str) -> None:
+    picture = {"bytes": b"\x89PNG\xff", "path": "a kite"}
+    table = pyarrow.table({"image": [picture], "title": ["a kite"]})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    assert texts(read_prompts(tmp_path / "list.parquet", column=column)) == ["a kite"]
+    for name in ("1", "image", "image.bytes"):
+        with pytest.raises(UsageError, match=r"name what lies in it|no UTF-8 text"):
+            read_prompts(tmp_path / "list.parquet", column=name)
+
+
 def test_messages_about_many_columns_have_an_end(tmp_path: Path) -> None:
     content = ",".join(f"name_{i}" for i in range(900)) + "\n" + ",".join("x" * 900) + "\n"
     with pytest.raises(UsageError, match="and 880 more") as error:
@@ -257,6 +283,12 @@ def test_options_are_asked_about_and_read(
     assert any("not used" in notice for notice in found.notices)
     assert texts(read_prompts(file, read_as="txt"))[0] == content.split("\n")[0].strip()
     assert parse_list(found.to_jsonl()).entries == found.entries
+
+
+def test_options_of_kohya_in_any_letters_and_without_a_value(tmp_path: Path) -> None:
+    line = "a red barn --N fog, rain --D 7 --Flip --ss euler_a"
+    [entry] = read_prompts(write(tmp_path / "list.txt", line), read_as="kohya")
+    assert (entry.prompt, entry.negative_prompt) == ("a red barn", "fog, rain")
 
 
 def test_an_option_that_nobody_knows_is_asked_about(tmp_path: Path) -> None:
@@ -415,6 +447,21 @@ def test_captions_beside_pictures_are_a_list(tmp_path: Path) -> None:
     assert texts(found) == ["a red barn", "a kite"]
     assert found.entries[1].extra == {"file_name": "c.png"}
     assert found.notices == ("1 of 3 pictures have no caption.",)
+
+
+def test_captions_have_an_encoding_and_may_have_several_lines(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_bytes("café".encode("cp1252"))
+    (tmp_path / "b.txt").write_bytes("möwe".encode("utf-8-sig"))
+    (tmp_path / "c.txt").write_bytes("one\ntwo".encode("utf-16"))
+    with pytest.raises(UsageError, match=r"'a.png'. Say what they are with --encoding"):
+        read_prompts(tmp_path)
+    found = read_prompts(tmp_path, encoding="cp1252")
+    assert texts(found) == ["café", "möwe", "one\ntwo"]
+    assert found.notices == ("1 captions have several lines, and are one prompt each.",)
+    with pytest.raises(UsageError, match="no --encoding nonsense"):
+        read_prompts(tmp_path, encoding="nonsense")
 
 
 def test_a_folder_without_captions_is_no_list(tmp_path: Path) -> None:
