@@ -109,7 +109,7 @@ class Request:
                 'The prompt is empty. Give the text to audit: m2g-audit prompt "a print of the old '
                 'harbour"'
             )
-        if len(self.prompt) > MAX_PROMPT:
+        if len(self.prompt.strip()) > MAX_PROMPT:  # which lists leave out around prompts
             raise UsageError(
                 f"The prompt has {len(self.prompt):,} characters; at most {MAX_PROMPT:,} are "
                 "taken. Models read some 75 words of it and drop the rest: give the beginning."

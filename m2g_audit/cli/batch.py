@@ -67,7 +67,7 @@ def batch(
         str,
         typer.Argument(
             help="The list of prompts: a txt, csv, tsv, json, jsonl or parquet file, a folder of "
-            "pictures with captions, or - for stdin.",
+            "pictures with captions (the reference too, if none is named), or - for stdin.",
             show_default=False,
         ),
     ],

@@ -32,14 +32,17 @@ def plain_lines(text: str) -> Iterator[Row]:
     return (Row(number, line, {}) for number, line in enumerate(lines_of(text), start=1))
 
 
-def read_lines(text: str, name: str) -> tuple[Iterator[Row], list[str]]:
+def read_lines(
+    text: str, name: str, *, quotes_stand: bool = False
+) -> tuple[Iterator[Row], list[str]]:
     """Return the lines of a plain list, and what was not taken.
 
     Lines that begin with # and a space are comments. UsageError where lines may be something else
-    than prompts: options, columns, JSON, quotes around each.
+    than prompts: options, columns, JSON, quotes around each; quotes_stand: these are known to be
+    part of the prompts.
     """
     lines = lines_of(text)
-    refuse_other_meanings(lines, name)
+    refuse_other_meanings(lines, name, ask_of_quotes=not quotes_stand)
     comments = {n for n, line in enumerate(lines, start=1) if "#" in line and is_comment(line)}
     notices = []
     if comments:
@@ -58,14 +61,14 @@ def is_comment(line: str) -> bool:
     return _COMMENT.match(line) is not None
 
 
-def refuse_other_meanings(lines: Sequence[str], name: str, *, one_column: bool = False) -> None:
+def refuse_other_meanings(lines: Sequence[str], name: str, *, ask_of_quotes: bool) -> None:
     """Raise UsageError where lines may be something else than prompts.
 
-    one_column: they are a table's, where quotes around each mean what they do in tables.
+    ask_of_quotes: whether quotes around each may be part of them.
     """
     filled = [stripped for line in lines if (stripped := line.strip())]
     refuse_options(lines, name)
-    for doubt in _DOUBTS[: -1 if one_column else None] if filled else ():
+    for doubt in _DOUBTS[: None if ask_of_quotes else -1] if filled else ():
         if (found := doubt(filled)) is not None:
             what, remedy = found
             raise UsageError(f"{name} {what}. Say {_AS_IT_STANDS}; {remedy}.")

@@ -129,8 +129,10 @@ def _read(
             raise UsageError(
                 f"{name} is read as plain lines, which have no column {options.column!r}."
             )
-        lines, said = (plain_lines(text), []) if read_as == "txt" else read_lines(text, name)
-        if opened.suffix in _TABLES and read_as is None:
+        if read_as == "txt":
+            return collect(plain_lines(text), None, name, notices)
+        lines, said = read_lines(text, name, quotes_stand=options.quotes == "none")
+        if opened.suffix in _TABLES:
             said.append(EVERY_LINE.format(name))
         return collect(lines, None, name, [*notices, *said])
     if kind in ("json", "jsonl"):
@@ -169,7 +171,7 @@ def _without_head(text: str, name: str) -> tuple[str, list[str]]:
 def _said_of_table(table: Table, text: str, name: str, suffix: str) -> list[str]:
     """What is worth a word when nothing but the content said that a file is a table."""
     if len(table.names) == 1:
-        refuse_other_meanings(lines_of(text), name, one_column=True)
+        refuse_other_meanings(lines_of(text), name, ask_of_quotes=False)
     if suffix in _TABLES:
         return []
     return [

@@ -222,6 +222,7 @@ def _read(
     literal = _literal(text, delimiter)
     if not quoted.regular():
         if literal.regular():
+            _refuse_backslashes(text, delimiter, name)
             return literal.rows, [
                 f"Quotes in {name} are read as they stand, since no program that quotes would have "
                 "written them so."
@@ -252,6 +253,20 @@ def _unreadable(name: str, error: str) -> UsageError:
         f"{name} can't be read as a table: {error}. A quote inside a quoted field must be written "
         'twice (""); if no quote in it means more than itself, say --quotes none.'
     )
+
+
+def _refuse_backslashes(text: str, delimiter: str, name: str) -> None:
+    """Raise UsageError for a table whose quotes are marked by backslashes, as databases do it."""
+    if '\\"' not in text:
+        return
+    marked = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, escapechar="\\", doublequote=False
+    )
+    if _Rows(list(_trimmed(marked))).even():
+        raise UsageError(
+            f'Quotes within fields of {name} seem to be marked by backslashes (\\"). Write it '
+            'again with such quotes doubled (""), or say --quotes none to read all as it stands.'
+        )
 
 
 def _ambiguous(quoted: _Rows, literal: _Rows, name: str) -> UsageError:

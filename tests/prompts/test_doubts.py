@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -14,7 +15,8 @@ import pyarrow
 import pytest
 
 from m2g_audit.errors import UsageError
-from m2g_audit.prompts import read_prompts
+from m2g_audit.prompts import MAX_PROMPT, read_prompts
+from m2g_audit.request import Request
 
 TEXTS = {
     "plain": ["a red barn in snow", "a blue boat at dusk", "a yellow field"],
@@ -276,6 +278,30 @@ def test_signs_that_may_separate_columns_are_asked_about(tmp_path: Path) -> None
     file.write_text(f"sep=;\n{content}")
     found = read_prompts(file, column="1", header=False)
     assert [entry.prompt for entry in found] == ["a barn, red", "a boat, blue"]
+
+
+def test_quotes_marked_by_backslashes_are_asked_about(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text('caption,n\n"say \\"hi\\"",1\n"a boat",2\n')
+    with pytest.raises(UsageError, match=r"marked by backslashes.*--quotes none"):
+        read_prompts(file)
+    assert read_prompts(file, quotes="none").entries[1].prompt == '"a boat"'
+
+
+def test_what_is_said_of_quotes_holds_for_lines_too(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text('"a barn"\n"a boat"\n')
+    found = read_prompts(tmp_path / "list.txt", quotes="none")
+    assert [entry.prompt for entry in found] == ['"a barn"', '"a boat"']
+
+
+@pytest.mark.parametrize("length", [MAX_PROMPT, MAX_PROMPT + 1])
+def test_a_prompt_and_a_list_have_the_same_limit(tmp_path: Path, length: int) -> None:
+    text = f"  {'x' * length}  "
+    (tmp_path / "list.txt").write_text(text)
+    with nullcontext() if length == MAX_PROMPT else pytest.raises(UsageError):
+        read_prompts(tmp_path / "list.txt")
+    with nullcontext() if length == MAX_PROMPT else pytest.raises(UsageError):
+        Request(text).check_prompt()
 
 
 # -- files that are no lists
