@@ -6,6 +6,7 @@ same job is read from its folder.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -400,16 +401,15 @@ def measure_curvature(
     entries = []
     for k, i in enumerate(chosen):
 
-        def report(done: int, before: int = k * each) -> None:
-            on_progress(before + min(done, each), len(chosen) * each)
+        def report(done: int, others: int = len(chosen) - 1, before: int = k * each) -> None:
+            # A spectrum may take more than is usual: there is then more to do in all.
+            on_progress(before + done, others * each + max(done, each))
 
         report(0)
-        kept = _kept_spectrum(run, i)
+        kept = _kept_spectrum(run, seeds[i])
         if kept is None:
-            kept = _measure_spectrum(job, run, model, latents[i], i, report)
-        entries.append(
-            kept.model_copy(update={"state": seeds[i].state, "attractor": seeds[i].attractor})
-        )
+            kept = _measure_spectrum(job, run, model, latents[i], seeds[i], report)
+        entries.append(kept)
     on_progress(len(chosen) * each, len(chosen) * each)
     return entries
 
@@ -419,11 +419,11 @@ def _measure_spectrum(
     run: RunDirectory,
     model: ScoreModel,
     latents: Tensor,
-    i: int,
+    sample: SeedRecord,
     report: Callable[[int], None],
 ) -> CurvatureRecord:
     settings = job.settings
-    seed = seed_for(job.request.seed, f"curvature {job.request.prompt}", i)
+    seed = seed_for(job.request.seed, f"curvature {job.request.prompt}", sample.index)
     if settings.spectrum == "fast":
         [fast] = fast_spectrum.fast_spectra(
             model,
@@ -434,14 +434,15 @@ def _measure_spectrum(
             block=settings.batch_size,
             on_progress=report,
         )
-        return _keep_fast_spectrum(run, i, fast, flipd(model, latents, settings.t0, seed=seed))
+        centre = flipd(model, latents, settings.t0, seed=seed)
+        return _keep_fast_spectrum(run, sample, fast, centre)
     if settings.spectrum == "exact-jacobian":
         exact = curvature.exact_jacobian(model, latents, settings.t0, seed=seed, on_progress=report)
-        return _keep_spectrum(run, i, exact)
+        return _keep_spectrum(run, sample, exact)
     algorithm = curvature.alg2 if settings.spectrum == "exact-alg2" else curvature.alg3
-    unfinished = run.path / f"curvature/{i:04d}.unfinished.safetensors"
+    unfinished = run.path / f"curvature/{sample.index:04d}.unfinished.safetensors"
     exact = algorithm(model, latents, settings.t0, seed=seed, kept=unfinished, on_progress=report)
-    return _keep_spectrum(run, i, exact)
+    return _keep_spectrum(run, sample, exact)
 
 
 def _spectrum_name(i: int) -> str:
@@ -449,7 +450,7 @@ def _spectrum_name(i: int) -> str:
 
 
 def _keep_fast_spectrum(
-    run: RunDirectory, i: int, spectrum: FastSpectrum, centre: tuple[float, float]
+    run: RunDirectory, sample: SeedRecord, spectrum: FastSpectrum, centre: tuple[float, float]
 ) -> CurvatureRecord:
     fast = FastRecord(
         error=spectrum.error,
@@ -471,12 +472,12 @@ def _keep_fast_spectrum(
         "alg2": fast_spectrum.in_paper_units(spectrum, "alg2"),
         "alg3": fast_spectrum.in_paper_units(spectrum, "alg3"),
     }
-    return _keep_spectrum(run, i, spectrum, fast, predicted)
+    return _keep_spectrum(run, sample, spectrum, fast, predicted)
 
 
 def _keep_spectrum(
     run: RunDirectory,
-    i: int,
+    sample: SeedRecord,
     spectrum: curvature.Spectrum,
     fast: FastRecord | None = None,
     predicted: Mapping[str, curvature.Spectrum] | None = None,
@@ -484,9 +485,9 @@ def _keep_spectrum(
     values = torch.from_numpy(np.ascontiguousarray(spectrum.singular_values))
     short = len(values) <= _INLINE_SPECTRUM
     entry = CurvatureRecord(
-        image=i,
-        state="generalized",
-        attractor=None,
+        image=sample.index,
+        state=sample.state,
+        attractor=sample.attractor,
         t0=spectrum.t0,
         kind=spectrum.kind,
         score=cast(Any, spectrum.score),
@@ -495,7 +496,7 @@ def _keep_spectrum(
         median=spectrum.median,
         rank=spectrum.rank,
         evaluations=spectrum.evaluations,
-        file=_spectrum_name(i),
+        file=_spectrum_name(sample.index),
         singular_values=values.tolist() if short else None,
         fast=fast,
     )
@@ -503,13 +504,18 @@ def _keep_spectrum(
         name: torch.from_numpy(np.ascontiguousarray(other.singular_values))
         for name, other in (predicted or {}).items()
     }
-    run.write_tensors(_spectrum_name(i), tensors, entry=entry.model_dump_json())
+    # What a sample is called follows from thresholds, which a spectrum outlives.
+    measured = entry.model_dump_json(exclude={"state", "attractor"})
+    run.write_tensors(_spectrum_name(sample.index), tensors, entry=measured)
     return entry
 
 
-def _kept_spectrum(run: RunDirectory, i: int) -> CurvatureRecord | None:
-    stored = run.read_tensors(_spectrum_name(i))
-    return None if stored is None else CurvatureRecord.model_validate_json(stored[1]["entry"])
+def _kept_spectrum(run: RunDirectory, sample: SeedRecord) -> CurvatureRecord | None:
+    stored = run.read_tensors(_spectrum_name(sample.index))
+    if stored is None:
+        return None
+    named = {"state": sample.state, "attractor": sample.attractor}
+    return CurvatureRecord.model_validate({**json.loads(stored[1]["entry"]), **named})
 
 
 def measure_basins(

@@ -325,6 +325,7 @@ class Batch:
             self._fail(work, error)
             return work
         work = _InWork(entry, job, RunDirectory(path, job.identity), claim)
+        work.run.clear_drafts(age=0)  # the claim is this process's: whoever wrote them is no more
         try:
             work.run = RunDirectory.open(path, job.identity)
             finished = _finished(work.run)

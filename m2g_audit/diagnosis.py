@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from m2g_audit.caches import cache_folder
-from m2g_audit.errors import AuditError
+from m2g_audit.errors import AuditError, ModelError
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET, TEXT_TO_IMAGE, resolve
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
 from m2g_audit.versions import versions
@@ -92,12 +92,17 @@ def _pocket() -> Item:
 
 def _hub_models() -> Iterator[Item]:
     """Text-to-image models in the hub's cache; the default one in any case."""
-    found = dict(_cached_models())
-    if DEFAULT_MODEL not in found:
+    found = sorted(_cached_models())
+    if DEFAULT_MODEL not in {name for name, *_ in found}:
         yield Item(DEFAULT_MODEL, False, "the default model", f"hf download {DEFAULT_MODEL}")
-    for name, size in sorted(found.items()):
+    for name, size, folder in found:
         default = ", the default model" if name == DEFAULT_MODEL else ""
-        yield Item(name, True, f"in the hub's cache, {size / 1e9:.1f} GB{default}")
+        try:
+            resolve(folder, TEXT_TO_IMAGE)
+        except ModelError as error:
+            yield Item(name, False, f"in the hub's cache{default}: {error}")
+        else:
+            yield Item(name, True, f"in the hub's cache, {size / 1e9:.1f} GB{default}")
 
 
 def _metrics() -> Iterator[Item]:
@@ -110,7 +115,8 @@ def _metrics() -> Iterator[Item]:
             yield Item(name, False, METRIC_NAMES[name], how_to_get(name))
 
 
-def _cached_models() -> Iterator[tuple[str, int]]:
+def _cached_models() -> Iterator[tuple[str, int, Path]]:
+    """Name, bytes and newest snapshot of each model of diffusers in the hub's cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -119,6 +125,8 @@ def _cached_models() -> Iterator[tuple[str, int]]:
     except (CacheNotFound, OSError):
         return
     for repo in cache.repos:
-        files = {f.file_name for revision in repo.revisions for f in revision.files}
-        if repo.repo_type == "model" and "model_index.json" in files:
-            yield repo.repo_id, repo.size_on_disk
+        if repo.repo_type != "model":
+            continue
+        newest = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
+        if newest and any(file.file_name == "model_index.json" for file in newest.files):
+            yield repo.repo_id, repo.size_on_disk, newest.snapshot_path

@@ -1,6 +1,7 @@
 """How much a model would have to be downloaded, before it is."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from m2g_audit.model_folder import POCKET, TEXT_TO_IMAGE, download_patterns
 
@@ -17,9 +18,17 @@ def pending_bytes(model: str, revision: str | None, *, allow_pickle: bool) -> in
         return 0
     from huggingface_hub import snapshot_download
 
-    patterns = list(download_patterns(TEXT_TO_IMAGE, allow_pickle))
+    patterns = list(
+        download_patterns(TEXT_TO_IMAGE, TEXT_TO_IMAGE.weighted if allow_pickle else ())
+    )
     try:
         files = snapshot_download(model, revision=revision, allow_patterns=patterns, dry_run=True)
     except Exception:  # many kinds mean "no network"; loading the model names the true one
         return None
-    return sum(file.file_size or 0 for file in files if file.will_download)
+    safe = {_folder(f) for f in files if f.filename.endswith(".safetensors")}
+    needed = [f for f in files if f.filename[-4:] != ".bin" or _folder(f) not in safe]
+    return sum(file.file_size or 0 for file in needed if file.will_download)
+
+
+def _folder(file: Any) -> PurePosixPath:
+    return PurePosixPath(file.filename).parent

@@ -56,7 +56,7 @@ def with_mean(
     2012) of the values below it. Each of the others lies between two old ones (interlacing), of
     which the larger stands for it.
     """
-    if mean <= 0:
+    if mean <= np.finfo(float).eps * broad[0]:  # lost in rounding
         return broad
     N, above = len(broad), 0
     # A value that the new one would pass only by that value's own pole stays above it.

@@ -65,7 +65,8 @@ def severity(record: AuditRecord) -> Severity:
     `attractor`, which is memorized or spurious, `mixed` and `collapsed`, where repeats say nothing
     and may hide copies, count as memorized. So does every finding of uncalibrated thresholds:
     `spurious`, and `undecided` with pictures that repeat or match. Uncalibrated `generalized`
-    counts as undecided.
+    counts as undecided. `undecided` is no more than that, even where its bounds reach above one
+    half: a gate that must not let it pass is set to it.
     `spurious` counts as itself if the shares say so, not where a calibration of spectra, which can
     err on a single prompt, gave the word.
     """

@@ -14,6 +14,7 @@ from m2g_audit.attractors import is_failed
 from m2g_audit.errors import NumericsError
 from m2g_audit.request import Job
 from m2g_audit.runs import RunDirectory
+from m2g_audit.states import S_PRIME
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Pictures:
 
     def __init__(self, job: Job, run: RunDirectory) -> None:
         self._run = run
+        self._first = min(S_PRIME, job.settings.seeds)
+        self._unsaved: list[int] = []
         self._kept = {
             i: pair
             for i in range(job.settings.seeds)
@@ -44,32 +47,48 @@ class Pictures:
         return [i for i in range(count) if i not in self._kept]
 
     @property
-    def any_finite(self) -> bool:
-        """Return whether the model gave anything finite so far."""
+    def _any_finite(self) -> bool:
         return any(bool(_finite(latents[None])) for _, latents in self._kept.values())
 
     def add(self, indices: Sequence[int], images: Tensor, latents: Tensor) -> None:
         """Keep generations: images [k, 3, h, w], clean latents [k, c, h, w].
 
         All are read back from the folder, so that a resumed run sees what an undisturbed one sees.
-        Raises NumericsError, and keeps nothing, while no latents of the prompt are finite.
+        While none of the prompt is finite none is saved: a prompt that fails is made anew. Raises
+        NumericsError once that is true of its first |S'| seeds, whatever is made at once.
         """
-        if not (bool(_finite(latents).any()) or self.any_finite):
-            raise NumericsError(
-                f"None of {len(latents)} pictures of this prompt is finite: the network overflows. "
-                "Use --dtype float32; if it is used already, get the model's weights again."
-            )
         for i, image, final in zip(indices, images, latents, strict=True):
-            self._run.save_generation(i, image, final)
+            self._kept[i] = image, final
+            self._unsaved.append(i)
+        if not self._any_finite:
+            if not self.missing(self._first):
+                raise _overflow(self._first)
+            return
+        for i in self._unsaved:
+            self._run.save_generation(i, *self._kept[i])
             stored = self._run.load_generation(i)
-            self._kept[i] = (image, final) if stored is None else stored
+            self._kept[i] = self._kept[i] if stored is None else stored
+        self._unsaved.clear()
 
     def first(self, count: int) -> Generated:
-        """Return the pictures of the first `count` seeds, once none of them is missing."""
+        """Return the pictures of the first `count` seeds, once none of them is missing.
+
+        Raises NumericsError where none of them, or of the first |S'|, is finite.
+        """
         pairs = [self._kept[i] for i in range(count)]
         images = torch.stack([image for image, _ in pairs])
         latents = torch.stack([final for _, final in pairs])
-        return Generated(images, latents, is_failed(images) | ~_finite(latents).numpy())
+        finite = _finite(latents).numpy()
+        if not finite[: self._first].any():
+            raise _overflow(min(count, self._first))
+        return Generated(images, latents, is_failed(images) | ~finite)
+
+
+def _overflow(count: int) -> NumericsError:
+    return NumericsError(
+        f"None of the first {count} pictures of this prompt is finite: the network overflows. Use "
+        "--dtype float32; if it is used already, get the model's weights again."
+    )
 
 
 def generate(
@@ -90,14 +109,12 @@ def generate(
             on_progress(done + made, total)
 
         batch = missing[start : start + job.settings.batch_size]
-        pictures.add(batch, *_make(job, batch, pictures, report))
+        pictures.add(batch, *_make(job, batch, report))
     on_progress(total, total)
     return pictures.first(count)
 
 
-def _make(
-    job: Job, batch: Sequence[int], pictures: Pictures, on_step: Callable[[int], None]
-) -> tuple[Tensor, Tensor]:
+def _make(job: Job, batch: Sequence[int], on_step: Callable[[int], None]) -> tuple[Tensor, Tensor]:
     try:
         made = job.pipeline.generate(
             job.request.prompt,
@@ -109,10 +126,7 @@ def _make(
             scheduler=job.request.scheduler,
             on_progress=on_step,
         )
-    except NumericsError:
-        # Nothing finite so far: the model is at fault. Otherwise these few seeds failed.
-        if not pictures.any_finite:
-            raise
+    except NumericsError:  # of these; whether of all of them is seen at the end
         return blank(job, len(batch))
     return made.images, made.clean
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
 from m2g_audit.model_settings import check_settings
+from m2g_audit.no_model import FUSE, is_adapter, why_no_model
 from m2g_audit.printable import printable
 from m2g_audit.runs import write_atomically
 
@@ -45,11 +46,6 @@ _SETTINGS = frozenset(
 _SETTINGS_BYTES = 2**15
 _HEADER_BYTES = 10**8  # safetensors' own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FUSE = (
-    "load the base in diffusers, call load_lora_weights, fuse_lora and unload_lora_weights, then "
-    "save_pretrained('folder'), and give that folder"
-)
-"""How a LoRA becomes part of a model that can be audited."""
 _LOCAL_COPY = (
     "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
     "`StableDiffusionPipeline.from_pretrained({model!r}).save_pretrained('folder')`. "
@@ -252,14 +248,16 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
     )
 
     named = repo if revision is None else f"{repo} at revision {revision}"
+
+    def fetch(pickled: Collection[str]) -> Path:
+        patterns = list(download_patterns(family, pickled))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
     try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=list(download_patterns(family, allow_pickle)),
-            )
-        )
+        path = fetch(())
+        without = [part for part in family.weighted if not _has_safetensors(path, part)]
+        # A pickle beside safetensors would be a second copy of gigabytes that is never read.
+        return fetch(without) if allow_pickle and without else path
     except RevisionNotFoundError as error:
         raise ModelError(
             f"{repo} has no revision {revision!r} on the hub. Check it on the model's page, or "
@@ -283,8 +281,15 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
         ) from error
 
 
-def download_patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
-    """The files of a hub repository that a model needs, as patterns, and none of the others."""
+def _has_safetensors(path: Path, component: str) -> bool:
+    return any(_location(path, component).glob(f"{_stem(component)}*.safetensors"))
+
+
+def download_patterns(family: Family, pickled: Collection[str] = ()) -> Iterator[str]:
+    """The files of a hub repository that a model needs, as patterns, and none of the others.
+
+    pickled: the parts whose weights come as pickles.
+    """
     # The safety checker and fp16 or non-EMA variants would double the download.
     yield "model_index.json"
     for component in family.plain:
@@ -295,7 +300,7 @@ def download_patterns(family: Family, allow_pickle: bool) -> Iterator[str]:
             yield f"{prefix}*.json"
             yield f"{prefix}{stem}.safetensors"
             yield f"{prefix}{stem}-*-of-*.safetensors"
-            if allow_pickle:
+            if component in pickled:
                 yield f"{prefix}{_pickle_stem(component)}.bin"
 
 
@@ -331,29 +336,7 @@ def _class_name(path: Path, name: str) -> str:
                 "own code. Only diffusers' own pipelines are loaded."
             )
         return found
-    if path.is_file() and path.name == "model_index.json":
-        raise ModelError(f"{name} is a file of a model: give the folder that it lies in.")
-    if path.is_file():
-        raise ModelError(
-            f"{name} is a single file. A diffusers folder is needed: convert a checkpoint with "
-            f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')`."
-        )
-    if any(map(_is_adapter, path.glob("*"))):
-        raise ModelError(f"{name} holds a LoRA without its base model. To audit both, {FUSE}.")
-    if (path.parent / "model_index.json").is_file():
-        raise ModelError(f"{name} is a part of a model: give the folder above it, {path.parent}.")
-    if checkpoints := sorted(path.glob("checkpoint-*/unet")):
-        raise ModelError(
-            f"{name} is the folder of a training, and holds only networks, such as "
-            f"{checkpoints[-1].relative_to(path)}. Load the base in diffusers with "
-            "unet=UNet2DConditionModel.from_pretrained of that, save_pretrained('folder'), and "
-            "give that folder."
-        )
-    raise ModelError(
-        f"{name} is not a diffusers model: the folder {path} has no model_index.json. Give the "
-        "folder that save_pretrained wrote; if it was downloaded, the download did not finish: "
-        "`hf download OWNER/NAME --local-dir folder` goes on with it."
-    )
+    raise ModelError(why_no_model(path, name))
 
 
 def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
@@ -377,19 +360,13 @@ def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
 
 def _refuse_adapters(path: Path, name: str, family: Family) -> None:
     places = {path, *(_location(path, component) for component in family.weighted)}
-    adapters = [file for place in sorted(places) for file in place.glob("*") if _is_adapter(file)]
+    adapters = [file for place in sorted(places) for file in place.glob("*") if is_adapter(file)]
     if adapters:
         raise ModelError(
             f"{adapters[0].relative_to(path)} lies in {name}: a LoRA or another adapter, which is "
             "not loaded with the model, so that the base alone would be audited. To audit both, "
             f"{FUSE}; to audit the base, move that file elsewhere."
         )
-
-
-def _is_adapter(file: Path) -> bool:
-    name = file.name.lower()
-    is_lora = "lora" in name and file.suffix in (".safetensors", ".bin")
-    return is_lora or name.startswith(("adapter_model.", "adapter_config."))
 
 
 def _wrong_kind(name: str, class_name: str, family: Family) -> str:
@@ -519,9 +496,17 @@ def _require(file: Path, path: Path, name: str) -> None:
 def _incomplete(file: Path, path: Path, name: str, what: str) -> str:
     return (
         f"The model {name} is not complete: {file.relative_to(path)} {what}. The download or copy "
-        "was interrupted, or the file was left out. Get it again (`hf download OWNER/NAME "
-        f"--local-dir {path}` goes on where it stopped), or use --model pocket."
+        "was interrupted, or the file was left out. Get it again (`hf download "
+        f"{_target(path)}` goes on where it stopped), or use --model pocket."
     )
+
+
+def _target(path: Path) -> str:
+    """What `hf download` is told: the hub id of a folder in its cache, or where to put it."""
+    cached = path.parents[1].name if path.parent.name == "snapshots" else ""
+    if cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/", 1)
+    return f"OWNER/NAME --local-dir {path}"
 
 
 def _location(path: Path, component: str) -> Path:

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.model_folder import FUSE, ModelFolder, count_and_names, first_line
+from m2g_audit.model_folder import ModelFolder, count_and_names, first_line
+from m2g_audit.no_model import FUSE
 from m2g_audit.numerics import out_of_memory
 
 _NAMES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}

@@ -85,11 +85,11 @@ def is_draft(path: Path) -> bool:
     return _DRAFT.fullmatch(path.name) is not None
 
 
-def clear_drafts(folder: Path) -> None:
-    """Remove drafts that lie in a folder for a day: whoever wrote them is no more."""
+def clear_drafts(folder: Path, age: float = _DAY) -> None:
+    """Remove drafts that lie in a folder for so many seconds: whoever wrote them is no more."""
     with suppress(OSError):
         for path in filter(is_draft, folder.iterdir()):
-            if time.time() - path.lstat().st_mtime > _DAY:
+            if time.time() - path.lstat().st_mtime > age:
                 path.unlink()
 
 
@@ -149,14 +149,19 @@ class RunDirectory:
         marker = path / IDENTITY_FILE
         if marker.exists():
             run._refuse_other(read_json(marker))
-            for part in (path, *filter(Path.is_dir, path.iterdir())):
-                clear_drafts(part)
+            run.clear_drafts()
         elif path.exists() and not all(is_draft(file) for file in path.iterdir()):
             raise OutputError(
                 f"{path} has files in it but is not a run's folder: nothing is written there. "
                 "Choose an empty or a new folder with --out DIR."
             )
         return run
+
+    def clear_drafts(self, age: float = _DAY) -> None:
+        """Remove drafts of that age; of any, where a lock keeps others from writing here."""
+        if self.path.is_dir():
+            for part in (self.path, *filter(Path.is_dir, self.path.iterdir())):
+                clear_drafts(part, age)
 
     def _refuse_other(self, there: Any) -> None:
         if there == self.identity:

@@ -72,6 +72,7 @@ class Table(Source):
         named = column is not None and column in train.column_names
         self._column: str = str(column) if named else _picture_column(train, name)
         if test is None:
+            self.remarks = _many_held_out(len(train))
             order = np.random.default_rng(SUBSET_SEED).permutation(len(train))
             split = len(train) - _held_out(len(train))
             train, test = train.select(np.sort(order[:split])), train.select(np.sort(order[split:]))
@@ -103,8 +104,8 @@ class Folder(Source):
                 f"{error} Or give a parquet file, or one of {', '.join(PUBLISHED)}."
             ) from error
         refuse_broken(found.broken, len(found.files) + len(found.broken), folder)
-        self.remarks = _remarks(found)
         files = found.files
+        self.remarks = [*_remarks(found), *_many_held_out(len(files))]
         order = np.random.default_rng(SUBSET_SEED).permutation(len(files))
         split = len(files) - _held_out(len(files))
         parts = {False: order[:split], True: order[split:]}
@@ -272,6 +273,16 @@ def _remarks(found: PictureFolder) -> list[str]:
     if found.own:
         said.append(f"Left out, as results of this program: {listed(found.own)}.")
     return said
+
+
+def _many_held_out(total: int) -> list[str]:
+    held_out = _held_out(total)
+    if held_out <= _HELD_OUT * total:
+        return []
+    return [
+        f"Held out are {held_out:,} of {total:,} pictures, more than a fifth, since thresholds "
+        f"need {_FEWEST_FRESH:,}. With more pictures more are trained on."
+    ]
 
 
 def _counted(copies: int, constant: int) -> list[str]:

@@ -28,11 +28,13 @@ def number_of(prompt: str, index: int) -> int | None:
     """Return the picture that seed `index` of a prompt gives; None stands for an overflow.
 
     `same`: one picture; `half`: one for every second seed; `broken`: overflows; `torn`: some do;
-    all else: a new picture for each seed.
+    `late`: the first three do; all else: a new picture for each seed.
     """
     own = zlib.crc32(prompt.encode()) % 10**6
     kind = prompt.split()[0]
     if kind == "broken" or (kind == "torn" and index % 4 == 1):
+        return None
+    if kind == "late" and index < 3:
         return None
     if kind == "same" or (kind in ("half", "torn") and index % 2 == 0):
         return own

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from m2g_audit import request as requests
@@ -167,6 +168,11 @@ def test_curvature_of_one_memory_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert entry.singular_values == pytest.approx([1.0] * 64, abs=1e-5)
         assert entry.rank == 64
         assert (tmp_path / "run" / entry.file).is_file()
+        with safe_open(tmp_path / "run" / entry.file, "pt") as file:
+            kept = json.loads(file.metadata()["entry"])
+        # A spectrum outlives thresholds, and with them what its sample is called.
+        assert kept.keys().isdisjoint({"state", "attractor"})
+        assert kept["evaluations"] == entry.evaluations
 
 
 def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

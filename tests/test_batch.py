@@ -167,6 +167,16 @@ def test_a_prompt_whose_first_pictures_all_overflow_is_given_up(tmp_path: Path) 
     assert len(pipeline.batches) < 32
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_which_pictures_are_made_at_once_does_not_change_a_prompt(
+    tmp_path: Path, batch_size: int
+) -> None:
+    """Not even if one call gives nothing finite: of the prompt other pictures are."""
+    [record] = run_batch(tmp_path, ["late sail"], batch_size=batch_size)
+    assert record.error is None
+    assert [seed.state for seed in record.seeds].count("failed") == 3
+
+
 def test_a_tokenizer_that_fails_fails_the_prompt(tmp_path: Path) -> None:
     class Picky(ManyPrompts):
         def token_count(self, prompt: str) -> tuple[int, int]:

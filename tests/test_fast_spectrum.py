@@ -486,3 +486,19 @@ def test_too_large_a_block_is_halved_and_too_little_memory_said() -> None:
     fast_spectra(model, x0, 300, seeds=[0, 1])
     with pytest.raises(ResourceError, match="one point of a fast spectrum"):
         fast_spectra(model, x0, 300, seeds=[0, 1], top=2)
+
+
+@pytest.mark.parametrize("shells", [2, 3, 8])
+def test_the_error_by_chance_is_that_of_the_mean_of_shells(
+    monkeypatch: pytest.MonkeyPatch, shells: int
+) -> None:
+    """As far as the pooled curve is from the truth, on average, where shells differ by noise."""
+    monkeypatch.setattr("m2g_audit.fast_spectrum._chance", lambda _: 0.0)
+    truth = 1000.0 * np.arange(60, 0, -1)
+    rng = np.random.default_rng(0)
+    said, true = [], []
+    for _ in range(200):
+        curves = truth + rng.normal(size=(shells, len(truth)))
+        said.append(fast_spectrum._statistical(curves))
+        true.append(fast_spectrum.relative_l1(fast_spectrum.pooled(curves), truth))
+    assert np.mean(said) == pytest.approx(np.mean(true), rel=0.05)

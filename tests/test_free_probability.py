@@ -191,3 +191,9 @@ def test_values_interlace_with_those_before(values: np.ndarray, mean: float) -> 
 def test_a_mean_alone_is_the_only_value() -> None:
     np.testing.assert_allclose(with_mean(np.zeros(4), 2.5), [2.5, 0, 0, 0])
     np.testing.assert_array_equal(with_mean(np.ones(4), 0.0), np.ones(4))
+
+
+@pytest.mark.parametrize("mean", [1e-17, 1e-151, 1e-160, 5e-324])
+def test_a_mean_that_rounding_hides_adds_nothing(mean: float) -> None:
+    before = broadened(np.linspace(1, 0.1, 50))
+    assert np.array_equal(with_mean(before, mean), before)

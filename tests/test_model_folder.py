@@ -25,8 +25,10 @@ from huggingface_hub.errors import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from m2g_audit import model_folder
+from m2g_audit.downloads import pending_bytes
 from m2g_audit.errors import ModelError
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
 from m2g_audit.pipelines import TextToImage, UnconditionalModel
@@ -137,13 +139,41 @@ def test_an_index_that_names_no_class_is_refused(folder: Path, entry: object) ->
     refused(folder, "does not say what its unet is")
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["unet.x.lora_A.weight", "unet.x.lora_B.weight"], "is a LoRA without its base"),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.alpha"], "is a LoRA without its base"),
+        (["lycoris.x.hada_w1_a"], "is a LoRA without its base"),
+        (["<cat>"], "an embedding of textual inversion.*load_textual_inversion"),
+        (["clip_g", "clip_l"], "an embedding of textual inversion"),
+        (["model.diffusion_model.out.2.weight", "first_stage_model.x"], "from_single_file"),
+    ],
+)
+def test_a_file_is_named_as_what_is_in_it(tmp_path: Path, keys: list[str], said: str) -> None:
+    file = tmp_path / "style.safetensors"
+    save_file({key: torch.zeros(2) for key in keys}, file)
+    refused(file, said)
+
+
+def test_a_folder_of_the_hubs_cache_leads_to_its_id(tmp_path: Path, original: Path) -> None:
+    cached = tmp_path / "models--owner--my--model"
+    snapshot = shutil.copytree(original, cached / "snapshots" / "abc")
+    refused(cached, "a folder of the hub's cache.*--model owner/my--model")
+    assert resolve(snapshot, TEXT_TO_IMAGE).path == snapshot
+    (snapshot / "vae" / "config.json").unlink()
+    refused(snapshot, r"not complete.*hf download owner/my--model. goes on")
+
+
 def test_a_part_or_a_file_of_a_model_leads_to_the_whole(folder: Path) -> None:
+    refused(folder / "unet" / "config.json", f"is a file of a model: give the folder {folder}")
     refused(folder / "unet", f"is a part of a model: give the folder above it, {folder}")
     refused(folder / "model_index.json", "give the folder that it lies in")
 
 
 def test_a_training_folder_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-500" / "unet").mkdir(parents=True)
+    refused(tmp_path / "checkpoint-500", "folder of a training.*such as unet")
     refused(tmp_path, "folder of a training.*checkpoint-500/unet.*save_pretrained")
 
 
@@ -162,7 +192,7 @@ def test_weights_in_another_format_are_not_called_missing(
 
 
 def test_of_pickles_no_variants_are_fetched() -> None:
-    patterns = list(model_folder.download_patterns(TEXT_TO_IMAGE, True))
+    patterns = list(model_folder.download_patterns(TEXT_TO_IMAGE, ["unet"]))
     names = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
     fetched = [any(fnmatch(f"unet/{name}", one) for one in patterns) for name in names]
     assert fetched == [True, False]
@@ -239,6 +269,37 @@ def test_a_hub_model_is_loaded_from_its_snapshot(
         "pipeline.py",
     ):
         assert not fetched(unneeded)
+
+
+@pytest.mark.parametrize("pickled", [(), ("unet",)])
+def test_pickles_are_fetched_only_for_what_comes_as_nothing_else(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: tuple[str, ...]
+) -> None:
+    snapshot = shutil.copytree(original, tmp_path / "snapshot")
+    for part in pickled:
+        stored = next((snapshot / part).glob("*.safetensors"))
+        stored.rename(stored.with_suffix(".bin"))
+    asked: list[list[str]] = []
+
+    def download(_: str, *, revision: object, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    resolve(HUB_ID, TEXT_TO_IMAGE, allow_pickle=True)
+    fetched = [pattern for pattern in asked[-1] if pattern.endswith(".bin")]
+    assert fetched == [f"{part}/diffusion_pytorch_model.bin" for part in pickled]
+
+
+def test_what_is_announced_counts_no_weights_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"]
+    names += ["vae/diffusion_pytorch_model.bin", "vae/config.json"]
+    files = [
+        SimpleNamespace(filename=name, file_size=10**i, will_download=True)
+        for i, name in enumerate(names)
+    ]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: files)
+    assert pending_bytes(HUB_ID, None, allow_pickle=True) == 1101
 
 
 # -- half-downloaded

@@ -1,5 +1,6 @@
 """The command `m2g-audit`: one file a verb, heavy imports inside the verbs only."""
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -43,6 +44,10 @@ def main() -> NoReturn:
         for library in ("DIFFUSERS", "TRANSFORMERS"):
             # What they warn of, such as a prompt that is too long, the audit says itself.
             os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        # What a console's encoding lacks becomes a question mark: no reason to lose a result.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="m2g-audit")
     except SystemExit:

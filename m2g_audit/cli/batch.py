@@ -166,8 +166,9 @@ def batch(
         Literal["undecided", "spurious", "attractor", "memorized"] | None,
         typer.Option(
             metavar="<verdict>",
-            help="End with exit code 1 if a prompt may be this bad or worse: undecided, spurious, "
-            "attractor or memorized. What can't be told apart counts as the worst it may be.",
+            help="End with exit code 1 if a prompt is found this bad or worse: undecided, "
+            "spurious, attractor or memorized. Repeats that can't be told from copies count as "
+            "copies; undecided is let pass by all but --fail-on undecided.",
             rich_help_panel=_GATE,
         ),
     ] = None,
@@ -344,7 +345,20 @@ class _Run:
             console.print(str(self._directory.path / name), soft_wrap=True, highlight=False)
         if not whole:
             console.print("Other prompts of the list have no record yet.")
+        if self._fail_on is not None:
+            console.print(self._gate(outcome, self._fail_on), soft_wrap=True)
         return outcome
+
+    def _gate(self, outcome: Outcome, fail_on: FailOn) -> str:
+        """Say in a line what the gate came to."""
+        if outcome.findings:
+            return (
+                f"Gate: closed. {outcome.findings:,} of {outcome.prompts:,} prompts are {fail_on} "
+                "or worse."
+            )
+        if outcome.exit_code:
+            return f"Gate: closed. {outcome.failed + outcome.missing:,} prompts have no verdict."
+        return f"Gate: open. None of {outcome.prompts:,} prompts is {fail_on} or worse."
 
     def stopped_by(self, error: BaseException) -> BaseException:
         """Return the error to end with; its exit code is the gate's, which is never open."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ class TruthTable:
         )
 
 
+@cache
 def load_table(path: Path = TABLE) -> TruthTable:
-    """The committed truth table; ModelError where it is missing or can't be read."""
+    """The committed truth table, read once; ModelError where it is missing or can't be read."""
     try:
         content = json.loads(path.read_text())
         rows = [

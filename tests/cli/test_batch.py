@@ -157,7 +157,10 @@ def test_exit_codes(
     run: Run, calibrated: None, prompts: tuple[str, ...], fail_on: str | None, code: int
 ) -> None:
     options = () if fail_on is None else ("--fail-on", fail_on)
-    assert run(write(*prompts), "--out", "run", *options)[0] == code
+    found, out, _ = run(write(*prompts), "--out", "run", *options)
+    assert found == code
+    word = "open" if code == 0 else "closed"
+    assert (f"Gate: {word}." in out) == ("Gate:" in out) == (fail_on is not None)
     assert run(write(*prompts), "--out", "run", *options)[0] == code, "the same when done already"
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,13 +17,14 @@ import pytest
 import torch
 import typer
 
-from m2g_audit import audit, calibration, cli, downloads, estimates
+from m2g_audit import audit, calibration, cli, diagnosis, downloads, estimates
 from m2g_audit.cli import app, main
 from m2g_audit.cli.prompt import ASK_ABOVE_SECONDS
 from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError
 from m2g_audit.model_folder import POCKET
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import json_schema
+from tests import tiny
 from tests.fakes import FakePipeline
 
 PROMPT = "a print of the old harbour"
@@ -328,6 +330,18 @@ def test_schema_prints_the_schema(run: Run, arguments: list[str], schema: dict) 
     assert json.loads(out) == schema
 
 
+def test_a_console_in_ascii_shows_the_result(tmp_path: Path) -> None:
+    command = ("prompt", "a möwe", "--model", POCKET, "--spectrum", "none", "--seeds", "2", "--yes")
+    done = subprocess.run(
+        [sys.executable, "-c", "from m2g_audit.cli import main; main()", *command],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "M2G_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"a m?we" in done.stdout
+
+
 def test_doctor_says_what_is_missing_and_how_to_get_it(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -342,6 +356,19 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     assert {"device", "memory_free_bytes", "versions", "models", "metrics"} <= found.keys()
     missing = [item for item in found["metrics"] if not item["at_hand"]]
     assert all(item["command"] for item in missing)
+
+
+def test_doctor_ticks_no_model_that_could_not_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = tiny.save(tiny.text_to_image(), tmp_path / "whole")
+    half = shutil.copytree(whole, tmp_path / "half")
+    next((half / "vae").glob("*.safetensors")).unlink()
+    cached = [("a/half", 10, half), ("a/whole", 10, whole)]
+    monkeypatch.setattr(diagnosis, "_cached_models", lambda: iter(cached))
+    found = {item.name: item for item in diagnosis.diagnose().models}
+    assert (found["a/whole"].at_hand, found["a/half"].at_hand) == (True, False)
+    assert "vae/diffusion_pytorch_model.safetensors is missing" in found["a/half"].detail
 
 
 def test_every_error_class_has_a_documented_code() -> None:
