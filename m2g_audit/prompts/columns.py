@@ -34,7 +34,7 @@ class Table:
     """Rows with named columns.
 
     prompts: the column that holds them, where the layout says it; within: what all rows lie in,
-    which a name of a column may begin with.
+    which a name of a column may begin with; headed: the names are the first row of a text.
     """
 
     names: Sequence[str]
@@ -42,6 +42,7 @@ class Table:
     notices: Sequence[str] = ()
     prompts: str | None = field(default=None, kw_only=True)
     within: str | None = field(default=None, kw_only=True)
+    headed: bool = field(default=False, kw_only=True)
 
 
 def of_columns(table: Table, column: str | None, label_column: str | None, name: str) -> PromptList:
@@ -54,9 +55,9 @@ def of_columns(table: Table, column: str | None, label_column: str | None, name:
     refuse_too_many("columns", len(names), MOST_COLUMNS, name)
     path = _path_of_prompts(table, column, name)
     label = _label_column(names, label_column, name)
-    negative = next((n for n in names if n.strip().casefold() in NEGATIVE_COLUMNS), None)
-    if negative is not None:
-        notices.append(f"Negative prompts are those in column {negative!r}.")
+    negative = _negative_column(names, path, table)
+    if negative:
+        notices.append(f"Negative prompts are those in column {'.'.join(negative)!r}.")
     elif others := [n for n in names if n.strip().casefold() in _PERHAPS_NEGATIVE]:
         notices.append(
             f"Column {others[0]!r} is kept beside the results; a column of negative prompts is "
@@ -73,13 +74,13 @@ def of_columns(table: Table, column: str | None, label_column: str | None, name:
                 yield Row(number, record, {})
                 continue
             assert path is not None
-            other = record.get(negative) if negative is not None else None
-            extra = _beside(record, {path[0], negative} if negative else {path[0]})
+            other = next(iter(_texts(record, negative, number, name)), None) if negative else None
+            extra = _beside(record, {path[0], negative[0]} if negative else {path[0]})
             texts = _texts(record, path, number, name)
             if in_cells:
                 texts = [text for cell in texts for text in _list_in(cell) or [cell]]
             for text in texts or [None]:
-                yield Row(number, text, dict(extra), None if other is None else str(other))
+                yield Row(number, text, dict(extra), other)
 
     return collect(rows(), label, name, notices)
 
@@ -139,9 +140,10 @@ def _path_of_prompts(table: Table, column: str | None, name: str) -> list[str] |
     missing = "no column with a known name" if column is None else f"no column {column!r}"
     inner = _further_in(table)
     where = f" Further in lie {quoted(inner)}." if inner else ""
+    row = "; --no-header as well if these are a row and no names" if table.headed else ""
     raise UsageError(
         f"{name} has {missing}. It has {quoted(names)}: name the one that holds the prompts with "
-        f"--column, or its place (--column 1); --no-header if the first line is a prompt.{where}"
+        f"--column, or its place (--column 1){row}.{where}"
     )
 
 
@@ -154,6 +156,19 @@ def _further_in(table: Table) -> list[str]:
         if isinstance(inner, Mapping):
             found += [f"{key}.{k}" for k, v in inner.items() if isinstance(v, str | list)]
     return found
+
+
+def _negative_column(
+    names: Sequence[str], path: Sequence[str] | None, table: Table
+) -> list[str] | None:
+    """The keys that lead to negative prompts, which stand beside the prompts; None without any."""
+    found = [name for name in names if name.strip().casefold() in NEGATIVE_COLUMNS]
+    if found or path is None or len(path) != 2:
+        return found[:1] or None
+    inner = (r.get(path[0]) for _, r in table.records if not isinstance(r, str))
+    keys = (key for value in inner if isinstance(value, Mapping) for key in value)
+    beside = next((key for key in keys if key.strip().casefold() in NEGATIVE_COLUMNS), None)
+    return None if beside is None else [path[0], beside]
 
 
 def _label_column(names: Sequence[str], column: str | None, name: str) -> str | None:

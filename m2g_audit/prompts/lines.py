@@ -15,15 +15,17 @@ from m2g_audit.prompts.options import refuse_options
 from m2g_audit.prompts.text import lines_of
 
 _COMMENT = re.compile(r"\s*#(?:\s|$)")
-_CODE = re.compile(r"""[\[{(]*$|[\[{(]+\s*["'][\w ]|//|/\*|\w+\s*=\s*[\[{(]""")
+_CODE = re.compile(
+    r"""[\[{(]*$|[\[{(]+\s*["'][\w ]|//|/\*|\w+\s*=\s*[\[{(]"""
+    r"""|(?:from\s\S+\s)?import\s[\w.]+(?:,\s?[\w.]+)*$|(?:INSERT\sINTO|CREATE\sTABLE|SELECT\s.*\sFROM)\s"""
+)
 _OBJECT = re.compile(r"""\{\s*["'].*\},?$""")
 _SECTION = re.compile(r"\[{1,2}[\w.-]+\]{1,2}$")
 _SETTING = re.compile(r"[\w.-]+\s*=\s*\S")
-_YAML = re.compile(r"---$|%YAML|(?:- )?[\w-]+:$|- [\w-]+: ")
+_YAML = re.compile(r"---$|%YAML|(?:- )?[\w-]+:$|- [\w-]+: |(?:captions?|prompts?|text)\s*[:=]\s")
 _QUOTED = re.compile(r"""(["']).*\1\s*,?$""")
 _ENDS_IN_LINK = re.compile(r'([,;|])\s*"?https?://[^\s"]+"?$')
 _GAP = re.compile(r"\s{2,}")
-_NUMBER = re.compile(r"(\d+)[.)]\s")
 _AS_IT_STANDS = "--read-as txt to take every line as it stands"
 
 
@@ -50,8 +52,6 @@ def read_lines(
             f"Comments in {name} are no prompts: {some(sorted(comments))} (--read-as txt takes "
             "every line as it stands)."
         )
-    if _are_numbered(lines):
-        notices.append("The numbers that the lines begin with are read as part of the prompts.")
     rows = (Row(n, line, {}) for n, line in enumerate(lines, start=1) if n not in comments)
     return rows, notices
 
@@ -86,13 +86,15 @@ def _code(lines: Sequence[str]) -> _Doubt:
     objects = sum(line[0] == "{" and _OBJECT.match(line) is not None for line in lines)
     if not _CODE.match(lines[0]) and 2 * objects < len(lines):
         return None
-    why = ""
+    if lines[0][0] not in "[{":
+        return "looks like code", "or write its prompts as JSON"
+    why = "it nests too deeply"
     with suppress(RecursionError):
         try:
             json.loads("\n".join(lines))
         except ValueError as error:
-            why = f": {printable(str(error), 100)}"
-    return f"looks like JSON or code, and is no JSON{why}", "or repair it, if it is JSON"
+            why = printable(str(error), 100)
+    return f"looks like JSON, and is none ({why})", "or repair it"
 
 
 def _settings(lines: Sequence[str]) -> _Doubt:
@@ -131,11 +133,3 @@ _DOUBTS: tuple[Callable[[Sequence[str]], _Doubt], ...] = (
     _columns,
     _quotes,
 )
-
-
-def _are_numbered(lines: Sequence[str]) -> bool:
-    """Whether lines, two at least, begin with the numbers 1, 2, 3 and so on."""
-    if len(lines) < 2:
-        return False
-    starts = (_NUMBER.match(line) for line in lines if line.strip())
-    return all(m is not None and m[1] == str(n) for n, m in enumerate(starts, start=1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +26,8 @@ _A1111 = re.compile(
 )
 _KOHYA = re.compile(r"\s--(?P<key>[A-Za-z]+)(?:\s+(?P<value>(?:(?!\s--[A-Za-z]).)*))?")
 _KOHYA_KEYS = frozenset(["n", "w", "h", "d", "l", "s", "g", "t", "o", "c", "am", "fs", "ct", "nr"])
-_OTHER = re.compile(r"\s--[A-Za-z][\w-]*(?=\s|=|$)")
+OTHER_OPTION = re.compile(r"\s(?:--[A-Za-z][\w-]*(?=\s|=|$)|-[A-Za-z] ?\d+(?:\.\d+)?(?=\s|$))")
+"""An option of any program, such as --ar or -s 50."""
 _NEGATIVE = "Negative prompt:"
 _PARAMETERS = re.compile(r"Steps: \d+, .*\b(?:Sampler|Seed|CFG scale): ")
 _SETTINGS = re.compile(r"(?:^|, )([A-Z][\w ]*): ")
@@ -70,22 +71,13 @@ def refuse_options(lines: Sequence[str], name: str) -> None:
             "the other options out, or --read-as txt to take every line as it stands."
         )
     for number, line in enumerate(lines, start=1):
-        other = "--" in line and _OTHER.search(line)
+        other = " -" in line and OTHER_OPTION.search(line)
         if other:
             raise UsageError(
                 f"Line {number} of {name} has an option that is not known "
                 f"(“{other[0].strip()}”). Say --read-as txt to take every line as it stands, or "
                 "take the options out."
             )
-
-
-def options_in(prompts: Iterable[str]) -> list[str]:
-    """Return a notice where texts of a column hold what looks like options, which they keep."""
-    found = {m[0].strip(): None for p in prompts if "--" in p and (m := _OTHER.search(f" {p}"))}
-    if not found:
-        return []
-    named = ", ".join(list(found)[:20])
-    return [f"What looks like options ({printable(named, 200)}) is read as part of the prompts."]
 
 
 _MAKERS: Mapping[OptionStyle, str] = {

@@ -28,7 +28,8 @@ from m2g_audit.prompts.lines import (
     refuse_other_meanings,
 )
 from m2g_audit.prompts.not_lists import refuse_other_texts
-from m2g_audit.prompts.options import OptionStyle, options_in, read_options
+from m2g_audit.prompts.options import OptionStyle, read_options
+from m2g_audit.prompts.remarks import remarks_on
 from m2g_audit.prompts.tables import EVERY_LINE, Quotes, TableOptions, is_table, read_table
 from m2g_audit.prompts.text import decode, lines_of
 
@@ -95,7 +96,7 @@ def read_prompts(
             from m2g_audit.prompts.parquet import read_parquet
 
             table = read_parquet(opened.file, name, column)
-            return _with_notices(of_columns(table, column, label_column, name))
+            return _with_remarks(of_columns(table, column, label_column, name))
         options = TableOptions(column, quotes, header)
         return _read(opened, name, options, label_column, encoding, read_as)
     except (AuditError, MemoryError):
@@ -134,7 +135,7 @@ def _read(
         lines, said = read_lines(text, name, quotes_stand=options.quotes == "none")
         if opened.suffix in _TABLES:
             said.append(EVERY_LINE.format(name))
-        return collect(lines, None, name, [*notices, *said])
+        return _with_remarks(collect(lines, None, name, [*notices, *said]))
     if kind in ("json", "jsonl"):
         table = read_json(text, name, options.column)
     else:
@@ -145,7 +146,7 @@ def _read(
             said += _said_of_table(table, text, name, opened.suffix)
         notices = [*notices, *said]
     whole = replace(table, notices=[*notices, *table.notices])
-    return _with_notices(of_columns(whole, options.column, label_column, name))
+    return _with_remarks(of_columns(whole, options.column, label_column, name))
 
 
 def _kind(text: str, by_name: ListFormat | None, options: TableOptions) -> ListFormat:
@@ -180,8 +181,8 @@ def _said_of_table(table: Table, text: str, name: str, suffix: str) -> list[str]
     ]
 
 
-def _with_notices(listed: PromptList) -> PromptList:
-    said = options_in(entry.prompt for entry in listed)
+def _with_remarks(listed: PromptList) -> PromptList:
+    said = remarks_on([entry.prompt for entry in listed])
     return replace(listed, notices=(*listed.notices, *said)) if said else listed
 
 

@@ -102,7 +102,8 @@ def _heads(text: str, delimiter: str, options: TableOptions) -> bool:
     if len(first) == 1 or options.column is not None:
         return True
     regular = share >= _REGULAR
-    as_names = all(re.fullmatch(r"[\w.-]+(?: [\w.-]+){0,3}|", name) for name in first)
+    names = (re.fullmatch(r"[\w.-]+(?: [\w.-]+){0,3}|", name) for name in first)
+    as_names = all(names) and not _is_spaced(text, delimiter)
     if regular == as_names:
         return regular
     raise UsageError(
@@ -149,7 +150,7 @@ def read_table(text: str, name: str, options: TableOptions, delimiter: str | Non
         for number, row in enumerate(body, start=1)
         if row
     ]
-    return Table(names, records, notices)
+    return Table(names, records, notices, headed=options.header is None)
 
 
 def headers(text: str) -> Iterator[list[str]]:
@@ -283,7 +284,7 @@ def _ambiguous(quoted: _Rows, literal: _Rows, name: str) -> UsageError:
 
 
 def _by_convention(text: str, delimiter: str) -> _Rows:
-    reader = _reader(text, delimiter)
+    reader = _reader(text, delimiter, spaced=_is_spaced(text, delimiter))
     rows: list[list[str]] = []
     try:
         rows.extend(_trimmed(reader))
@@ -293,7 +294,16 @@ def _by_convention(text: str, delimiter: str) -> _Rows:
 
 
 def _literal(text: str, delimiter: str) -> _Rows:
-    return _Rows(list(_trimmed(line.split(delimiter) if line else [] for line in lines_of(text))))
+    rows = (line.split(delimiter) if line else [] for line in lines_of(text))
+    if _is_spaced(text, delimiter):
+        rows = ([cell.lstrip(" ") for cell in row] for row in rows)
+    return _Rows(list(_trimmed(rows)))
+
+
+def _is_spaced(text: str, delimiter: str) -> bool:
+    """Whether a space follows all delimiters of the first line, and so belongs to them."""
+    cells = text.lstrip().partition("\n")[0].split(delimiter)[1:]
+    return bool(cells) and all(cell.startswith(" ") for cell in cells)
 
 
 def _trimmed(rows: Any) -> Iterator[list[str]]:
@@ -319,7 +329,8 @@ def _written_by_convention(text: str, delimiter: str) -> Literal["needed", "colu
     needless: set[int] = set()
     bare: set[int] = set()
     row = place = 0
-    for match in _field_pattern(delimiter).finditer(text):
+    spaces = " *" if _is_spaced(text, delimiter) else ""
+    for match in _field_pattern(delimiter, spaces).finditer(text):
         inside, outside, end = match.groups()
         if inside is not None:
             if "\n" in inside or "\r" in inside:
@@ -340,9 +351,9 @@ def _written_by_convention(text: str, delimiter: str) -> Literal["needed", "colu
     return "columns" if needless else "needed"
 
 
-def _field_pattern(delimiter: str) -> re.Pattern[str]:
+def _field_pattern(delimiter: str, spaces: str) -> re.Pattern[str]:
     d = re.escape(delimiter)
-    return re.compile(rf'(?:"((?:[^"]|"")*)"|([^{d}\r\n]*))({d}|\r\n|\r|\n|\Z)')
+    return re.compile(rf'{spaces}(?:"((?:[^"]|"")*)"|([^{d}\r\n]*))({d}|\r\n|\r|\n|\Z)')
 
 
 # -- what separates columns
@@ -385,7 +396,8 @@ def _refuse_two_delimiters(text: str, name: str) -> None:
 
 def _sample(text: str, delimiter: str) -> list[list[str]]:
     start = text[:_SNIFFED_LETTERS]
-    for rows in (_reader(start, delimiter), iter(_first_lines(start, delimiter))):
+    spaced = _is_spaced(start, delimiter)
+    for rows in (_reader(start, delimiter, spaced=spaced), iter(_first_lines(start, delimiter))):
         found: list[list[str]] = []
         try:
             for row in rows:
@@ -406,7 +418,9 @@ def _first_lines(text: str, delimiter: str) -> list[list[str]]:
     return [line.rstrip("\r").split(delimiter) for line in lines if line.strip()]
 
 
-def _reader(text: str, delimiter: str) -> Any:
+def _reader(text: str, delimiter: str, *, spaced: bool = False) -> Any:
     # A caption may be longer than the module's default of 131,072 characters.
     csv.field_size_limit(2**31 - 1)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced
+    )

@@ -97,6 +97,18 @@ def unknown(texts: list[str]) -> str:
     return "".join(f"{text} --ar 16:9 --v 5\n" for text in texts)
 
 
+def one_letter(texts: list[str]) -> str:
+    return "".join(f"{text} -s 50 -W 512\n" for text in texts)
+
+
+def code(texts: list[str]) -> str:
+    return "import os\n" + "".join(f"ask('{text}')\n" for text in texts)
+
+
+def named(texts: list[str]) -> str:
+    return "".join(f"prompt: {text}\n" for text in texts)
+
+
 def toml(texts: list[str]) -> str:
     return "[prompt]\nwidth = 512\n" + "".join(
         f'[[prompt.subset]]\nprompt = "{text}"\n' for text in texts
@@ -152,6 +164,9 @@ DOUBTS = [
     doubt("kohya's options", kohya, ({"read_as": "kohya"}, lines)),
     doubt("A1111's infotexts", infotext, ({"read_as": "infotext"}, lines)),
     doubt("options that are not known", unknown),
+    doubt("options in one letter", one_letter),
+    doubt("code", code),
+    doubt("the name of a column before each line", named),
     doubt("TOML", toml),
     doubt("YAML", yaml),
     doubt("YAML of objects", yaml_rows),
@@ -218,7 +233,10 @@ def test_the_question_names_the_answers(tmp_path: Path, asked: Doubt) -> None:
     ("content", "expected", "notice"),
     [
         ("prompt\na barn\na boat\n", ["a barn", "a boat"], "read as a table"),
-        ("1. a barn\n2. a boat\n", ["1. a barn", "2. a boat"], "part of the prompts"),
+        ("1. a barn\n2. a boat\n", ["1. a barn", "2. a boat"], "numbers that all begin with"),
+        ("- a barn\n- a boat\n", ["- a barn", "- a boat"], "marks that all begin with"),
+        ("“a barn”\n“a boat”\n", ["“a barn”", "“a boat”"], "quotation marks around all"),
+        ("caption,n\n'a barn',1\n'a boat',2\n", ["'a barn'", "'a boat'"], "quotation marks"),
         ("# note\na barn\n#\na boat\n", ["a barn", "a boat"], "Comments in"),
         ("# note\ncaption,url\na barn,x\na boat,y\n", ["a barn", "a boat"], "above the header"),
         ('caption\tu\n"a barn"\tx\n"a boat"\ty\n', ["a barn", "a boat"], "--quotes none"),
@@ -250,6 +268,8 @@ def test_what_is_not_obvious_is_said(
         "1920s barn\n2. a boat\n",
         "a barn, see http://a\na boat\n",
         "a\tbarn\na boat\n",
+        "a jet -a model\na boat - 3 sails\n",
+        "import of tea\nfrom above\nselect a barn\n",
         "<lora:x:0.8> a barn\n<3 hearts\n",
     ],
 )

@@ -209,6 +209,11 @@ def test_tables_of_all_kinds(
     assert texts(found) == (expected or ["a typical bus", "a barn"])
 
 
+def test_spaces_behind_separators_belong_to_them(tmp_path: Path) -> None:
+    content = 'id, prompt\n1, "a barn, red"\n2, a boat\n'
+    assert texts(read_prompts(write(tmp_path / "list.csv", content))) == ["a barn, red", "a boat"]
+
+
 def test_texts_that_are_stored_as_bytes_are_texts(tmp_path: Path) -> None:
     table = pyarrow.table({"caption": [b"a kite", "m\u00f6we".encode()], "image": [b"\xff", b"\0"]})
     parquet.write_table(table, tmp_path / "list.parquet")
@@ -331,6 +336,12 @@ def test_a_column_of_negative_prompts_is_used(tmp_path: Path) -> None:
     assert [(e.prompt, e.negative_prompt) for e in found] == [("a barn", "trees"), ("a barn", None)]
     assert found.entries[0].rows == [1, 3]
     assert "Negative prompts are those in column 'negative_prompt'." in found.notices
+
+
+def test_negative_prompts_beside_prompts_further_in_are_used(tmp_path: Path) -> None:
+    rows = {"items": [{"id": 1, "meta": {"prompt": "a barn", "negativePrompt": "fog"}}]}
+    [entry] = read_prompts(write(tmp_path / "list.json", rows), column="meta.prompt")
+    assert (entry.prompt, entry.negative_prompt) == ("a barn", "fog")
 
 
 def test_one_negative_prompt_for_all_that_have_none() -> None:
