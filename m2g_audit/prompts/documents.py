@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -45,7 +46,7 @@ def read_json(text: str, name: str, column: str | None) -> Table:
     column: which one is to hold the prompts, where that tells columns from rows.
     """
     try:
-        document = json.loads(text, object_pairs_hook=_distinct)
+        document = json.loads(text, object_pairs_hook=_object)
     except UsageError as error:
         raise UsageError(f"{name} {error}") from error
     except (ValueError, RecursionError) as error:
@@ -59,12 +60,11 @@ def read_json(text: str, name: str, column: str | None) -> Table:
     return _of_document(document, name, column)
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these pairs; UsageError where JSON would drop all but the last of a key."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise UsageError(f"has the key {quoted([twice])} twice in one object: rename one of them.")
     return found
 

@@ -90,7 +90,7 @@ def read_prompts(
             from m2g_audit.prompts.sidecars import read_folder
 
             table = read_folder(Path(source).expanduser(), encoding)
-            return of_columns(table, column, label_column, name)
+            return _with_remarks(of_columns(table, column, label_column, name))
         opened = open_list(source, name)
         if opened.is_parquet or read_as == "parquet":
             from m2g_audit.prompts.parquet import read_parquet
@@ -121,32 +121,48 @@ def _read(
         refuse_other_texts(text, name)
     kind = read_as or _kind(text, _SUFFIXES.get(opened.suffix), options)
     if kind in get_args(OptionStyle):
-        if looks_like_json(text):
-            raise UsageError(f"{name} is JSON, not lines with options: leave out --read-as {kind}.")
-        rows, said = read_options(text, name, cast(OptionStyle, kind))
-        return collect(rows, None, name, [*notices, *said])
-    if kind == "txt":
-        if options.column is not None:
-            raise UsageError(
-                f"{name} is read as plain lines, which have no column {options.column!r}."
-            )
-        if read_as == "txt":
-            return collect(plain_lines(text), None, name, notices)
-        lines, said = read_lines(text, name, quotes_stand=options.quotes == "none")
-        if opened.suffix in _TABLES:
-            said.append(EVERY_LINE.format(name))
-        return _with_remarks(collect(lines, None, name, [*notices, *said]))
-    if kind in ("json", "jsonl"):
-        table = read_json(text, name, options.column)
+        listed = _options(text, name, cast(OptionStyle, kind))
+    elif kind == "txt":
+        listed = _lines(text, name, options, opened.suffix, as_they_stand=read_as == "txt")
     else:
-        text, said = _without_head(text, name)
-        delimiter = "\t" if read_as == "tsv" else None
-        table = read_table(text, name, options, delimiter)
-        if read_as is None:
-            said += _said_of_table(table, text, name, opened.suffix)
-        notices = [*notices, *said]
-    whole = replace(table, notices=[*notices, *table.notices])
-    return _with_remarks(of_columns(whole, options.column, label_column, name))
+        table = _table(text, name, options, kind, opened.suffix, certain=read_as is not None)
+        listed = of_columns(table, options.column, label_column, name)
+    listed = replace(listed, notices=(*notices, *listed.notices))
+    return listed if read_as == "txt" else _with_remarks(listed)
+
+
+def _options(text: str, name: str, style: OptionStyle) -> PromptList:
+    if looks_like_json(text):
+        raise UsageError(f"{name} is JSON, not lines with options: leave out --read-as {style}.")
+    rows, said = read_options(text, name, style)
+    return collect(rows, None, name, said)
+
+
+def _lines(
+    text: str, name: str, options: TableOptions, suffix: str, *, as_they_stand: bool
+) -> PromptList:
+    if options.column is not None:
+        raise UsageError(f"{name} is read as plain lines, which have no column {options.column!r}.")
+    if as_they_stand:
+        return collect(plain_lines(text), None, name, [])
+    rows, said = read_lines(text, name, quotes_stand=options.quotes == "none")
+    if suffix in _TABLES:
+        said.append(EVERY_LINE.format(name))
+    return collect(rows, None, name, said)
+
+
+def _table(
+    text: str, name: str, options: TableOptions, kind: ListFormat, suffix: str, *, certain: bool
+) -> Table:
+    """The rows of JSON or of a text with columns; certain: the user said that it is one."""
+    if kind in ("json", "jsonl"):
+        return read_json(text, name, options.column)
+    text, said = _without_head(text, name)
+    delimiter = "\t" if kind == "tsv" else None
+    table = read_table(text, name, options, delimiter)
+    if not certain:
+        said += _said_of_table(table, text, name, suffix)
+    return replace(table, notices=[*said, *table.notices])
 
 
 def _kind(text: str, by_name: ListFormat | None, options: TableOptions) -> ListFormat:

@@ -38,7 +38,10 @@ _REGULAR = 0.9
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)
 _USUAL = frozenset({"file", "file_name", "filename", "id", "image", "index", "path", "url"})
 """Columns that tables of captions have besides."""
-EVERY_LINE = "The first line of {} is no known column name, so every line is a prompt."
+EVERY_LINE = (
+    "The first line of {} is no known column name, so every line is a prompt (--header if it is "
+    "the name of the column)."
+)
 _NUMBER_OR_NOTHING = re.compile(r"\s*(?:[-+.\d][-+.,\d eE%]*|NA|N/A|NaN|null|NULL|None)?\s*")
 
 
