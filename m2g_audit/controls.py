@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from m2g_audit.attractors import is_failed
-from m2g_audit.errors import NumericsError, OutputError
+from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.numerics import seed_for
 from m2g_audit.prompts import read_prompts
 from m2g_audit.reference import Identity, Reference
@@ -75,19 +75,29 @@ class ControlResult:
     to_reference: list[float] | None
 
 
-_CHECKOUT = Path(__file__).parents[1] / "prompts" / "controls.txt"
-
-
 def load_prompts(path: Path | None = None) -> list[str]:
-    """Return the control prompts of a list, by default this project's own, in its order.
+    """Return the control prompts of a list, by default of this project's own, in its order.
 
-    Any list that `batch` takes (read_prompts); negative prompts are left out. UsageError if there
-    is none in it, or if it can be read in more than one way.
+    UsageError where it can't be read without being told how, or has negative prompts.
     """
     if path is None:
-        installed = Path(str(files("m2g_audit") / "controls.txt"))
-        path = installed if installed.is_file() else _CHECKOUT
-    return list(dict.fromkeys(entry.prompt for entry in read_prompts(path)))
+        installed = files("m2g_audit") / "controls.txt"
+        checkout = Path(__file__).parents[1] / "prompts" / "controls.txt"
+        with as_file(installed if installed.is_file() else checkout) as own:
+            return [entry.prompt for entry in read_prompts(own)]
+    try:
+        listed = read_prompts(path)
+    except UsageError as error:
+        raise UsageError(
+            f"Control prompts: {error} Nothing can be said of how they are to be read: give a txt "
+            "file with a prompt a line, or a table with a column `prompt`."
+        ) from error
+    if any(entry.negative_prompt for entry in listed):
+        raise UsageError(
+            f"Control prompts are sampled without negative prompts, and {path} has some: leave "
+            "that column out."
+        )
+    return [entry.prompt for entry in listed]
 
 
 @dataclass(frozen=True)
