@@ -16,7 +16,7 @@ from m2g_audit.batch_directory import BatchDirectory, BatchRecord
 from m2g_audit.batch_results import Summary, finish, summarise
 from m2g_audit.gate import FailOn, Outcome, outcome
 from m2g_audit.printable import printable
-from m2g_audit.prompts import PromptList, from_python, read_prompts
+from m2g_audit.prompts import ListFormat, PromptList, Quotes, from_python, read_prompts
 
 if TYPE_CHECKING:
     from m2g_audit.request import Setup
@@ -43,6 +43,9 @@ class Auditor(JupyterMixin):
         column: str | None = None,
         label_column: str | None = None,
         encoding: str | None = None,
+        read_as: ListFormat | None = None,
+        quotes: Quotes | None = None,
+        header: bool | None = None,
         **options: Any,
     ) -> None:
         """Read the prompts: a file, or an iterable of texts or of mappings with a column of them.
@@ -55,7 +58,13 @@ class Auditor(JupyterMixin):
 
         if isinstance(prompts, str | Path):
             listed = read_prompts(
-                prompts, column=column, label_column=label_column, encoding=encoding
+                prompts,
+                column=column,
+                label_column=label_column,
+                encoding=encoding,
+                read_as=read_as,
+                quotes=quotes,
+                header=header,
             )
             self._name = Path(prompts).stem
         else:
@@ -67,6 +76,8 @@ class Auditor(JupyterMixin):
             from m2g_audit.errors import UsageError
 
             raise UsageError(f"There is no such option: {error}.") from error
+        if isinstance(prompts, str | Path):
+            self.request = self.request.with_list(prompts)
         self.request.check_options()
         self.prompts: PromptList = listed.with_negative_prompt(self.request.negative_prompt)
 

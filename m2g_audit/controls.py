@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from m2g_audit.attractors import is_failed
 from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.numerics import seed_for
+from m2g_audit.prompts import read_prompts
 from m2g_audit.reference import Identity, Reference
 from m2g_audit.runs import digest, write_atomically
 from m2g_audit.similarity import Metric, nearest
@@ -75,24 +76,28 @@ class ControlResult:
 
 
 def load_prompts(path: Path | None = None) -> list[str]:
-    """Return the control prompts of a file, by default this project's own, in its order.
+    """Return the control prompts of a list, by default of this project's own, in its order.
 
-    One a line; empty lines and lines that start with # are left out. UsageError if there is none.
+    UsageError where it can't be read without being told how, or has negative prompts.
     """
     if path is None:
         installed = files("m2g_audit") / "controls.txt"
         checkout = Path(__file__).parents[1] / "prompts" / "controls.txt"
-        text = (installed if installed.is_file() else checkout).read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"Can't read control prompts from {path}: {error}.") from error
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if not prompts:
-        raise UsageError(f"There are no control prompts in {path}: write one on each line.")
-    return prompts
+        with as_file(installed if installed.is_file() else checkout) as own:
+            return [entry.prompt for entry in read_prompts(own)]
+    try:
+        listed = read_prompts(path)
+    except UsageError as error:
+        raise UsageError(
+            f"Control prompts: {error} Nothing can be said of how they are to be read: give a txt "
+            "file with a prompt a line, or a table with a column `prompt`."
+        ) from error
+    if any(entry.negative_prompt for entry in listed):
+        raise UsageError(
+            f"Control prompts are sampled without negative prompts, and {path} has some: leave "
+            "that column out."
+        )
+    return [entry.prompt for entry in listed]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2g_audit.errors import ReferenceFolderError
+from m2g_audit.prompts.text import marked
 
 _SIDECARS = (".txt", ".caption")
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -16,13 +17,16 @@ _COLUMNS = ("text", "caption", "prompt")
 _MOST_BYTES = 2**16
 
 
-def find_captions(folder: Path, pictures: Sequence[Path]) -> dict[Path, str]:
+def find_captions(
+    folder: Path, pictures: Sequence[Path], encoding: str = "utf-8"
+) -> dict[Path, str]:
     """Return the captions of those pictures in `folder` that have one.
 
     Read are a `metadata.jsonl` or `metadata.csv` in the picture's folder or one above it (with
     `file_name` and text, caption or prompt: the layout of `imagefolder`), and a text file of the
-    picture's own name (`.txt`, `.caption`), which wins. ReferenceFolderError for metadata that
-    can't be read.
+    picture's own name (`.txt`, `.caption`), which wins; its encoding is what its mark says, else
+    `encoding`, and what is not of that is read as �. ReferenceFolderError for metadata that can't
+    be read.
     """
     found: dict[Path, str] = {}
     # Those further down are read later, and win.
@@ -34,7 +38,7 @@ def find_captions(folder: Path, pictures: Sequence[Path]) -> dict[Path, str]:
     known = set(pictures)
     found = {path: text for path, text in found.items() if path in known}
     for picture in known:
-        text = _sidecar(picture)
+        text = _sidecar(picture, encoding)
         if text:
             found[picture] = text
     return found
@@ -44,11 +48,12 @@ def _folders(folder: Path, picture: Path) -> list[Path]:
     return [parent for parent in picture.parents if parent == folder or folder in parent.parents]
 
 
-def _sidecar(picture: Path) -> str:
+def _sidecar(picture: Path, encoding: str) -> str:
     for suffix in _SIDECARS:
         file = picture.with_suffix(suffix)
         if file.is_file() and file.stat().st_size <= _MOST_BYTES:
-            return file.read_text(encoding="utf-8", errors="replace").strip()
+            content = file.read_bytes()
+            return content.decode(marked(content) or encoding, "replace").strip()
     return ""
 
 

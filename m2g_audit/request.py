@@ -22,7 +22,7 @@ from m2g_audit.numerics import seed_for
 from m2g_audit.picture_files import Exif, Pages, Reading, Transparency
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
-from m2g_audit.prompts import MAX_PROMPT
+from m2g_audit.prompts import MAX_PROMPT, STDIN
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
 from m2g_audit.reference_files import refuse_unread
@@ -109,7 +109,7 @@ class Request:
                 'The prompt is empty. Give the text to audit: m2g-audit prompt "a print of the old '
                 'harbour"'
             )
-        if len(self.prompt) > MAX_PROMPT:
+        if len(self.prompt.strip()) > MAX_PROMPT:  # which lists leave out around prompts
             raise UsageError(
                 f"The prompt has {len(self.prompt):,} characters; at most {MAX_PROMPT:,} are "
                 "taken. Models read some 75 words of it and drop the rest: give the beginning."
@@ -156,6 +156,17 @@ class Request:
             )
         if self.basin_exact and not self.basin:
             raise UsageError("--exact says how --basin is measured: give both, or neither.")
+
+    def with_list(self, source: str | Path) -> Request:
+        """Return the request with what lists its prompts as S, if it is a folder of pictures.
+
+        Captions beside pictures are what a model was trained on, and so are the pictures. A
+        reference that is named stays, and so does that of pocket.
+        """
+        named = self.reference is not None or self.model == POCKET or str(source) == STDIN
+        if named or not Path(source).expanduser().is_dir():
+            return self
+        return replace(self, reference=str(source))
 
     @property
     def reference_name(self) -> str:

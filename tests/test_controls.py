@@ -223,7 +223,19 @@ def test_prompt_files_may_have_comments_and_must_have_prompts(tmp_path: Path) ->
     file.write_text("# mine\n\n a hill \na hill\na sea\n")
     assert load_prompts(file) == ["a hill", "a sea"]
     file.write_text("# nothing\n")
-    with pytest.raises(UsageError, match="no control prompts"):
+    with pytest.raises(UsageError, match="Control prompts: There are no prompts"):
         load_prompts(file)
     with pytest.raises(UsageError, match="Can't read"):
         load_prompts(tmp_path / "absent.txt")
+
+
+def test_control_prompts_are_a_list_like_any_other(tmp_path: Path) -> None:
+    file = tmp_path / "controls.json"
+    file.write_text('{"1.png": {"caption": "a hill"}, "2.png": {"caption": "a sea"}}')
+    assert load_prompts(file) == ["a hill", "a sea"]
+    file.write_text("a hill --n fog\n")
+    with pytest.raises(UsageError, match="give a txt file with a prompt a line"):
+        load_prompts(file)
+    file.write_text('[{"prompt": "a hill", "negative_prompt": "fog"}]')
+    with pytest.raises(UsageError, match="without negative prompts"):
+        load_prompts(file)

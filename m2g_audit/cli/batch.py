@@ -67,7 +67,7 @@ def batch(
         str,
         typer.Argument(
             help="The list of prompts: a txt, csv, tsv, json, jsonl or parquet file, a folder of "
-            "pictures with captions, or - for stdin.",
+            "pictures with captions (the reference too, if none is named), or - for stdin.",
             show_default=False,
         ),
     ],
@@ -113,13 +113,13 @@ def batch(
         ),
     ] = None,
     header: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--header/--no-header",
-            help="Whether a table's first row names its columns.",
+            help="Whether a table's first row names its columns. Else by the names in it.",
             rich_help_panel=_LIST,
         ),
-    ] = True,
+    ] = None,
     negative_prompt: NegativePrompt = None,
     shard: Annotated[
         str,
@@ -215,7 +215,10 @@ def batch(
         run.take(listed, _share(listed, shard))
         from m2g_audit.request import Request
 
-        request = Request(prompt="", **chosen(arguments))
+        asked = Request(prompt="", **chosen(arguments))
+        request = asked.with_list(prompts)
+        if request != asked:
+            run.note(f"The pictures of {prompts} are the reference too; --reference none for none.")
         run.start(request, Path(prompts).stem or "prompts", yes)
         outcome = run.end(output_format)
     except BaseException as error:
@@ -257,6 +260,10 @@ class _Run:
         """Take in the list, and the prompts of it that are this run's."""
         self._listed, self._share = listed, share
         self._notices = list(listed.notices)
+
+    def note(self, notice: str) -> None:
+        """Take in what is to be said about the run."""
+        self._notices.append(notice)
 
     def start(self, request: Request, name: str, yes: bool) -> None:
         """Audit what has no verdict yet; raises what stops a run."""

@@ -119,7 +119,7 @@ DeltaS = Annotated[
 ControlPrompts = Annotated[
     Path | None,
     typer.Option(
-        help="Ordinary prompts for this model, one a line, instead of the program's own.",
+        help="A list of ordinary prompts for this model, instead of the program's own.",
         rich_help_panel=_REFERENCE,
     ),
 ]

@@ -9,6 +9,7 @@ from m2g_audit.prompts.entries import (
     parse_list,
     prompt_id,
 )
+from m2g_audit.prompts.files import STDIN
 from m2g_audit.prompts.reading import ListFormat, from_python, read_prompts
 from m2g_audit.prompts.tables import Quotes
 
@@ -16,6 +17,7 @@ __all__ = [
     "LABEL_COLUMNS",
     "MAX_PROMPT",
     "PROMPT_COLUMNS",
+    "STDIN",
     "Entry",
     "ListFormat",
     "Listed",

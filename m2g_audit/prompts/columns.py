@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import JsonValue
@@ -19,7 +19,10 @@ from m2g_audit.prompts.entries import PromptList, Row, collect, whole
 
 PROMPT_COLUMNS = frozenset({"caption", "captions", "prompt", "prompts", "text"})
 LABEL_COLUMNS = frozenset({"label", "labels", "truth", "expected"})
-NEGATIVE_COLUMNS = frozenset({"negative_prompt", "negative prompt"})
+NEGATIVE_COLUMNS = frozenset(
+    {"negative_prompt", "negative prompt", "negativeprompt", "neg_prompt", "negative_prompts"}
+)
+_PERHAPS_NEGATIVE = frozenset({"negative", "uncond", "uc", "avoid"})
 MOST_COLUMNS = 1000
 
 Record = tuple[int, dict[str, Any] | str]
@@ -28,12 +31,18 @@ Record = tuple[int, dict[str, Any] | str]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with named columns; prompts: the column that holds them, where the layout says it."""
+    """Rows with named columns.
+
+    prompts: the column that holds them, where the layout says it; within: what all rows lie in,
+    which a name of a column may begin with; headed: the names are the first row of a text.
+    """
 
     names: Sequence[str]
     records: Iterable[Record]
     notices: Sequence[str] = ()
     prompts: str | None = field(default=None, kw_only=True)
+    within: str | None = field(default=None, kw_only=True)
+    headed: bool = field(default=False, kw_only=True)
 
 
 def of_columns(table: Table, column: str | None, label_column: str | None, name: str) -> PromptList:
@@ -46,9 +55,14 @@ def of_columns(table: Table, column: str | None, label_column: str | None, name:
     refuse_too_many("columns", len(names), MOST_COLUMNS, name)
     path = _path_of_prompts(table, column, name)
     label = _label_column(names, label_column, name)
-    negative = next((n for n in names if n.strip().casefold() in NEGATIVE_COLUMNS), None)
-    if negative is not None:
-        notices.append(f"Negative prompts are those in column {negative!r}.")
+    negative = _negative_column(names, path, table)
+    if negative:
+        notices.append(f"Negative prompts are those in column {'.'.join(negative)!r}.")
+    elif others := [n for n in names if n.strip().casefold() in _PERHAPS_NEGATIVE]:
+        notices.append(
+            f"Column {others[0]!r} is kept beside the results; a column of negative prompts is "
+            "named negative_prompt."
+        )
     records = table.records if isinstance(table.records, list) else list(table.records)
     in_cells = path is not None and _are_lists_in_text(r, path) if (r := records) else False
     if in_cells:
@@ -60,13 +74,13 @@ def of_columns(table: Table, column: str | None, label_column: str | None, name:
                 yield Row(number, record, {})
                 continue
             assert path is not None
-            other = record.get(negative) if negative is not None else None
-            extra = _beside(record, {path[0], negative} if negative else {path[0]})
+            other = next(iter(_texts(record, negative, number, name)), None) if negative else None
+            extra = _beside(record, {path[0], negative[0]} if negative else {path[0]})
             texts = _texts(record, path, number, name)
             if in_cells:
                 texts = [text for cell in texts for text in _list_in(cell) or [cell]]
             for text in texts or [None]:
-                yield Row(number, text, dict(extra), None if other is None else str(other))
+                yield Row(number, text, dict(extra), other)
 
     return collect(rows(), label, name, notices)
 
@@ -119,14 +133,17 @@ def _path_of_prompts(table: Table, column: str | None, name: str) -> list[str] |
             return [names[0]]
     else:
         first, *further = column.split(".")
+        if further and first == table.within:
+            return _path_of_prompts(replace(table, within=None), ".".join(further), name)
         if further and find(names, first):
             return [find(names, first), *further]
     missing = "no column with a known name" if column is None else f"no column {column!r}"
     inner = _further_in(table)
     where = f" Further in lie {quoted(inner)}." if inner else ""
+    row = "; --no-header as well if these are a row and no names" if table.headed else ""
     raise UsageError(
         f"{name} has {missing}. It has {quoted(names)}: name the one that holds the prompts with "
-        f"--column, or its place (--column 1); --no-header if the first line is a prompt.{where}"
+        f"--column, or its place (--column 1){row}.{where}"
     )
 
 
@@ -139,6 +156,19 @@ def _further_in(table: Table) -> list[str]:
         if isinstance(inner, Mapping):
             found += [f"{key}.{k}" for k, v in inner.items() if isinstance(v, str | list)]
     return found
+
+
+def _negative_column(
+    names: Sequence[str], path: Sequence[str] | None, table: Table
+) -> list[str] | None:
+    """The keys that lead to negative prompts, which stand beside the prompts; None without any."""
+    found = [name for name in names if name.strip().casefold() in NEGATIVE_COLUMNS]
+    if found or path is None or len(path) != 2:
+        return found[:1] or None
+    inner = (r.get(path[0]) for _, r in table.records if not isinstance(r, str))
+    keys = (key for value in inner if isinstance(value, Mapping) for key in value)
+    beside = next((key for key in keys if key.strip().casefold() in NEGATIVE_COLUMNS), None)
+    return None if beside is None else [path[0], beside]
 
 
 def _label_column(names: Sequence[str], column: str | None, name: str) -> str | None:
@@ -163,6 +193,7 @@ def _texts(record: Mapping[str, Any], path: Sequence[str], number: int, name: st
     values = [v for value in values for v in (value if isinstance(value, list) else [value])]
     texts = []
     for value in values:
+        value = _decoded(value, number, name) if isinstance(value, bytes) else value
         plain = value if isinstance(value, str) else _plain(value)
         if isinstance(plain, dict | list):
             raise UsageError(
@@ -173,6 +204,16 @@ def _texts(record: Mapping[str, Any], path: Sequence[str], number: int, name: st
         if plain is not None:
             texts.append(str(plain))
     return texts
+
+
+def _decoded(value: bytes, number: int, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"Row {number} of {name} holds bytes that are no UTF-8 text. Write it again as text, "
+            "or name another column with --column."
+        ) from error
 
 
 def _are_lists_in_text(records: Sequence[Record], path: Sequence[str]) -> bool:

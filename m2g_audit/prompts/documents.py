@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from m2g_audit.errors import UsageError
@@ -14,6 +17,8 @@ from m2g_audit.prompts.columns import PROMPT_COLUMNS, Record, Table, names_of
 KEY = "key"
 """The column that holds the name by which a document files its rows."""
 _DIFFUSION_DB = frozenset({"p", "se", "c", "st", "sa"})
+_ANNOTATIONS = "annotations"
+_FILE_OR_NUMBER = re.compile(r"^\d+$|\.\w{2,5}$|/")
 _Rows = list[Any]
 
 
@@ -35,10 +40,15 @@ def _is_container(text: str) -> bool:
     return False
 
 
-def read_json(text: str, name: str) -> Table:
-    """Return the rows of a document, or of one on each line; UsageError where there are none."""
+def read_json(text: str, name: str, column: str | None) -> Table:
+    """Return the rows of a document, or of one on each line; UsageError where there are none.
+
+    column: which one is to hold the prompts, where that tells columns from rows.
+    """
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_object)
+    except UsageError as error:
+        raise UsageError(f"{name} {error}") from error
     except (ValueError, RecursionError) as error:
         # A document is read as one line by line only if it may be: its first line says so.
         first = next((line for line in text.split("\n") if line.strip()), "")
@@ -47,7 +57,16 @@ def read_json(text: str, name: str) -> Table:
         return _lines(text, name)
     if isinstance(document, str):  # a single line
         return Table([], [(1, document)])
-    return _of_document(document, name)
+    return _of_document(document, name, column)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; UsageError where JSON would drop all but the last of a key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise UsageError(f"has the key {quoted([twice])} twice in one object: rename one of them.")
+    return found
 
 
 def _is_value(line: str) -> bool:
@@ -85,24 +104,34 @@ def _lines(text: str, name: str) -> Table:
     return _table(records)
 
 
-def _of_document(document: Any, name: str) -> Table:
+def _of_document(document: Any, name: str, column: str | None) -> Table:
     """The rows of a document; what holds them besides is passed over."""
     if isinstance(document, list):
         return _of_list(document, name)
     if not isinstance(document, dict) or not document:
         raise _no_list(name, "it holds no list and no object with rows")
-    for read in (_coco, _single, _by_column, _split, _by_key):
-        rows = read(document)
-        if rows is not None:
-            return _of_list(rows, name)
     lists = {k: v for k, v in document.items() if isinstance(v, list) and _are_rows(v)}
+    asked = (column or "").partition(".")[0]
+    if asked in lists and "." in (column or ""):
+        lists = {asked: lists[asked]}
+    else:
+        for read in (_single, _by_column, _split, _by_key):
+            rows = read(document, column)
+            if rows is not None:
+                return _of_list(rows, name)
+    captions = _coco(document)
+    if captions is not None:
+        return replace(_of_list(captions, name), within=_ANNOTATIONS)
     if len(lists) == 1:
         [(key, rows)] = lists.items()
-        found = _of_list(rows, name)
         said = f"The prompts of {name} are those in its list {key!r}."
-        return Table(found.names, found.records, [said], prompts=found.prompts)
+        return replace(_of_list(rows, name), notices=[said], within=key)
     held = quoted([str(key) for key in document])
-    raise _no_list(name, f"it is an object of {held}, which of them holds the rows can't be told")
+    raise _no_list(
+        name,
+        f"it is an object of {held}, which of them holds the rows can't be told: name the "
+        "column of the prompts with --column (a.b for what lies in another)",
+    )
 
 
 def _no_list(name: str, why: str) -> UsageError:
@@ -140,7 +169,7 @@ def _table(records: list[Record]) -> Table:
 
 def _coco(document: Mapping[str, Any]) -> _Rows | None:
     """Captions of COCO: annotations, with the name of each one's picture."""
-    rows, images = document.get("annotations"), document.get("images")
+    rows, images = document.get(_ANNOTATIONS), document.get("images")
     if not isinstance(rows, list) or not isinstance(images, list):
         return None
     if not all(isinstance(row, dict) for row in (*rows, *images)):
@@ -149,15 +178,15 @@ def _coco(document: Mapping[str, Any]) -> _Rows | None:
     return [{**row, "file_name": files.get(row.get("image_id"))} for row in rows]
 
 
-def _single(document: Mapping[str, Any]) -> _Rows | None:
+def _single(document: Mapping[str, Any], column: str | None) -> _Rows | None:
     """One row that is not in a list."""
-    known = _known(document)
+    known = _known(document, column)
     return [document] if known and isinstance(document[known], str) else None
 
 
-def _by_column(document: Mapping[str, Any]) -> _Rows | None:
+def _by_column(document: Mapping[str, Any], column: str | None) -> _Rows | None:
     """Columns, each a list or an object of its cells, as pandas and datasets write them."""
-    known = _known(document)
+    known = _known(document, column)
     if known is None:
         return None
     columns = list(document.values())
@@ -175,7 +204,7 @@ def _by_column(document: Mapping[str, Any]) -> _Rows | None:
     return None
 
 
-def _split(document: Mapping[str, Any]) -> _Rows | None:
+def _split(document: Mapping[str, Any], _: str | None) -> _Rows | None:
     """Names of columns and rows apart, as pandas splits them."""
     names, rows = document.get("columns"), document.get("data")
     if not isinstance(names, list) or not isinstance(rows, list):
@@ -185,11 +214,13 @@ def _split(document: Mapping[str, Any]) -> _Rows | None:
     return [dict(zip(map(str, names), row, strict=True)) for row in rows]
 
 
-def _by_key(document: Mapping[str, Any]) -> _Rows | None:
+def _by_key(document: Mapping[str, Any], _: str | None) -> _Rows | None:
     """Objects, texts or lists of texts filed by a name, such as that of a picture."""
     values = list(document.values())
     if all(isinstance(value, dict) for value in values):
         return [{**({} if KEY in v else {KEY: k}), **v} for k, v in document.items()]
+    if not all(map(_FILE_OR_NUMBER.search, document)):
+        return None
     if all(isinstance(value, str) for value in values):
         return [{KEY: key, "caption": value} for key, value in document.items()]
     if all(_are_texts(value) for value in values) and len(values) > 1:
@@ -201,5 +232,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _known(document: Mapping[str, Any]) -> str | None:
-    return next((k for k in document if k.strip().casefold() in PROMPT_COLUMNS), None)
+def _known(document: Mapping[str, Any], column: str | None) -> str | None:
+    """The key of the prompts' column; None where it has none, or not the one that is asked for."""
+    wanted = PROMPT_COLUMNS if column is None else {column.strip().casefold()}
+    return next((k for k in document if k.strip().casefold() in wanted), None)

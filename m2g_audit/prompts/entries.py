@@ -119,8 +119,9 @@ def collect(
     mended: list[int] = []
     too_long: list[int] = []
     for row in rows:
-        text = (row.text or "").strip()
-        prompt, negative = whole(text), whole((row.negative or "").strip()) or None
+        text = (row.text or "").strip().strip("\ufeff")
+        prompt = whole(text)
+        negative = whole(row.negative.strip()) or None if row.negative else None
         if prompt != text:
             mended.append(row.number)
         if max(len(prompt), len(negative or "")) > MAX_PROMPT:
@@ -160,8 +161,9 @@ def _entries(
     entries: list[Entry] = []
     contradicting = []
     for index, ((prompt, negative), same) in enumerate(found.items()):
-        labels = {_label(row, label_column) for row in same}
-        if len(labels) > 1:
+        label = _label(same[0], label_column)
+        if len(same) > 1 and {label} != {label, *(_label(r, label_column) for r in same[1:])}:
+            label = None
             contradicting.append(same[0].number)
         entries.append(
             Entry(
@@ -170,7 +172,7 @@ def _entries(
                 prompt=prompt,
                 negative_prompt=negative,
                 rows=[row.number for row in same],
-                label=labels.pop() if len(labels) == 1 else None,
+                label=label,
                 extra=same[0].extra,
                 repeated=[row.extra for row in same[1:]],
             )
@@ -186,7 +188,13 @@ def _label(row: Row, column: str | None) -> str | None:
 
 def whole(text: str) -> str:
     """Return `text` without halves of surrogate pairs, which no UTF-8 can hold: � for each."""
-    return text if text.isascii() else _SURROGATE.sub("�", text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("�", text)
+    return text
 
 
 def _count(numbers: Sequence[int]) -> str:

@@ -17,6 +17,12 @@ from typing import IO, Any, BinaryIO
 from m2g_audit.errors import UsageError
 from m2g_audit.foreign_files import open_file
 from m2g_audit.printable import printable, quoted
+from m2g_audit.prompts.not_lists import (
+    UNPACK,
+    no_list,
+    refuse_other_archives,
+    refuse_other_files,
+)
 
 STDIN = "-"
 PARQUET = b"PAR1"
@@ -27,34 +33,9 @@ _Opener = Callable[[IO[bytes]], Any]
 _PACKED: dict[bytes, tuple[str, _Opener]] = {
     b"\x1f\x8b": (".gz", lambda file: gzip.GzipFile(fileobj=file)),
     b"\xfd7zXZ\0": (".xz", lzma.LZMAFile),
-    b"BZh": (".bz2", bz2.BZ2File),
+    **{b"BZh%d1AY&SY" % level: (".bz2", bz2.BZ2File) for level in range(1, 10)},
 }
 _ZIP = b"PK\x03\x04"
-_TABLE = "export the sheet with the prompts as csv"
-_UNPACK = "unpack it and give the file that lists the prompts"
-_NO_LISTS = {
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an old Office file (.xls, .doc)", _TABLE),
-    b"ARROW1": ("an Arrow (Feather) file", "write it as parquet or csv"),
-    b"SQLite format 3\0": ("an SQLite database", "export the table with the prompts as csv"),
-    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
-    b"Rar!": ("a RAR archive", _UNPACK),
-    b"\x28\xb5\x2f\xfd": ("packed with zstd", "unpack it first: zstd -d FILE"),
-    b"%PDF": ("a PDF", "make a txt file of it with a prompt a line"),
-    b"\x89PNG": ("a picture", "for captions that lie beside pictures give their folder"),
-    b"\xff\xd8\xff": ("a picture", "for captions that lie beside pictures give their folder"),
-    b"\x93NUMPY": ("a NumPy array", "write it as csv or jsonl"),
-    b"\x80\x04": ("a pickle", "write it as csv or jsonl; pickles can run code and are not read"),
-    b"\x80\x05": ("a pickle", "write it as csv or jsonl; pickles can run code and are not read"),
-    b"OBJ\x01": ("an ORC or Avro file", "write it as parquet or csv"),
-    b"ORC": ("an ORC file", "write it as parquet or csv"),
-}
-_IN_ZIP = {
-    "xl/workbook.xml": ("an Excel workbook", _TABLE),
-    "xl/workbook.bin": ("an Excel workbook", _TABLE),
-    "word/document.xml": ("a Word document", "make a txt file of it with a prompt a line"),
-    "content.xml": ("an OpenDocument file", _TABLE),
-    "Index/Document.iwa": ("a Numbers or Pages file", _TABLE),
-}
 
 
 @dataclass(frozen=True)
@@ -119,18 +100,10 @@ def _unpacked(file: BinaryIO, path: Path, name: str) -> Opened:
 def _plain(file: BinaryIO, path: Path, name: str) -> Opened:
     """The file, if nothing says that it is no list; what is packed twice is no list either."""
     head = _head(file)
-    known = next((found for magic, found in _NO_LISTS.items() if head.startswith(magic)), None)
-    if head[257:262] == b"ustar":
-        known = "a tar archive", _UNPACK
-    elif any(head.startswith(magic) for magic in (_ZIP, *_PACKED)):
-        known = "packed twice", "unpack it first"
-    if known is not None:
-        raise _no_list(name, *known)
+    refuse_other_files(head, name)
+    if head.startswith((_ZIP, *_PACKED)):
+        raise no_list(name, "packed twice", "unpack it first")
     return Opened(file, path.suffix.lower())
-
-
-def _no_list(name: str, what: str, remedy: str) -> UsageError:
-    return UsageError(f"{name} is {what}, not a list of prompts: {remedy}.")
 
 
 def _unpack(packed: IO[bytes], name: str) -> BinaryIO:
@@ -154,13 +127,11 @@ def _only_member(file: BinaryIO, name: str) -> tuple[str, BinaryIO]:
     try:
         with zipfile.ZipFile(file) as archive:
             names = [m.filename for m in archive.infolist() if not m.is_dir()]
-            known = next((what for member, what in _IN_ZIP.items() if member in names), None)
-            if known is not None:
-                raise _no_list(name, *known)
-            lists = [n for n in names if not n.startswith("__MACOSX/")]
+            refuse_other_archives(names, name)
+            lists = [n for n in names if not n.startswith("__MACOSX/") and n != ".DS_Store"]
             if len(lists) != 1:
                 raise UsageError(
-                    f"{name} is an archive of {len(lists):,} files ({quoted(lists)}): {_UNPACK}."
+                    f"{name} is an archive of {len(lists):,} files ({quoted(lists)}): {UNPACK}."
                 )
             return lists[0], _unpack(archive.open(lists[0]), name)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:

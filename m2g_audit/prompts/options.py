@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,14 +24,12 @@ _A1111 = re.compile(
     r"|sampler_name|sampler_index|sd_model|outpath_samples|styles|subseed|restore_faces|tiling"
     r"|do_not_save_samples)(?=\s|=|$)"
 )
-_KOHYA = re.compile(r"\s--(?P<key>[a-z]{1,3})\s+(?P<value>\S(?:(?!\s--[a-z]).)*)")
+_KOHYA = re.compile(r"\s--(?P<key>[A-Za-z]+)(?:\s+(?P<value>(?:(?!\s--[A-Za-z]).)*))?")
 _KOHYA_KEYS = frozenset(["n", "w", "h", "d", "l", "s", "g", "t", "o", "c", "am", "fs", "ct", "nr"])
-_OTHER = re.compile(r"\s--[A-Za-z][\w-]*(?=\s|=|$)")
-_COMMENT = re.compile(r"\s*#(?:\s|$)")
+OTHER_OPTION = re.compile(r"\s(?:--[A-Za-z][\w-]*(?=\s|=|$)|-[A-Za-z] ?\d+(?:\.\d+)?(?=\s|$))")
+"""An option of any program, such as --ar or -s 50."""
 _NEGATIVE = "Negative prompt:"
 _PARAMETERS = re.compile(r"Steps: \d+, .*\b(?:Sampler|Seed|CFG scale): ")
-_SIGNS = ("--", _NEGATIVE, "Steps: ")
-"""One of these is in every text that has options."""
 _SETTINGS = re.compile(r"(?:^|, )([A-Z][\w ]*): ")
 
 
@@ -44,24 +42,27 @@ class _Read:
     unused: dict[str, None] = field(default_factory=dict)
 
 
-def style_of(text: str) -> tuple[OptionStyle, int, str] | None:
+def style_of(lines: Sequence[str]) -> tuple[OptionStyle, int, str] | None:
     """Return the style in which lines have options, a line that does, and what in it says so."""
-    if not any(sign in text for sign in _SIGNS):
-        return None
-    for number, line in enumerate(lines_of(text), start=1):
+    signed = [
+        (number, line)
+        for number, line in enumerate(lines, start=1)
+        if "--" in line or _NEGATIVE in line or "Steps: " in line
+    ]
+    for number, line in signed:
         if line.startswith(_NEGATIVE) or _PARAMETERS.match(line):
             return "infotext", number, line
         found = _A1111.search(line)
         if found:
             return "a1111", number, found[0].strip()
-        if any(m["key"] in _KOHYA_KEYS for m in _KOHYA.finditer(line)):
+        if any(m["key"].lower() in _KOHYA_KEYS for m in _KOHYA.finditer(line)):
             return "kohya", number, next(_KOHYA.finditer(line))[0].strip()
     return None
 
 
-def refuse_options(text: str, name: str) -> None:
+def refuse_options(lines: Sequence[str], name: str) -> None:
     """Raise UsageError where lines have options: they can be read, or be part of the prompts."""
-    found = style_of(text)
+    found = style_of(lines)
     if found is not None:
         style, number, what = found
         raise UsageError(
@@ -69,8 +70,8 @@ def refuse_options(text: str, name: str) -> None:
             f"{_MAKERS[style]} have. Say --read-as {style} to use its negative prompts and leave "
             "the other options out, or --read-as txt to take every line as it stands."
         )
-    for number, line in enumerate(lines_of(text) if "--" in text else [], start=1):
-        other = _OTHER.search(line)
+    for number, line in enumerate(lines, start=1):
+        other = " -" in line and OTHER_OPTION.search(line)
         if other:
             raise UsageError(
                 f"Line {number} of {name} has an option that is not known "
@@ -84,26 +85,6 @@ _MAKERS: Mapping[OptionStyle, str] = {
     "kohya": "kohya's scripts",
     "infotext": "A1111's pictures",
 }
-
-
-def without_comments(text: str, name: str) -> tuple[Iterator[Row], list[str]]:
-    """Return the lines of a plain list but those that begin with # and a space, and say so."""
-    comments: list[int] = []
-    if "#" in text:
-        lines = enumerate(lines_of(text), start=1)
-        comments = [number for number, line in lines if _COMMENT.match(line)]
-    if not comments:
-        return plain_lines(text), []
-    left_out = set(comments)
-    return (row for row in plain_lines(text) if row.number not in left_out), [
-        f"Comments in {name} are no prompts: {some(comments)} (--read-as txt takes every line as "
-        "it stands)."
-    ]
-
-
-def plain_lines(text: str) -> Iterator[Row]:
-    """Yield every line as it stands."""
-    return (Row(number, line, {}) for number, line in enumerate(lines_of(text), start=1))
 
 
 def read_options(text: str, name: str, style: OptionStyle) -> tuple[list[Row], list[str]]:
@@ -166,7 +147,7 @@ def _read_kohya(text: str, name: str, read: _Read) -> None:
             continue
         if not line.strip():
             continue
-        values = {m["key"]: m["value"].strip() for m in _KOHYA.finditer(line)}
+        values = {m["key"].lower(): (m["value"] or "").strip() for m in _KOHYA.finditer(line)}
         first = _KOHYA.search(line)
         prompt = line if first is None else line[: first.start()]
         negative = values.pop("n", None)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from m2g_audit.errors import UsageError
-from m2g_audit.prompts.columns import PROMPT_COLUMNS, Table, refuse_too_many
+from m2g_audit.printable import quoted
+from m2g_audit.prompts.columns import Table, find, refuse_too_many
 
 _MOST_ROWS, _MOST_BYTES = 5_000_000, 2**32
 
@@ -23,19 +24,24 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Table:
         stored = parquet.ParquetFile(file)
         refuse_too_many("rows", stored.metadata.num_rows, _MOST_ROWS, name)
         schema = stored.schema_arrow
-        texts = [f.name for f in schema if _is_binary(f.type) and _may_hold(f.name, column)]
-        kept = [f.name for f in schema if f.name in texts or not _holds_bytes(f.type)]
+        wanted = find(schema.names, column)
+        kept = [f.name for f in schema if _is_text(f, wanted) or not _holds_bytes(f.type)]
         left = [f.name for f in schema if f.name not in kept]
+        if wanted not in schema.names and (column or "").partition(".")[0] in left:
+            kept.append(column or "")  # a text that lies beside bytes
         records = list(enumerate(_rows_of(stored, kept, name), start=1))
     except (pyarrow.ArrowException, OSError) as error:
         raise UsageError(
             f"{name} can't be read as parquet: {error}. Write it again without the column that is "
             "at fault, or as csv or jsonl."
         ) from error
-    for _, record in records:
-        record.update({key: _decoded(record[key], key, name) for key in texts})
-    notices = [f"Columns with binary content were left out: {', '.join(left)}."] if left else []
-    return Table(kept, records, notices)
+    if wanted in left:
+        raise UsageError(
+            f"Column {wanted!r} of {name} holds more than texts: name what lies in it with "
+            f"--column {wanted}.NAME, or another column."
+        )
+    notices = [f"Columns with binary content were left out: {quoted(left)}."] if left else []
+    return Table(schema.names, records, notices)
 
 
 def _rows_of(stored: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
@@ -47,20 +53,20 @@ def _rows_of(stored: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _may_hold(name: str, column: str | None) -> bool:
-    if column is None:
-        return name.strip().casefold() in PROMPT_COLUMNS
-    return name.strip().casefold() == column.strip().casefold()
+def _is_text(column: Any, wanted: str) -> bool:
+    """Whether the prompts' column may be texts that are stored as bytes, or lists of them."""
+    if column.name != wanted:
+        return False
+    kind = column.type
+    return _is_binary(_inside(kind) or kind)
 
 
-def _decoded(value: bytes | None, key: str, name: str) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"Column {key!r} of {name} holds bytes that are no UTF-8 text. Write it again as text, "
-            "or name another with --column."
-        ) from error
+def _inside(kind: Any) -> Any:
+    """The type of what a list or a dictionary holds, None for any other type."""
+    from pyarrow import types
+
+    holders = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_dictionary)
+    return kind.value_type if any(holds(kind) for holds in holders) else None
 
 
 def _is_binary(kind: Any) -> bool:
@@ -70,6 +76,10 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
     if _is_binary(kind):
         return True
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
     return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))

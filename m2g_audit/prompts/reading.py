@@ -8,30 +8,30 @@ fails at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from m2g_audit.errors import AuditError, UsageError
-from m2g_audit.prompts.columns import Table, find, names_of, of_columns
+from m2g_audit.printable import quoted
+from m2g_audit.prompts.columns import Table, names_of, of_columns
 from m2g_audit.prompts.documents import looks_like_json, read_json
 from m2g_audit.prompts.entries import PromptList, collect
 from m2g_audit.prompts.files import STDIN, Opened, open_list
-from m2g_audit.prompts.options import (
-    OptionStyle,
+from m2g_audit.prompts.lines import (
+    is_comment,
     plain_lines,
-    read_options,
-    refuse_options,
-    without_comments,
+    read_lines,
+    refuse_other_meanings,
 )
-from m2g_audit.prompts.tables import (
-    Quotes,
-    has_columns,
-    has_separator_line,
-    headers,
-    read_table,
-)
-from m2g_audit.prompts.text import decode
+from m2g_audit.prompts.not_lists import refuse_other_texts
+from m2g_audit.prompts.options import OptionStyle, read_options
+from m2g_audit.prompts.remarks import remarks_on
+from m2g_audit.prompts.tables import EVERY_LINE, Quotes, TableOptions, is_table, read_table
+from m2g_audit.prompts.text import decode, lines_of
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "a1111", "kohya", "infotext"]
 
@@ -44,7 +44,26 @@ _SUFFIXES: dict[str, ListFormat] = {
     ".ndjson": "json",
 }
 
+_TABLES = (".csv", ".tsv")
 
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """A block in which no garbage is looked for.
+
+    All that reading a list makes lives on, and looking through it again and again takes a third of
+    the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_collection()
 def read_prompts(
     source: str | Path,
     *,
@@ -53,7 +72,7 @@ def read_prompts(
     encoding: str | None = None,
     read_as: ListFormat | None = None,
     quotes: Quotes | None = None,
-    header: bool = True,
+    header: bool | None = None,
 ) -> PromptList:
     """Return the prompts of a file, a folder of pictures, or of stdin for `-`.
 
@@ -70,14 +89,16 @@ def read_prompts(
         if str(source) != STDIN and Path(source).expanduser().is_dir():
             from m2g_audit.prompts.sidecars import read_folder
 
-            return of_columns(read_folder(Path(source).expanduser()), column, label_column, name)
+            table = read_folder(Path(source).expanduser(), encoding)
+            return _with_remarks(of_columns(table, column, label_column, name))
         opened = open_list(source, name)
         if opened.is_parquet or read_as == "parquet":
             from m2g_audit.prompts.parquet import read_parquet
 
             table = read_parquet(opened.file, name, column)
-            return of_columns(table, column, label_column, name)
-        return _read(opened, name, column, label_column, encoding, read_as, quotes, header)
+            return _with_remarks(of_columns(table, column, label_column, name))
+        options = TableOptions(column, quotes, header)
+        return _read(opened, name, options, label_column, encoding, read_as)
     except (AuditError, MemoryError):
         raise
     except Exception as error:  # readers raise what they like on broken files
@@ -90,57 +111,95 @@ def read_prompts(
 def _read(
     opened: Opened,
     name: str,
-    column: str | None,
+    options: TableOptions,
     label_column: str | None,
     encoding: str | None,
     read_as: ListFormat | None,
-    quotes: Quotes | None,
-    header: bool,
 ) -> PromptList:
     text, notices = decode(opened.file.read(), name, encoding)
-    kind = read_as or _kind(text, _SUFFIXES.get(opened.suffix), column, header)
+    if read_as is None:
+        refuse_other_texts(text, name)
+    kind = read_as or _kind(text, _SUFFIXES.get(opened.suffix), options)
     if kind in get_args(OptionStyle):
-        if looks_like_json(text):
-            raise UsageError(f"{name} is JSON, not lines with options: leave out --read-as {kind}.")
-        rows, said = read_options(text, name, cast(OptionStyle, kind))
-        return collect(rows, None, name, [*notices, *said])
-    if kind == "txt":
-        if column is not None:
-            raise UsageError(f"{name} is read as plain lines, which have no column {column!r}.")
-        if read_as == "txt":
-            return collect(plain_lines(text), None, name, notices)
-        refuse_options(text, name)
-        lines, said = without_comments(text, name)
-        return collect(lines, None, name, [*notices, *said])
-    if kind in ("json", "jsonl"):
-        table = read_json(text, name)
+        listed = _options(text, name, cast(OptionStyle, kind))
+    elif kind == "txt":
+        listed = _lines(text, name, options, opened.suffix, as_they_stand=read_as == "txt")
     else:
-        delimiter = "\t" if kind == "tsv" else None
-        table = read_table(
-            text, name, column=column, delimiter=delimiter, quotes=quotes, header=header
-        )
-    whole = Table(table.names, table.records, [*notices, *table.notices], prompts=table.prompts)
-    return of_columns(whole, column, label_column, name)
+        table = _table(text, name, options, kind, opened.suffix, certain=read_as is not None)
+        listed = of_columns(table, options.column, label_column, name)
+    listed = replace(listed, notices=(*notices, *listed.notices))
+    return listed if read_as == "txt" else _with_remarks(listed)
 
 
-def _kind(text: str, by_name: ListFormat | None, column: str | None, header: bool) -> ListFormat:
+def _options(text: str, name: str, style: OptionStyle) -> PromptList:
+    if looks_like_json(text):
+        raise UsageError(f"{name} is JSON, not lines with options: leave out --read-as {style}.")
+    rows, said = read_options(text, name, style)
+    return collect(rows, None, name, said)
+
+
+def _lines(
+    text: str, name: str, options: TableOptions, suffix: str, *, as_they_stand: bool
+) -> PromptList:
+    if options.column is not None:
+        raise UsageError(f"{name} is read as plain lines, which have no column {options.column!r}.")
+    if as_they_stand:
+        return collect(plain_lines(text), None, name, [])
+    rows, said = read_lines(text, name, quotes_stand=options.quotes == "none")
+    if suffix in _TABLES:
+        said.append(EVERY_LINE.format(name))
+    return collect(rows, None, name, said)
+
+
+def _table(
+    text: str, name: str, options: TableOptions, kind: ListFormat, suffix: str, *, certain: bool
+) -> Table:
+    """The rows of JSON or of a text with columns; certain: the user said that it is one."""
+    if kind in ("json", "jsonl"):
+        return read_json(text, name, options.column)
+    text, said = _without_head(text, name)
+    delimiter = "\t" if kind == "tsv" else None
+    table = read_table(text, name, options, delimiter)
+    if not certain:
+        said += _said_of_table(table, text, name, suffix)
+    return replace(table, notices=[*said, *table.notices])
+
+
+def _kind(text: str, by_name: ListFormat | None, options: TableOptions) -> ListFormat:
     """What a text is: its content says, and its name where several are possible."""
     if by_name == "json" or looks_like_json(text):
         return "json"
-    if by_name in ("csv", "tsv"):
-        return by_name
-    by_place = not header or (column or "").isdecimal()
-    named = any(_is_header(fields, column, by_name) for fields in headers(text))
-    is_table = named or has_separator_line(text) or (by_place and has_columns(text))
-    return "csv" if is_table else "txt"
+    content, _ = _without_head(text, "")
+    return "csv" if is_table(content, options, named=by_name in ("csv", "tsv")) else "txt"
 
 
-def _is_header(fields: list[str], column: str | None, by_name: ListFormat | None) -> bool:
-    """Whether a first row names columns: in a file of lines two at least, or the one asked for."""
-    wanted = None if (column or "").isdecimal() else column
-    if by_name == "txt" and wanted is None and len(fields) < 2:
-        return False
-    return bool(find(fields, wanted))
+def _without_head(text: str, name: str) -> tuple[str, list[str]]:
+    """A table's text without comments that stand above its header."""
+    if not is_comment(text):
+        return text, []
+    lines = lines_of(text)
+    count = next((i for i, line in enumerate(lines) if line.strip() and not is_comment(line)), 0)
+    if not is_table("\n".join(lines[count : count + 100]), TableOptions(), named=False):
+        return text, []
+    said = f"Comments above the header of {name} are no part of the table (lines 1 to {count})."
+    return "\n".join(lines[count:]), [said]
+
+
+def _said_of_table(table: Table, text: str, name: str, suffix: str) -> list[str]:
+    """What is worth a word when nothing but the content said that a file is a table."""
+    if len(table.names) == 1:
+        refuse_other_meanings(lines_of(text), name, ask_of_quotes=False)
+    if suffix in _TABLES:
+        return []
+    return [
+        f"{name} is read as a table with the columns {quoted(table.names)} (--read-as txt takes "
+        "every line as it stands)."
+    ]
+
+
+def _with_remarks(listed: PromptList) -> PromptList:
+    said = remarks_on([entry.prompt for entry in listed])
+    return replace(listed, notices=(*listed.notices, *said)) if said else listed
 
 
 def from_python(

@@ -7,16 +7,21 @@ from pathlib import Path
 from m2g_audit.errors import ReferenceFolderError, UsageError
 from m2g_audit.picture_captions import find_captions
 from m2g_audit.picture_folder import find_pictures
+from m2g_audit.printable import quoted
 from m2g_audit.prompts.columns import Record, Table
 
 
-def read_folder(folder: Path) -> Table:
-    """Return the caption of each picture in a folder and below it; UsageError if none has one."""
+def read_folder(folder: Path, encoding: str | None) -> Table:
+    """Return the caption of each picture in a folder and below it.
+
+    UsageError if none has one, and for captions that are not of `encoding`, by default UTF-8.
+    """
     try:
         found = find_pictures(folder, [])
-        beside = find_captions(
-            found.root, [file.path for file in found.files if file.place is None]
-        )
+        pictures = [file.path for file in found.files if file.place is None]
+        beside = find_captions(found.root, pictures, encoding or "utf-8")
+    except LookupError as error:
+        raise UsageError(f"There is no --encoding {encoding}.") from error
     except ReferenceFolderError as error:
         raise UsageError(f"{folder} is a folder, and no list of prompts: {error}") from error
     captions = [file.caption or beside.get(file.path) for file in found.files]
@@ -27,9 +32,26 @@ def read_folder(folder: Path) -> Table:
     ]
     if not rows:
         raise UsageError(
-            f"No picture in {folder} has a caption beside it (NAME.txt, NAME.caption, "
-            "metadata.jsonl, metadata.csv). Give the file that lists the prompts."
+            f"No picture in {folder} has a caption beside it (NAME.txt, NAME.caption; a column "
+            "text, caption or prompt of metadata.jsonl or metadata.csv). Give the file that lists "
+            "the prompts."
         )
+    _refuse_illegible(rows, folder)
     bare = len(found.files) - len(rows)
-    notices = [f"{bare:,} pictures of {folder} have no caption beside them."] if bare else []
+    notices = [f"{bare:,} of {len(found.files):,} pictures have no caption."] if bare else []
+    long = sum("\n" in caption for caption in captions if caption)
+    if long:
+        notices.append(f"{long:,} captions have several lines, and are one prompt each.")
     return Table(["file_name", "caption"], rows, notices)
+
+
+def _refuse_illegible(rows: list[Record], folder: Path) -> None:
+    illegible = [
+        r["file_name"] for _, r in rows if isinstance(r, dict) and "\ufffd" in r["caption"]
+    ]
+    if illegible:
+        raise UsageError(
+            f"Captions in {folder} are not of the encoding that they are read in, UTF-8 if none is "
+            f"said: those of {quoted(illegible)}. Say what they are with --encoding, such as "
+            "cp1252, or write them again."
+        )

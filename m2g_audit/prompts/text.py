@@ -16,6 +16,10 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_MARKS = re.compile("^(?:\ufeff|ï»¿)+", re.MULTILINE)
+"""The mark of UTF-8, and what becomes of it where it was taken for letters of cp1252."""
+_BY_ZEROS = {"x000": "utf-32-le", "000x": "utf-32-be", "x0x0": "utf-16-le", "0x0x": "utf-16-be"}
+_WIDE_ENDS = {b"\n\0": "utf-16-le", b"\0\n": "utf-16-be"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -25,7 +29,7 @@ def decode(content: bytes, name: str, encoding: str | None) -> tuple[str, list[s
     Text is UTF-8, or what its byte order mark says, or `encoding`. Marks at the start of further
     lines, as joined files have them, are no part of it.
     """
-    mark = next((codec for bom, codec in _BOMS if content.startswith(bom)), None)
+    mark = marked(content)
     codec = encoding or mark or "utf-8"
     notices = []
     try:
@@ -43,8 +47,16 @@ def decode(content: bytes, name: str, encoding: str | None) -> tuple[str, list[s
         text = content.decode(codec, "replace")
         notices = [f"Bytes that are not {codec} are read as �{where}."]
     else:
-        _refuse_binary(text, name)
-    return re.sub("^\ufeff+", "", text, flags=re.MULTILINE), notices
+        text = text.rstrip("\0\x1a")  # with which DOS and padded blocks end
+        _refuse_binary(text, name, encoding)
+    if "\ufeff" in text or "ï»¿" in text:
+        text = _MARKS.sub("", text)
+    return text, notices
+
+
+def marked(content: bytes) -> str | None:
+    """Return the encoding that a byte order mark at the start names, None without one."""
+    return next((codec for bom, codec in _BOMS if content.startswith(bom)), None)
 
 
 def lines_of(text: str) -> list[str]:
@@ -74,6 +86,9 @@ def _is_mostly_utf8(content: bytes, broken: Sequence[int]) -> bool:
 
 
 def _other_encoding(content: bytes, name: str, broken: Sequence[int]) -> UsageError:
+    wide = next((codec for end, codec in _WIDE_ENDS.items() if end in content), None)
+    if wide is not None:
+        return UsageError(f"{name} is not UTF-8. It looks like UTF-16: say --encoding {wide}.")
     line = content.split(b"\n")[broken[0] - 1].decode("cp1252", "replace").strip()
     return UsageError(
         f"{name} is not UTF-8: {some(broken)}. Say what it is with --encoding. With cp1252, as "
@@ -82,12 +97,20 @@ def _other_encoding(content: bytes, name: str, broken: Sequence[int]) -> UsageEr
     )
 
 
-def _refuse_binary(text: str, name: str) -> None:
+def _refuse_binary(text: str, name: str, encoding: str | None) -> None:
+    if encoding is None and ("\x1b$" in text or "\x1b(" in text):
+        raise UsageError(
+            f"{name} looks like Japanese text in ISO-2022: say --encoding iso2022_jp, or utf-8 if "
+            "it is not."
+        )
     sample = text[:100_000]
     control = sum(ord(letter) < 32 and letter not in "\t\n\r" for letter in sample)
     if control > 0.1 * len(sample):
-        hint = ""
-        if "\0" in sample[:4]:
-            wide = "utf-16-be" if sample[0] == "\0" else "utf-16-le"
-            hint = f" It looks like UTF-16: say --encoding {wide}."
-        raise UsageError(f"{name} is not a text file.{hint} Give a list of prompts.")
+        raise UsageError(f"{name} is not a text file.{_hint(sample)} Give a list of prompts.")
+
+
+def _hint(sample: str) -> str:
+    """Which encoding the zero bytes at the start of a text speak for."""
+    zeros = "".join("0" if letter == "\0" else "x" for letter in sample[:4])
+    codec = _BY_ZEROS.get(zeros)
+    return f" It looks like {codec[:6].upper()}: say --encoding {codec}." if codec else ""

@@ -13,7 +13,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import jsonschema
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from m2g_audit import downloads, estimates
@@ -181,7 +183,7 @@ def test_uncalibrated_findings_fail_at_every_level(run: Run) -> None:
         (("list.csv", "--delta-s", "0"), "--delta-s 0 is no distance"),
         (("list.csv", "--delta-m", "0.1"), "--delta-s, and with a reference --delta-m too"),
         (("list.csv", "--unseen", "."), "--unseen sets the thresholds of a --reference folder"),
-        (("list.csv", "--control-prompts", "nowhere"), "Can't read control prompts from nowhere"),
+        (("list.csv", "--control-prompts", "nowhere"), "Control prompts: Can't read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -411,3 +413,19 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
         pass
     assert file.getvalue().count("\n") == 1
     assert "39/200 prompts" in file.getvalue()
+
+
+@pytest.mark.parametrize(("reference", "is_one"), [((), True), (("--reference", "none"), False)])
+def test_pictures_with_captions_are_prompts_and_reference_at_once(
+    run: Run, reference: tuple[str, ...], is_one: bool
+) -> None:
+    Path("photos").mkdir()
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(f"photos/{i}.png")
+        Path(f"photos/{i}.txt").write_text(f"new picture {i}\n")
+    code, _, err = run("photos", "--out", "run", *reference)
+    assert (code, "photos are the reference too" in err) == (0, is_one)
+    records = [json.loads(each) for each in Path("run/records.jsonl").read_text().splitlines()]
+    assert {record["prompt"] for record in records} == {f"new picture {i}" for i in range(8)}
+    assert all((record["reference"] is not None) == is_one for record in records)

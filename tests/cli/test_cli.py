@@ -192,7 +192,7 @@ def test_another_option_is_another_run(run: Run, pipeline: FakePipeline, tmp_pat
         (["x", "--model", "fake", "--delta-s", "nan"], 2, "--delta-s nan is no distance"),
         (["x", "--model", "fake", "--unseen", "."], 2, "give the training pictures too"),
         (["x", "--model", "fake", "--base", "./nowhere"], 3, "nowhere"),
-        (["x", "--model", "fake", "--control-prompts", "no"], 2, "Can't read control prompts"),
+        (["x", "--model", "fake", "--control-prompts", "no"], 2, "Control prompts: Can't read"),
         (["x", "--model", "fake", "--nonsense"], 2, "nonsense"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,

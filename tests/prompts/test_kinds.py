@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +17,9 @@ from pyarrow import parquet
 
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts import read_prompts
+from tests.prompts.test_doubts import DOUBTS, NO_LISTS, said
+from tests.prompts.test_doubts import ENCODINGS as DOUBT_ENCODINGS
+from tests.prompts.test_doubts import made as doubts_made
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompt-lists.md"
 
@@ -178,45 +182,55 @@ def test_no_list_is_misread_in_silence(tmp_path: Path) -> None:
 
 def page() -> str:
     """What the documentation says, made from what was read."""
-    lines = [
+    read = [(f.said, f.write, [f.options] if f.options else []) for f in FORMS]
+    asked = [(d.what, d.write, [options for options, _ in d.answers]) for d in DOUBTS]
+    named = dict.fromkeys(what.partition(",")[0] for what in NO_LISTS)
+    parts = [
         "# What is read as a list of prompts",
-        "",
-        "Made by `tests/prompts/test_kinds.py`, which writes each of these files and reads it.",
-        "What is inside a file decides what it is, not its name. A text is a prompt as it stands.",
-        "",
-        "| a list that holds | such as | options |",
-        "| --- | --- | --- |",
+        """Made by `tests/prompts/test_kinds.py`, which writes each of these files and reads it.
+        What is inside a file decides what it is, not its name. A text is a prompt as it stands.""",
+        _table_of(("a list that holds", "such as", "options"), read),
+        f"""Each with texts of {len(TEXTS)} kinds ({", ".join(TEXTS)}), as {", ".join(ENCODINGS)}
+        (`--encoding cp1252`), and packed with gzip: {len(list(made()))} files. xz, bzip2 and zip
+        archives of one file are read too, and a folder of pictures with captions beside them.
+        Lines that begin with `# ` are comments.""",
+        "## What is asked about",
+        f"""Where a file can be read in two ways that give other prompts, `batch` ends with the
+        question, and names the answers. `tests/prompts/test_doubts.py` writes each of these in
+        {len(DOUBT_ENCODINGS)} encodings under several names, {len(list(doubts_made()))} files, and
+        reads it with each answer. Quotes of a table that may surround fields or be part of them
+        (`--quotes csv`, `none`), an encoding without its mark (`--encoding`), a header that may be
+        a row (`--header`, `--no-header`) and columns without a known name (`--column`) are asked
+        about as well.""",
+        _table_of(("a list that has", "such as", "answers"), asked),
+        "## What is refused",
+        f"""Named as what they are: workbooks and documents of Excel, Word, OpenDocument and
+        Numbers, tar, 7z and RAR archives, SQLite databases, PDF, NumPy arrays; {", ".join(named)}.
+        Also more than 1,000 columns, more than 5 million rows of parquet, what unpacks to more than
+        a gigabyte, and prompts of more than 10,000 letters, as for `m2g-audit prompt`.""",
     ]
-    for form in FORMS:
-        start = form.write(["a red barn", "a boat"])
+    return "\n\n".join(part if part.startswith("|") else _wrapped(part) for part in parts) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)
+
+
+def _table_of(
+    head: tuple[str, str, str], rows: list[tuple[str, Writer, list[dict[str, object]]]]
+) -> str:
+    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- |"]
+    for what, write, options in rows:
+        start = write(["a red barn", "a boat"])
         shown = "(binary)" if isinstance(start, bytes) else f"`{_one_line(start)}`"
-        lines.append(f"| {form.said} | {shown} | {_flags(form.options)} |")
-    lines += [
-        "",
-        f"Each with texts of {len(TEXTS)} kinds ({', '.join(TEXTS)}),",
-        f"as {', '.join(ENCODINGS)} (`--encoding cp1252`), and packed with gzip:",
-        f"{len(list(made()))} files. xz, bzip2 and zip archives of one file are read too, and a",
-        "folder of pictures with captions beside them. Where quotes of a table can mean two things",
-        "that give other prompts, `batch` ends with the question. Lines with options are asked",
-        "about too: `--read-as txt` takes them as they stand. Lines that begin with `# ` are",
-        "comments. Spreadsheets, archives, databases, pickles and pictures are refused as what",
-        "they are.",
-    ]
-    return "\n".join(lines) + "\n"
+        flags = ", ".join(f"`{' '.join(said(each))}`" for each in options)
+        lines.append(f"| {what} | {shown} | {flags} |")
+    return "\n".join(lines)
 
 
 def _one_line(text: str) -> str:
     shown = text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥").replace("|", "\\|")
     return shown if len(shown) <= 60 else f"{shown[:59]}…"
-
-
-def _flags(options: dict[str, object]) -> str:
-    named = {"header": lambda _: "--no-header"}
-    flags = [
-        named[key](value) if key in named else f"--{key.replace('_', '-')} {value}"
-        for key, value in options.items()
-    ]
-    return f"`{' '.join(flags)}`" if flags else ""
 
 
 def test_the_documentation_says_what_is_read() -> None:

@@ -196,7 +196,8 @@ def test_quotes_that_can_mean_two_things_are_asked_about(
         ('prompt,url\n"a, b",u,\nc,u,,\n', {}, ["a, b", "c"]),
         ("a typical bus\thttp://a\na barn\thttp://b\n", {"header": False, "column": "1"}, None),
         ("a typical bus\nprompt\n", {"header": False}, ["a typical bus", "prompt"]),
-        ("x,y\n1,a kite\n", {"column": "2"}, ["a kite"]),
+        ("x,y\n1,a kite\n", {"column": "2", "header": True}, ["a kite"]),
+        ("id,y\n1,a kite\n", {"column": "2"}, ["a kite"]),
         ("\ufeffprompt,n\n\ufeffa,1\n", {}, ["a"]),
     ],
 )
@@ -208,14 +209,45 @@ def test_tables_of_all_kinds(
     assert texts(found) == (expected or ["a typical bus", "a barn"])
 
 
+def test_spaces_behind_separators_belong_to_them(tmp_path: Path) -> None:
+    content = 'id, prompt\n1, "a barn, red"\n2, a boat\n'
+    assert texts(read_prompts(write(tmp_path / "list.csv", content))) == ["a barn, red", "a boat"]
+
+
 def test_texts_that_are_stored_as_bytes_are_texts(tmp_path: Path) -> None:
     table = pyarrow.table({"caption": [b"a kite", "m\u00f6we".encode()], "image": [b"\xff", b"\0"]})
     parquet.write_table(table, tmp_path / "list.parquet")
     found = read_prompts(tmp_path / "list.parquet")
     assert texts(found) == ["a kite", "möwe"]
-    assert found.notices == ("Columns with binary content were left out: image.",)
+    assert found.notices == ("Columns with binary content were left out: 'image'.",)
     with pytest.raises(UsageError, match="no UTF-8 text"):
         read_prompts(tmp_path / "list.parquet", column="image")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array([b"a kite", b"a dog"]).dictionary_encode(),
+        pyarrow.array([[b"a kite"], [b"a dog"]], pyarrow.list_(pyarrow.binary())),
+        pyarrow.array([["a kite", "a dog"], []], pyarrow.large_list(pyarrow.string())),
+        pyarrow.array([b"a kite", b"a dog "], pyarrow.binary(6)).slice(0, 1),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_texts_in_any_type_of_parquet(tmp_path: Path, column: pyarrow.Array) -> None:
+    parquet.write_table(pyarrow.table({"captions": column}), tmp_path / "list.parquet")
+    assert texts(read_prompts(tmp_path / "list.parquet")) == ["a kite", "a dog"][: len(column)]
+
+
+@pytest.mark.parametrize("column", ["image.path", "title", "2"])
+def test_columns_beside_pictures_have_their_places(tmp_path: Path, column: str) -> None:
+    picture = {"bytes": b"\x89PNG\xff", "path": "a kite"}
+    table = pyarrow.table({"image": [picture], "title": ["a kite"]})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    assert texts(read_prompts(tmp_path / "list.parquet", column=column)) == ["a kite"]
+    for name in ("1", "image", "image.bytes"):
+        with pytest.raises(UsageError, match=r"name what lies in it|no UTF-8 text"):
+            read_prompts(tmp_path / "list.parquet", column=name)
 
 
 def test_messages_about_many_columns_have_an_end(tmp_path: Path) -> None:
@@ -258,6 +290,12 @@ def test_options_are_asked_about_and_read(
     assert parse_list(found.to_jsonl()).entries == found.entries
 
 
+def test_options_of_kohya_in_any_letters_and_without_a_value(tmp_path: Path) -> None:
+    line = "a red barn --N fog, rain --D 7 --Flip --ss euler_a"
+    [entry] = read_prompts(write(tmp_path / "list.txt", line), read_as="kohya")
+    assert (entry.prompt, entry.negative_prompt) == ("a red barn", "fog, rain")
+
+
 def test_an_option_that_nobody_knows_is_asked_about(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not known \(“--ar”\)"):
         read_prompts(write(tmp_path / "list.txt", "a red barn --ar 16:9 --v 5\n"))
@@ -298,6 +336,12 @@ def test_a_column_of_negative_prompts_is_used(tmp_path: Path) -> None:
     assert [(e.prompt, e.negative_prompt) for e in found] == [("a barn", "trees"), ("a barn", None)]
     assert found.entries[0].rows == [1, 3]
     assert "Negative prompts are those in column 'negative_prompt'." in found.notices
+
+
+def test_negative_prompts_beside_prompts_further_in_are_used(tmp_path: Path) -> None:
+    rows = {"items": [{"id": 1, "meta": {"prompt": "a barn", "negativePrompt": "fog"}}]}
+    [entry] = read_prompts(write(tmp_path / "list.json", rows), column="meta.prompt")
+    assert (entry.prompt, entry.negative_prompt) == ("a barn", "fog")
 
 
 def test_one_negative_prompt_for_all_that_have_none() -> None:
@@ -413,7 +457,22 @@ def test_captions_beside_pictures_are_a_list(tmp_path: Path) -> None:
     found = read_prompts(tmp_path)
     assert texts(found) == ["a red barn", "a kite"]
     assert found.entries[1].extra == {"file_name": "c.png"}
-    assert found.notices == (f"1 pictures of {tmp_path} have no caption beside them.",)
+    assert found.notices == ("1 of 3 pictures have no caption.",)
+
+
+def test_captions_have_an_encoding_and_may_have_several_lines(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_bytes("café".encode("cp1252"))
+    (tmp_path / "b.txt").write_bytes("möwe".encode("utf-8-sig"))
+    (tmp_path / "c.txt").write_bytes("one\ntwo".encode("utf-16"))
+    with pytest.raises(UsageError, match=r"'a.png'. Say what they are with --encoding"):
+        read_prompts(tmp_path)
+    found = read_prompts(tmp_path, encoding="cp1252")
+    assert texts(found) == ["café", "möwe", "one\ntwo"]
+    assert found.notices == ("1 captions have several lines, and are one prompt each.",)
+    with pytest.raises(UsageError, match="no --encoding nonsense"):
+        read_prompts(tmp_path, encoding="nonsense")
 
 
 def test_a_folder_without_captions_is_no_list(tmp_path: Path) -> None:

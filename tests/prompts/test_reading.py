@@ -97,7 +97,7 @@ def test_parquet_without_its_pictures(tmp_path: Path) -> None:
     assert texts(prompts) == ["a kite", "a dog"]
     assert prompts.entries[0].extra == {"share": 0.5, "when": "1970-01-01T00:00:00", "tags": ["x"]}
     assert prompts.entries[1].extra["share"] is None
-    assert prompts.notices == ("Columns with binary content were left out: image.",)
+    assert prompts.notices == ("Columns with binary content were left out: 'image'.",)
 
 
 @pytest.mark.parametrize(
