@@ -24,9 +24,9 @@ from PIL import Image
 from resumable import Result, in_words, machine
 
 from m2g_audit.batch_directory import RECORDS_FILE, BatchDirectory
+from m2g_audit.files import write_atomically
 from m2g_audit.model_folder import POCKET
 from m2g_audit.pocket.captions import MEDIA, MOODS, PLACES, all_captions, compose
-from m2g_audit.runs import write_atomically
 
 NAME = "batch_killed"
 

@@ -28,10 +28,10 @@ from resumable import Result, in_words, machine
 from sklearn.metrics import roc_auc_score
 
 from m2g_audit.calibration import Readout, Transfer, load, read_out
+from m2g_audit.files import write_atomically
 from m2g_audit.intervals import LEVEL
 from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.records import IntervalRecord
-from m2g_audit.runs import write_atomically
 from small_scale.calibration import FILE
 from small_scale.lab import Lab
 

@@ -35,12 +35,12 @@ from resumable import Pieces, Result, in_words, machine
 
 from m2g_audit import fast_spectrum, krylov, operators
 from m2g_audit.fast_spectrum import FIRST_SHELLS, fast_spectra
+from m2g_audit.files import write_atomically
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.truth import SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
-from m2g_audit.runs import write_atomically
 from m2g_audit.states import State
 
 T0, QUANTILE = 5, 0.1

@@ -43,6 +43,7 @@ from m2g_audit.fast_spectrum import (
     pooled,
     relative_l1,
 )
+from m2g_audit.files import write_atomically
 from m2g_audit.krylov import Bidiagonalisation, curve
 from m2g_audit.model_folder import POCKET, POCKET_FOLDER
 from m2g_audit.numerics import noises_for, seed_for
@@ -52,7 +53,6 @@ from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
 from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TABLE, TruthTable, load_table
-from m2g_audit.runs import write_atomically
 from m2g_audit.score_model import ScoreModel, perturb
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.states import State, classify

@@ -26,7 +26,7 @@ from resumable import Result, in_words, machine
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from m2g_audit.runs import write_atomically
+from m2g_audit.files import write_atomically
 from small_scale.network import make_network, make_scheduler
 from small_scale.pictures import as_input
 from small_scale.settings import Settings, Synthesis, settings_for

@@ -51,6 +51,7 @@ from m2g_audit.calibration import (
     read_out,
 )
 from m2g_audit.fast_spectrum import fast_spectra
+from m2g_audit.files import write_atomically
 from m2g_audit.intervals import LEVEL
 from m2g_audit.looks import Look
 from m2g_audit.numerics import seed_for
@@ -60,7 +61,6 @@ from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.records import IntervalRecord
 from m2g_audit.rule import Grounds, Samples, Verdict, judge, label, verdict_of_named
-from m2g_audit.runs import write_atomically
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.states import State
 from m2g_audit.thresholds import Thresholds

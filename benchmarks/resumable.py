@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from m2g_audit.runs import digest, write_atomically
+from m2g_audit.files import digest, write_atomically
 from m2g_audit.versions import versions
 
 Result = dict[str, Any]

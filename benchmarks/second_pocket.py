@@ -32,6 +32,7 @@ from resumable import Result, in_words, machine
 
 from m2g_audit.attractors import is_failed
 from m2g_audit.calibration import Transfer, load
+from m2g_audit.files import write_atomically
 from m2g_audit.intervals import LEVEL
 from m2g_audit.looks import Look
 from m2g_audit.pipelines import TextToImage
@@ -41,7 +42,6 @@ from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.records import IntervalRecord
 from m2g_audit.rule import Grounds, Samples, Verdict, judge, label
-from m2g_audit.runs import write_atomically
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.states import State
 from m2g_audit.thresholds import Thresholds

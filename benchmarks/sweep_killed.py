@@ -20,7 +20,7 @@ import numpy as np
 from audit_seconds import RESULTS, program
 from resumable import Result, in_words, machine
 
-from m2g_audit.runs import write_atomically
+from m2g_audit.files import write_atomically
 
 NAME = "sweep_killed"
 COMMAND = ("calibrate", "mnist", "--preset", "smoke", "--cpu", "--yes")

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from m2g_audit.errors import UsageError
+from m2g_audit.files import digest
 from m2g_audit.model_folder import TEXT_TO_IMAGE, ModelFolder, resolve
 from m2g_audit.pipelines import Generations, TextToImage
-from m2g_audit.runs import digest
 
 _SAME = ("in_channels", "sample_size", "cross_attention_dim", "block_out_channels")
 

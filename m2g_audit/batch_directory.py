@@ -35,23 +35,19 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from m2g_audit.errors import OutputError, UsageError
+from m2g_audit.files import (
+    cannot_write,
+    check_writable,
+    clear_drafts,
+    draft_of,
+    is_draft,
+    write_atomically,
+)
 from m2g_audit.foreign_files import open_file, read_file
 from m2g_audit.printable import printable
 from m2g_audit.prompts import Entry, Listed, PromptList, parse_list
 from m2g_audit.records import SCHEMA_VERSION, AuditRecord, in_present_schema
-from m2g_audit.runs import (
-    IDENTITY_FILE,
-    cannot_write,
-    check_writable,
-    clear_drafts,
-    differences,
-    draft_of,
-    is_draft,
-    read_json,
-    refuse_links,
-    slug,
-    write_atomically,
-)
+from m2g_audit.runs import IDENTITY_FILE, differences, read_json, refuse_links, slug
 
 PROMPTS_FILE = "prompts.jsonl"
 RECORDS_FILE = "records.jsonl"

@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from m2g_audit.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory, BatchRecord
+from m2g_audit.files import cannot_write, draft_of, write_atomically
 from m2g_audit.gate import badness, severity
 from m2g_audit.prompts import Entry
 from m2g_audit.records import IntervalRecord, ModelRecord, PowerRecord, Settings, ThresholdRecord
 from m2g_audit.report.grounds import smallest_margins
-from m2g_audit.runs import cannot_write, draft_of, write_atomically
 from m2g_audit.words import least_found, model_lines
 
 SUMMARY_VERSION = "1.1"

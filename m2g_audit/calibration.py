@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from m2g_audit.errors import UsageError
+from m2g_audit.files import write_atomically
 from m2g_audit.foreign_files import read_file
 from m2g_audit.printable import printable
 from m2g_audit.records import Distance, Finite, Index, IntervalRecord, Share
-from m2g_audit.runs import write_atomically
 
 SCHEMA_VERSION = "1.0"
 SIGMA_TOLERANCE = 0.2

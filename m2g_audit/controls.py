@@ -18,10 +18,10 @@ from torch import Tensor
 
 from m2g_audit.attractors import is_failed
 from m2g_audit.errors import NumericsError, OutputError, UsageError
+from m2g_audit.files import digest, write_atomically
 from m2g_audit.numerics import seed_for
 from m2g_audit.prompts import read_prompts
 from m2g_audit.reference import Identity, Reference
-from m2g_audit.runs import digest, write_atomically
 from m2g_audit.similarity import Metric, nearest
 
 _VERSION = 2

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from m2g_audit.caches import cache_folder
 from m2g_audit.errors import AuditError
+from m2g_audit.files import cache_folder
 from m2g_audit.model_folder import DEFAULT_MODEL, POCKET, TEXT_TO_IMAGE, check, resolve
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
 from m2g_audit.versions import versions

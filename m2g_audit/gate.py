@@ -15,10 +15,10 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from m2g_audit.batch_directory import BatchRecord
+from m2g_audit.files import write_atomically
 from m2g_audit.printable import printable
 from m2g_audit.prompts import Entry
 from m2g_audit.records import AuditRecord
-from m2g_audit.runs import write_atomically
 
 FailOn = Literal["undecided", "spurious", "attractor", "memorized"]
 

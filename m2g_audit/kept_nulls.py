@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.errors import OutputError
+from m2g_audit.files import digest, write_atomically
 from m2g_audit.nulls import Null, Nulls
-from m2g_audit.runs import digest, write_atomically
 
 _VERSION = 1
 """Counts the ways in which nulls were made: what was kept of an earlier one is not taken up."""

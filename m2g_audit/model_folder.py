@@ -18,13 +18,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from m2g_audit.caches import cache_folder
 from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.files import cache_folder, write_atomically
 from m2g_audit.foreign_files import read_file
 from m2g_audit.model_settings import check_settings
 from m2g_audit.no_model import fusing, is_adapter, why_no_model, why_none_on_hub
 from m2g_audit.printable import printable
-from m2g_audit.runs import write_atomically
 from m2g_audit.weight_files import Place, pickle_name, read_object, shapes_in, stem, weights
 
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"

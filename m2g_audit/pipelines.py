@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
+from m2g_audit.files import digest
 from m2g_audit.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, first_line, resolve
 from m2g_audit.networks import load_network, load_scheduler, load_tokenizer, quiet, readable
 from m2g_audit.numerics import (
@@ -33,7 +34,6 @@ from m2g_audit.numerics import (
     out_of_memory,
     too_little_memory,
 )
-from m2g_audit.runs import digest
 from m2g_audit.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.tokens import check_tokenizer
 

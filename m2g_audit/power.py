@@ -22,10 +22,10 @@ from torch.nn import functional
 from torchvision.transforms.functional import to_pil_image
 
 from m2g_audit.errors import OutputError
+from m2g_audit.files import digest, write_atomically
 from m2g_audit.intervals import Interval, clopper_pearson
 from m2g_audit.numerics import noises_for, seed_for
 from m2g_audit.picture_files import opened
-from m2g_audit.runs import digest, write_atomically
 from m2g_audit.score_model import NoiseSchedule, ScoreModel, ddim, ddim_timesteps, perturb
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.thresholds import Thresholds

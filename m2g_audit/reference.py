@@ -18,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from m2g_audit.caches import cache_folder
 from m2g_audit.errors import OutputError, ResourceError
+from m2g_audit.files import cache_folder, digest, write_atomically
 from m2g_audit.picture_captions import find_captions
 from m2g_audit.picture_containers import PictureFile, as_text
 from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.picture_folder import PictureFolder, find_pictures, reason, refuse_broken
-from m2g_audit.runs import digest, to_levels, write_atomically
+from m2g_audit.runs import to_levels
 from m2g_audit.similarity import Metric, Search, Vectors
 
 if TYPE_CHECKING:

@@ -1,20 +1,15 @@
-"""A run's folder: whose it is, what of it is finished, and writing that leaves no half a file."""
+"""A run's folder: whose it is, and what of it is finished."""
 
-import errno
-import hashlib
 import io
 import json
-import os
 import re
-import tempfile
-import time
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2g_audit.errors import OutputError
+from m2g_audit.files import DAY, check_writable, clear_drafts, digest, is_draft, write_atomically
 from m2g_audit.foreign_files import links_in, read_file
 from m2g_audit.printable import printable
 from m2g_audit.records import AuditRecord, format_record, parse_record
@@ -26,8 +21,6 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.json"
 RECORD_FILE = "record.json"
 CALIBRATION_FILE = "calibration.json"
-_DRAFT = re.compile(r"\..+\.\d+\.tmp")
-_DAY = 24 * 3600
 DISTANCES_FILE = "distances.safetensors"
 """Of the generations among each other, float64 [n, n], under the key `samples`."""
 _NAMED = 8
@@ -40,82 +33,9 @@ def slug(text: str, limit: int = 40) -> str:
     return words[:limit].strip("-") or "prompt"
 
 
-def digest(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 (hex) of an identity, the same for any order of its keys."""
-    canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def default_folder(prompt: str, identity: Mapping[str, Any], parent: Path = Path("runs")) -> Path:
     """Return the folder of a run that was given none: its prompt, and 8 digits of its identity."""
     return parent / f"{slug(prompt)}-{digest(identity)[:8]}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content`: `path` then holds all of it, or what it held before; raises OutputError.
-
-    Only files are replaced: a device or a pipe at `path` is refused.
-    """
-    draft = draft_of(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is there and no file")
-        try:
-            draft.unlink(missing_ok=True)
-            with draft.open("xb") as file:  # a link that lies there is not followed
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            with suppress(OSError):
-                draft.unlink()
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def draft_of(path: Path) -> Path:
-    """Return where this process writes what is to replace `path` once it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def is_draft(path: Path) -> bool:
-    """Return whether a file is such a draft, as a process that died while writing leaves one."""
-    return _DRAFT.fullmatch(path.name) is not None
-
-
-def clear_drafts(folder: Path, age: float = _DAY) -> None:
-    """Remove drafts that lie in a folder for so many seconds: whoever wrote them is no more."""
-    with suppress(OSError):
-        for path in filter(is_draft, folder.iterdir()):
-            if time.time() - path.lstat().st_mtime > age:
-                path.unlink()
-
-
-def cannot_write(path: Path, error: OSError) -> OutputError:
-    """Return the error to raise where writing `path` failed."""
-    return OutputError(
-        f"Can't write {path}: {error.strerror or error}. "
-        "Choose a folder that can be written with --out DIR; what was finished is kept."
-    )
-
-
-def check_writable(path: Path) -> None:
-    """Raise OutputError unless a folder at `path` exists or could be made, and takes a file.
-
-    Leaves nothing behind, so that a command refused later has made no empty folder.
-    """
-    folder = path
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file, not a folder: choose another one with --out DIR.")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def refuse_links(path: Path) -> None:
@@ -157,7 +77,7 @@ class RunDirectory:
             )
         return run
 
-    def clear_drafts(self, age: float = _DAY) -> None:
+    def clear_drafts(self, age: float = DAY) -> None:
         """Remove drafts of that age; of any, where a lock keeps others from writing here."""
         if self.path.is_dir():
             for part in (self.path, *filter(Path.is_dir, self.path.iterdir())):

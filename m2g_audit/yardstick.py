@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from m2g_audit import kept_nulls, power
 from m2g_audit.attractors import is_failed
-from m2g_audit.caches import cache_folder
 from m2g_audit.controls import (
     ControlResult,
     Controls,
@@ -27,6 +26,7 @@ from m2g_audit.controls import (
     load_prompts,
 )
 from m2g_audit.errors import NumericsError, UsageError
+from m2g_audit.files import cache_folder
 from m2g_audit.findings import Findings, look_into
 from m2g_audit.model_folder import POCKET
 from m2g_audit.nulls import Null, Nulls, find_nulls

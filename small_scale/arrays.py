@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from m2g_audit.errors import OutputError
-from m2g_audit.runs import write_atomically
+from m2g_audit.files import write_atomically
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -21,8 +21,8 @@ from m2g_audit.calibration import (
     StateFacts,
     Trained,
 )
+from m2g_audit.files import digest
 from m2g_audit.pipelines import UnconditionalModel
-from m2g_audit.runs import digest
 from m2g_audit.versions import versions
 from small_scale.classification import Classified, RuleName
 from small_scale.lab import Cell, Lab

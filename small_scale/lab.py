@@ -26,7 +26,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from m2g_audit.errors import OutputError, UsageError
-from m2g_audit.runs import check_writable, digest, is_draft, write_atomically
+from m2g_audit.files import check_writable, digest, is_draft, write_atomically
 from m2g_audit.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.classification import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from m2g_audit.runs import write_atomically
+from m2g_audit.files import write_atomically
 from small_scale.figures.contact import neighbours_sheet, thresholds_sheet
 from small_scale.figures.histograms import all_histograms_figure, histograms_figure
 from small_scale.figures.mixture import mixture_figure

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from m2g_audit.batch_directory import RECORDS_FILE, BatchDirectory
-from m2g_audit.runs import is_draft, read_record
+from m2g_audit.files import is_draft
+from m2g_audit.runs import read_record
 from tests.stops import EXIT, PROMPTS, WORK, batch, report, stopped
 
 STOPS = int(os.environ.get("M2G_STOPS", "30"))

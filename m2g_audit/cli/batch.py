@@ -271,7 +271,7 @@ class _Run:
         from m2g_audit.batch import Batch, open_directory
         from m2g_audit.cli.batch_progress import watching
         from m2g_audit.cli.progress import progress_on
-        from m2g_audit.runs import check_writable
+        from m2g_audit.files import check_writable
 
         request.check_options()
         check_writable(request.out or Path("runs"))

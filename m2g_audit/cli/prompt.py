@@ -131,7 +131,8 @@ def prompt(
 def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> None:
     from m2g_audit import request as requests
     from m2g_audit.cli.progress import progress_on
-    from m2g_audit.runs import RunDirectory, check_writable
+    from m2g_audit.files import check_writable
+    from m2g_audit.runs import RunDirectory
     from m2g_audit.terminal import Terminal
 
     console = Terminal(stderr=True)

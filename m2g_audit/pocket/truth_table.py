@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from m2g_audit.errors import ModelError
+from m2g_audit.files import write_atomically
 from m2g_audit.pocket.captions import Role
 from m2g_audit.power import Plants
-from m2g_audit.runs import write_atomically
 from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 TABLE = Path(__file__).parent / "truth.json"

@@ -24,9 +24,9 @@ def rebuild(run_dir: Path) -> Report:
 
     Raises OutputError where there is no record, or a picture or figure can't be written.
     """
+    from m2g_audit.files import write_atomically
     from m2g_audit.report.contact_sheet import contact_sheet
     from m2g_audit.report.spectrum import spectrum_figure
-    from m2g_audit.runs import write_atomically
 
     record = read_record(run_dir)
     sheet = run_dir / CONTACT_SHEET

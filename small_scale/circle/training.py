@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from m2g_audit.errors import OutputError
-from m2g_audit.runs import write_atomically
+from m2g_audit.files import write_atomically
 from small_scale.circle.recipe import Recipe
 from small_scale.circle.scores import ScoreNetwork
 

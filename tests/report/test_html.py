@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 
 from m2g_audit.calibration import Calibration, SpectrumQuantiles, StateFacts
 from m2g_audit.cli.prompt import prompt as prompt_verb
+from m2g_audit.files import write_atomically
 from m2g_audit.gate import WORST_FIRST, badness
 from m2g_audit.records import AuditRecord, CalibrationRecord
 from m2g_audit.report.html import page as pages
@@ -33,7 +34,7 @@ from m2g_audit.report.html.pictures import THUMBNAIL, thumbnail
 from m2g_audit.report.html.plots import bands_of, sensitivity_figure
 from m2g_audit.report.html.prompt import command
 from m2g_audit.report.sensitivity import FACTORS, shares_by_factor
-from m2g_audit.runs import CALIBRATION_FILE, write_atomically
+from m2g_audit.runs import CALIBRATION_FILE
 from m2g_audit.states import State
 from m2g_audit.stored_runs import StoredRun
 from tests.report.made_run import (

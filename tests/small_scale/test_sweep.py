@@ -11,7 +11,7 @@ from PIL import Image
 
 from m2g_audit import calibration
 from m2g_audit.errors import OutputError, UsageError
-from m2g_audit.runs import draft_of
+from m2g_audit.files import draft_of
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import Cell, Lab
 from small_scale.settings import Settings, settings_for

@@ -26,6 +26,7 @@ from m2g_audit.calibration import load
 from m2g_audit.compare import Change, Comparison, compare
 from m2g_audit.current_folder import worker_processes
 from m2g_audit.errors import AuditError, OutputError
+from m2g_audit.files import cannot_write, write_atomically
 from m2g_audit.foreign_files import open_file, read_file, within
 from m2g_audit.gate import WORST_FIRST
 from m2g_audit.intervals import LEVEL, share_intervals
@@ -37,7 +38,7 @@ from m2g_audit.report.grounds import MEANINGS, mark, ordinary, origin
 from m2g_audit.report.html.plots import Bands, bands_of
 from m2g_audit.report.html.prompt import detail, row
 from m2g_audit.report.html.redaction import without_folders
-from m2g_audit.runs import CALIBRATION_FILE, cannot_write, write_atomically
+from m2g_audit.runs import CALIBRATION_FILE
 from m2g_audit.stored_runs import StoredRun
 from m2g_audit.words import duration, least_found, model_lines
 
