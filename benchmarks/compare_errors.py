@@ -28,8 +28,9 @@ from resumable import in_words, machine
 from scipy.stats import false_discovery_control
 from torch import from_numpy
 
-from m2g_audit.attractors import find_attractors, is_failed
+from m2g_audit.attractors import find_attractors
 from m2g_audit.compare import Side, difference, fisher_exact, p_values
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.truth import DISTANCES_FILE, TRUTH_SEED
 from m2g_audit.pocket.truth_table import load_table

@@ -25,12 +25,12 @@ import numpy as np
 from resumable import Pieces, Result, in_words, machine
 
 from m2g_audit import basin, score_model
-from m2g_audit.attractors import is_failed
 from m2g_audit.audit import picture_distance
 from m2g_audit.basin import COARSE, Basin, algorithm1, check_times, critical_time
 from m2g_audit.files import write_atomically
 from m2g_audit.model_folder import POCKET, POCKET_FOLDER
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training

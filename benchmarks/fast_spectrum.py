@@ -34,7 +34,6 @@ from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
 from m2g_audit import curvature, fast_spectrum, free_probability, krylov, operators
-from m2g_audit.attractors import is_failed
 from m2g_audit.curvature import Spectrum, alg2, alg3, exact_jacobian
 from m2g_audit.fast_spectrum import (
     FastSpectrum,
@@ -48,6 +47,7 @@ from m2g_audit.krylov import Bidiagonalisation, curve
 from m2g_audit.model_folder import POCKET, POCKET_FOLDER
 from m2g_audit.numerics import noises_for, seed_for
 from m2g_audit.operators import FORWARD_COST, GRAPH_COST, REVERSE_COST, ScoreJacobian
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training

@@ -37,7 +37,7 @@ from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
 from m2g_audit import fast_spectrum, krylov, operators
-from m2g_audit.attractors import RepeatSeedCheck, is_failed
+from m2g_audit.attractors import RepeatSeedCheck
 from m2g_audit.calibration import (
     Calibration,
     CalibrationData,
@@ -55,6 +55,7 @@ from m2g_audit.files import write_atomically
 from m2g_audit.intervals import LEVEL
 from m2g_audit.looks import Look
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
 from m2g_audit.pocket.truth import sample

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.intervals import Interval
 from m2g_audit.looks import AUTO, Look, looks
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training

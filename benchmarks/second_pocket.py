@@ -30,11 +30,11 @@ from pocket_curvature import RESULTS, Groups, areas, interval
 from pocket_verdicts import BENCHMARK_SEED, SEEDS, agreement
 from resumable import Result, in_words, machine
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.calibration import Transfer, load
 from m2g_audit.files import write_atomically
 from m2g_audit.intervals import LEVEL
 from m2g_audit.looks import Look
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training

@@ -27,9 +27,9 @@ import torch
 from stranger_models import STRANGERS, Stranger, Taught, fresh_rows, pictures_of, taught
 from torch import Tensor
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.intervals import clopper_pearson
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.reference import to_levels
 from m2g_audit.pocket.truth import Seen

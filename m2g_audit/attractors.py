@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from torch import Tensor
 
 from m2g_audit.errors import NumericsError
 from m2g_audit.intervals import (
@@ -23,9 +22,6 @@ from m2g_audit.intervals import (
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
-
-# A picture whose every channel stays within two grey levels shows nothing.
-_FLAT = 2 / 255
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,6 @@ class RepeatSeedCheck:
     def duplicated(self) -> BoolArray:
         """Return, for each seed, whether another sample lies within delta_s (Eq. 10)."""
         return self.n_duplicates > 0
-
-
-def is_failed(images: Tensor) -> BoolArray:
-    """Return, for each image [n, 3, h, w] in [0, 1], whether it is non-finite or one flat colour.
-
-    Blacked-out pictures (a safety checker's, or a decoder's overflow) are flat. Such pictures equal
-    each other without being duplicates of anything, so they are left out everywhere.
-    """
-    flat = images.flatten(2)
-    finite = flat.isfinite().all(dim=2).all(dim=1)
-    constant = ((flat.amax(2) - flat.amin(2)) <= _FLAT).all(dim=1)
-    return (~finite | constant).cpu().numpy()
 
 
 def find_attractors(

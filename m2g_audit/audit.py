@@ -39,6 +39,7 @@ from m2g_audit.model_folder import POCKET
 from m2g_audit.naming import name_attractors
 from m2g_audit.nulls import nearest_and_ratios
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import to_picture
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.power import Power
 from m2g_audit.records import (
@@ -80,7 +81,8 @@ from m2g_audit.rule import (
 from m2g_audit.rule import (
     judge as judge_samples,
 )
-from m2g_audit.runs import DISTANCES_FILE, RunDirectory, to_picture
+from m2g_audit.run_tensors import read_tensors, write_tensors
+from m2g_audit.runs import DISTANCES_FILE, RunDirectory
 from m2g_audit.score_model import ScoreModel
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.states import State
@@ -251,7 +253,7 @@ def _compare(
     images, failed, metric = generated.images, generated.failed, job.metric
     embeddings = metric.embed(images)
     pairs = distances(metric, embeddings, embeddings)
-    run.write_tensors(DISTANCES_FILE, {"samples": torch.from_numpy(pairs)}, metric=metric.name)
+    write_tensors(run, DISTANCES_FILE, {"samples": torch.from_numpy(pairs)}, metric=metric.name)
     others = np.where(np.eye(len(pairs), dtype=bool) | failed[None, :], np.inf, pairs)
     neighbours = [int(i) for i in others.argmin(axis=1)]
     reference, cut = yardstick.reference, yardstick.near_duplicates
@@ -507,12 +509,12 @@ def _keep_spectrum(
     }
     # What a sample is called follows from thresholds, which a spectrum outlives.
     measured = entry.model_dump_json(exclude={"state", "attractor"})
-    run.write_tensors(_spectrum_name(sample.index), tensors, entry=measured)
+    write_tensors(run, _spectrum_name(sample.index), tensors, entry=measured)
     return entry
 
 
 def _kept_spectrum(run: RunDirectory, sample: SeedRecord) -> CurvatureRecord | None:
-    stored = run.read_tensors(_spectrum_name(sample.index))
+    stored = read_tensors(run, _spectrum_name(sample.index))
     if stored is None:
         return None
     named = {"state": sample.state, "attractor": sample.attractor}
@@ -713,7 +715,7 @@ def _name(
     if job.calibration is None:
         return None
     stored = {
-        entry.attractor: run.read_tensors(entry.file)
+        entry.attractor: read_tensors(run, entry.file)
         for entry in spectra
         if entry.attractor is not None
     }

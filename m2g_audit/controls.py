@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.files import digest, write_atomically
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.prompts import read_prompts
 from m2g_audit.reference import Identity, Reference
 from m2g_audit.similarity import Metric, nearest

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.errors import NumericsError
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.request import Job
+from m2g_audit.run_tensors import load_generation, save_generation
 from m2g_audit.runs import RunDirectory
 from m2g_audit.states import S_PRIME
 
@@ -39,7 +40,7 @@ class Pictures:
         self._kept = {
             i: pair
             for i in range(job.settings.seeds)
-            if (pair := run.load_generation(i)) is not None
+            if (pair := load_generation(run, i)) is not None
         }
 
     def missing(self, count: int) -> list[int]:
@@ -65,8 +66,8 @@ class Pictures:
                 raise _overflow(self._first)
             return
         for i in self._unsaved:
-            self._run.save_generation(i, *self._kept[i])
-            stored = self._run.load_generation(i)
+            save_generation(self._run, i, *self._kept[i])
+            stored = load_generation(self._run, i)
             self._kept[i] = self._kept[i] if stored is None else stored
         self._unsaved.clear()
 

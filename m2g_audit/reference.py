@@ -24,7 +24,7 @@ from m2g_audit.picture_captions import find_captions
 from m2g_audit.picture_containers import PictureFile, as_text
 from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.picture_folder import PictureFolder, find_pictures, reason, refuse_broken
-from m2g_audit.runs import to_levels
+from m2g_audit.picture_tensors import to_levels
 from m2g_audit.similarity import Metric, Search, Vectors
 
 if TYPE_CHECKING:

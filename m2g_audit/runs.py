@@ -16,7 +16,6 @@ from m2g_audit.records import AuditRecord, format_record, parse_record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 IDENTITY_FILE = "identity.json"
 RECORD_FILE = "record.json"
@@ -97,8 +96,8 @@ class RunDirectory:
 
     # -- files
 
-    def _write(self, name: str, content: bytes) -> None:
-        """Write a file of the run, after the one that says whose folder it is."""
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the run, whole, after the one that says whose folder it is."""
         marker = self.path / IDENTITY_FILE
         if not marker.exists():
             text = json.dumps(self.identity, indent=1, ensure_ascii=False)
@@ -109,24 +108,7 @@ class RunDirectory:
         """Write a picture as PNG to `name`, whole or not at all."""
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
-        self._write(name, buffer.getvalue())
-
-    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", **metadata: str) -> None:
-        """Write tensors as safetensors to `name`, whole or not at all."""
-        from safetensors.torch import save
-
-        content = save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata)
-        self._write(name, content)
-
-    def read_tensors(self, name: str) -> "tuple[dict[str, Tensor], dict[str, str]] | None":
-        """Return the tensors and metadata of `name`, or None where it is missing or broken."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path / name, framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        except (OSError, SafetensorError):
-            return None
+        self.write(name, buffer.getvalue())
 
     # -- generations
 
@@ -140,34 +122,15 @@ class RunDirectory:
         """Return the path of a generation's final latents within the run's folder."""
         return f"latents/{index:04d}.safetensors"
 
-    def save_generation(self, index: int, image: "Tensor", latents: "Tensor") -> None:
-        """Keep one generation: `image` [3, h, w] in [0, 1] at uint8 levels, and its final latents.
-
-        The latents go first: a picture that is there stands for a generation that is complete.
-        """
-        self.write_tensors(self.latents_name(index), {"latents": latents})
-        self.write_png(self.image_name(index), to_picture(image))
-
-    def load_generation(self, index: int) -> "tuple[Tensor, Tensor] | None":
-        """Return a finished generation, (image [3, h, w] in [0, 1], latents), or None."""
-        try:
-            image = read_picture(self.path / self.image_name(index))
-        except (OSError, ValueError):
-            return None
-        stored = self.read_tensors(self.latents_name(index))
-        if stored is None or "latents" not in stored[0]:
-            return None
-        return image, stored[0]["latents"]
-
     # -- record
 
     def save_record(self, record: AuditRecord) -> None:
         """Write the record, whole or not at all."""
-        self._write(RECORD_FILE, format_record(record).encode())
+        self.write(RECORD_FILE, format_record(record).encode())
 
     def save_calibration(self, content: bytes) -> None:
         """Keep a copy of the calibration that the record rests on, for reports of the run."""
-        self._write(CALIBRATION_FILE, content)
+        self.write(CALIBRATION_FILE, content)
 
     def finished(self) -> AuditRecord | None:
         """Return the record of this run where it was finished without an error, else None."""
@@ -190,33 +153,6 @@ def read_record(folder: Path) -> AuditRecord:
             f"{path} is not a record that this program reads ({' '.join(first[:3])}). "
             "Move it away and run the same command again."
         ) from error
-
-
-def to_picture(image: "Tensor") -> "Image":
-    """Return a PIL picture of `image` [3, h, w] in [0, 1]; non-finite values become black."""
-    from PIL import Image as Pillow
-
-    return Pillow.fromarray(to_levels(image).permute(1, 2, 0).cpu().numpy())
-
-
-def to_levels(image: "Tensor") -> "Tensor":
-    """Return `image` [3, h, w] in [0, 1] as uint8; non-finite values become black."""
-    import torch
-
-    finite = torch.nan_to_num(image.float(), 0.0, 0.0, 0.0).clamp(0, 1)
-    return (finite * 255).round().to(torch.uint8)
-
-
-def read_picture(path: Path) -> "Tensor":
-    """Return the picture at `path`, float32 [3, h, w] in [0, 1]; OSError, ValueError if broken."""
-    import numpy as np
-    import torch
-
-    from m2g_audit.picture_files import opened
-
-    with opened(path) as picture:
-        levels = np.array(picture.convert("RGB"))
-    return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
 
 
 def differences(old: Mapping[str, Any], now: Mapping[str, Any], *, there: str = "there") -> str:

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from m2g_audit import kept_nulls, power
-from m2g_audit.attractors import is_failed
 from m2g_audit.controls import (
     ControlResult,
     Controls,
@@ -31,6 +30,7 @@ from m2g_audit.findings import Findings, look_into
 from m2g_audit.model_folder import POCKET
 from m2g_audit.nulls import Null, Nulls, find_nulls
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.power import Plants, Power, power_of
 from m2g_audit.reference import ReferenceSet

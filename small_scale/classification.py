@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.intervals import Interval
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.shares import find_shares
 from m2g_audit.similarity import Metric, nearest
 from m2g_audit.states import State, classify

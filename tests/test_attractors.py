@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2g_audit.attractors import RepeatSeedCheck, find_attractors, is_failed
+from m2g_audit.attractors import RepeatSeedCheck, find_attractors
 from m2g_audit.errors import NumericsError
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.similarity import distances, load_metric
 
 

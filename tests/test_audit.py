@@ -18,10 +18,11 @@ from m2g_audit.audit import choose_samples, execute
 from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.estimates import estimate
 from m2g_audit.oracles import Empirical
+from m2g_audit.picture_tensors import to_picture
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.records import AttractorRecord, AuditRecord, SeedRecord, format_record
 from m2g_audit.request import Job, Request
-from m2g_audit.runs import DISTANCES_FILE, RunDirectory, read_record, to_picture
+from m2g_audit.runs import DISTANCES_FILE, RunDirectory, read_record
 from m2g_audit.score_model import ScoreModel
 from tests.fakes import FakePipeline, picture, to_latents
 from tests.samples import interval

@@ -12,9 +12,10 @@ import torch
 
 from m2g_audit.audit import execute
 from m2g_audit.errors import OutputError
+from m2g_audit.picture_tensors import read_picture
 from m2g_audit.records import AuditRecord, format_record
 from m2g_audit.request import Request, prepare
-from m2g_audit.runs import RunDirectory, read_picture
+from m2g_audit.runs import RunDirectory
 from tests import tiny
 
 OPTIONS = {"seeds": 4, "steps": 2, "spectrum": "exact-alg3", "spectrum_samples": 1}

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from m2g_audit import generations
 from m2g_audit.audit import execute
 from m2g_audit.batch import Batch, BatchSize, Tally
 from m2g_audit.batch_directory import (
@@ -191,16 +192,16 @@ def test_a_tokenizer_that_fails_fails_the_prompt(tmp_path: Path) -> None:
 def test_a_full_disk_stops_the_run_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = RunDirectory.save_generation
+    whole = generations.save_generation
     kept: list[int] = []
 
-    def full(self: RunDirectory, index: int, image: torch.Tensor, latents: torch.Tensor) -> None:
+    def full(run: RunDirectory, index: int, image: torch.Tensor, latents: torch.Tensor) -> None:
         kept.append(index)
         if len(kept) > 9:
             raise OutputError("Can't write: No space left on device.")
-        whole(self, index, image, latents)
+        whole(run, index, image, latents)
 
-    monkeypatch.setattr(RunDirectory, "save_generation", full)
+    monkeypatch.setattr(generations, "save_generation", full)
     with pytest.raises(OutputError, match="No space left"):
         run_batch(tmp_path, PROMPTS, batch_size=4)
     done = [line["prompt"] for line in lines(tmp_path)]

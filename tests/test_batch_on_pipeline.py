@@ -9,9 +9,10 @@ import pytest
 from m2g_audit.audit import execute
 from m2g_audit.batch import Batch
 from m2g_audit.batch_directory import BatchDirectory
+from m2g_audit.picture_tensors import read_picture
 from m2g_audit.prompts import from_python
 from m2g_audit.request import Request, prepare, set_up
-from m2g_audit.runs import RunDirectory, read_picture
+from m2g_audit.runs import RunDirectory
 from tests import tiny
 
 PROMPTS = ["a harbour", "kite " * 100, "nul \0 مرحبا <b>"]

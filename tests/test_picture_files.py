@@ -22,9 +22,9 @@ from m2g_audit.picture_files import (
     header,
     open_picture,
 )
+from m2g_audit.picture_tensors import read_picture
 from m2g_audit.report.contact_sheet import _picture
 from m2g_audit.report.html.pictures import thumbnail
-from m2g_audit.runs import read_picture
 
 _RNG = np.random.default_rng(0)
 # Smooth in each channel, so that lossy formats keep it.

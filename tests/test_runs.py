@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from m2g_audit.errors import OutputError
 from m2g_audit.records import ErrorRecord
+from m2g_audit.run_tensors import load_generation, save_generation
 from m2g_audit.runs import RunDirectory, default_folder, read_record, slug
 from tests.samples import sample_record
 
@@ -40,9 +41,9 @@ def test_generations_come_back_as_they_were(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, 8, 8), generator=generator).float() / 255
     latents = torch.randn(4, 2, 2, generator=generator)
-    assert run.load_generation(3) is None
-    run.save_generation(3, image, latents)
-    loaded = RunDirectory.open(tmp_path / "run", IDENTITY).load_generation(3)
+    assert load_generation(run, 3) is None
+    save_generation(run, 3, image, latents)
+    loaded = load_generation(RunDirectory.open(tmp_path / "run", IDENTITY), 3)
     assert loaded is not None
     assert torch.equal(loaded[0], image)
     assert torch.equal(loaded[1], latents)
@@ -50,8 +51,8 @@ def test_generations_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_non_finite_generations_are_kept_as_they_are(tmp_path: Path) -> None:
     run = RunDirectory.open(tmp_path / "run", IDENTITY)
-    run.save_generation(0, torch.full((3, 4, 4), torch.nan), torch.full((4, 2, 2), torch.nan))
-    loaded = run.load_generation(0)
+    save_generation(run, 0, torch.full((3, 4, 4), torch.nan), torch.full((4, 2, 2), torch.nan))
+    loaded = load_generation(run, 0)
     assert loaded is not None
     assert loaded[0].abs().max() == 0
     assert loaded[1].isnan().all()
@@ -60,10 +61,10 @@ def test_non_finite_generations_are_kept_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", [RunDirectory.image_name(0), RunDirectory.latents_name(0)])
 def test_a_broken_generation_is_not_finished(tmp_path: Path, broken: str) -> None:
     run = RunDirectory.open(tmp_path / "run", IDENTITY)
-    run.save_generation(0, torch.rand(3, 8, 8), torch.rand(4, 2, 2))
+    save_generation(run, 0, torch.rand(3, 8, 8), torch.rand(4, 2, 2))
     path = run.path / broken
     path.write_bytes(path.read_bytes()[:40])
-    assert run.load_generation(0) is None
+    assert load_generation(run, 0) is None
 
 
 def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_what_is_no_record_is_said(tmp_path: Path) -> None:
 
 def test_drafts_of_killed_writers_do_not_stay(tmp_path: Path) -> None:
     run = RunDirectory.open(tmp_path / "run", IDENTITY)
-    run.save_generation(0, torch.zeros(3, 4, 4), torch.zeros(4, 2, 2))
+    save_generation(run, 0, torch.zeros(3, 4, 4), torch.zeros(4, 2, 2))
     drafts = [run.path / ".record.json.17.tmp", run.path / "images" / ".0001.png.17.tmp"]
     others = [run.path / ".17.tmp", run.path / "images" / "0000.png", run.path / ".a.18.tmp"]
     for file in (*drafts, others[0], others[2]):

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit.attractors import is_failed
 from m2g_audit.numerics import seed_for
+from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from m2g_audit.errors import OutputError
+from m2g_audit.run_tensors import read_tensors, write_tensors
 from m2g_audit.runs import RunDirectory
 
 Tensors = dict[str, Tensor]
@@ -18,12 +19,12 @@ def keep(folder: RunDirectory, stage: str, make: Callable[[], Tensors]) -> None:
     if not done(folder, stage):
         began = time.process_time()
         tensors = make()
-        folder.write_tensors(_file(stage), tensors, seconds=f"{time.process_time() - began:.1f}")
+        write_tensors(folder, _file(stage), tensors, seconds=f"{time.process_time() - began:.1f}")
 
 
 def done(folder: RunDirectory, stage: str) -> bool:
     """Return whether a stage is there, whole."""
-    return folder.read_tensors(_file(stage)) is not None
+    return read_tensors(folder, _file(stage)) is not None
 
 
 def load(folder: RunDirectory, stage: str) -> Tensors:
@@ -37,7 +38,7 @@ def seconds(folder: RunDirectory, stage: str) -> float:
 
 
 def _read(folder: RunDirectory, stage: str) -> tuple[Tensors, dict[str, str]]:
-    read = folder.read_tensors(_file(stage))
+    read = read_tensors(folder, _file(stage))
     if read is None:
         raise OutputError(
             f"{folder.path / _file(stage)} can't be read. Run the same command again: it makes "

@@ -23,6 +23,7 @@ from m2g_audit.report.contact_sheet import contact_sheet
 from m2g_audit.report.grounds import MEANINGS, mark, missed, origin
 from m2g_audit.report.spectrum import singular_values, spectrum_figure
 from m2g_audit.report.text import _ranges, show, verdict_panel
+from m2g_audit.run_tensors import save_generation, write_tensors
 from m2g_audit.runs import RunDirectory
 from m2g_audit.stored_runs import StoredRun
 from m2g_audit.words import model_lines
@@ -36,7 +37,7 @@ def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory.open(tmp_path / "run", {"prompt": "a"})
     record = sample_record()
     for seed in record.seeds:
-        run.save_generation(seed.index, picture(seed.index), picture(seed.index))
+        save_generation(run, seed.index, picture(seed.index), picture(seed.index))
     (run.path / "reference").mkdir()
     Image.new("RGB", (8, 8), "blue").save(run.path / "reference" / "0000.png")
     run.save_record(record)
@@ -123,7 +124,7 @@ def test_long_spectra_come_from_their_file(run: RunDirectory) -> None:
     entry = sample_record().curvature[0].model_copy(update={"singular_values": None})
     with pytest.raises(OutputError, match="missing"):
         singular_values(entry, run.path)
-    run.write_tensors(entry.file, {"singular_values": torch.tensor([2.0, 1.0]).double()})
+    write_tensors(run, entry.file, {"singular_values": torch.tensor([2.0, 1.0]).double()})
     assert singular_values(entry, run.path).tolist() == [2.0, 1.0]
 
 
