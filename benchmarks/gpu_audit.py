@@ -42,8 +42,9 @@ from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket import components
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.recipe import Recipe
+from m2g_audit.progress import silent
 from m2g_audit.reference import load_folder
-from m2g_audit.request import Request, set_up, silent
+from m2g_audit.request import Request, set_up
 from m2g_audit.yardstick import find_yardstick
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from resumable import Pieces, Result
 
 from m2g_audit import fast_spectrum, krylov, operators
-from m2g_audit.curvature import point_mass_curve
 from m2g_audit.fast_spectrum import FIRST_SHELLS, FastSpectrum, fast_spectra
+from m2g_audit.free_probability import point_mass_curve
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions

@@ -33,9 +33,10 @@ from m2g_audit.picture_tensors import is_failed
 from m2g_audit.pipelines import TextToImage
 from m2g_audit.pocket.reference import to_levels
 from m2g_audit.pocket.truth import Seen
+from m2g_audit.progress import silent
 from m2g_audit.records import AuditRecord
 from m2g_audit.reference import load_folder
-from m2g_audit.request import Request, set_up, silent
+from m2g_audit.request import Request, set_up
 from m2g_audit.rule import label
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
 from m2g_audit.states import S_PRIME

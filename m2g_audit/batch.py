@@ -38,9 +38,10 @@ from m2g_audit.files import write_atomically
 from m2g_audit.gate import badness
 from m2g_audit.generations import Pictures, blank
 from m2g_audit.looks import Look
+from m2g_audit.progress import Progress, silent
 from m2g_audit.prompts import Entry, Listed, PromptList
 from m2g_audit.records import AuditRecord, Wording
-from m2g_audit.request import Job, Progress, Setup, silent
+from m2g_audit.request import Job, Setup
 from m2g_audit.runs import CALIBRATION_FILE, RunDirectory, default_folder
 from m2g_audit.yardstick import Yardstick
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.files import digest, write_atomically
+from m2g_audit.findings import ControlResult
 from m2g_audit.numerics import seed_for
 from m2g_audit.picture_tensors import is_failed
 from m2g_audit.prompts import read_prompts
@@ -61,18 +62,6 @@ class ControlSettings:
     guidance: float
     scheduler: str = "ddim"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class ControlResult:
-    """Of one prompt: the distances of its pictures that did not fail.
-
-    among: [k] to the nearest other one, empty for fewer than two; to_reference: [k] to S, None
-    without one.
-    """
-
-    among: list[float]
-    to_reference: list[float] | None
 
 
 def load_prompts(path: Path | None = None) -> list[str]:

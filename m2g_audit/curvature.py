@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.integrate import cumulative_trapezoid
 from torch import Tensor
 
 from m2g_audit.errors import UsageError
+from m2g_audit.free_probability import Kind
 from m2g_audit.numerics import (
     check_finite,
     exact_numerics,
@@ -33,7 +33,6 @@ from m2g_audit.numerics import (
 )
 from m2g_audit.score_model import ScoreModel, perturb
 
-Kind = Literal["jacobian", "paper"]
 Algorithm = Literal["exact-alg2", "exact-alg3", "exact-jacobian"]
 Progress = Callable[[int], None]
 
@@ -171,21 +170,6 @@ def exact_jacobian(
         evaluations=evaluations(model, "exact-jacobian", shells),
         seconds=time.perf_counter() - start,
     )
-
-
-def point_mass_curve(kind: Kind, N: int) -> Float[np.ndarray, " N"]:
-    """The normalised spectrum of a single memory in N dimensions: a test, and a line in plots.
-
-    "jacobian": 1 throughout. "paper": N quantiles, from largest, of the singular values of a random
-    N x 4N matrix (Marchenko-Pastur of ratio 1/4), between 1.5 and 0.5 with median 0.957.
-    """
-    if kind == "jacobian":
-        return np.ones(N)
-    # With lambda = s^2 = 5/4 + cos(theta), the density is 2 sin^2(theta) / (pi lambda).
-    theta = np.linspace(0, np.pi, 20001)
-    squares = 1.25 + np.cos(theta)
-    above = cumulative_trapezoid(2 * np.sin(theta) ** 2 / (np.pi * squares), theta, initial=0)
-    return np.interp((np.arange(N) + 0.5) / N, above / above[-1], np.sqrt(squares))
 
 
 def evaluations(model: ScoreModel, algorithm: Algorithm, shells: int = 1) -> int:

@@ -12,9 +12,9 @@ import torch
 from m2g_audit import curvature, fast_spectrum
 from m2g_audit.audit import basin_steps
 from m2g_audit.errors import ResourceError
+from m2g_audit.printable import duration
 from m2g_audit.request import Job
 from m2g_audit.runs import RunDirectory
-from m2g_audit.words import duration
 from m2g_audit.yardstick import images_needed
 
 _SHARED = frozenset({"thresholds", "reference"})

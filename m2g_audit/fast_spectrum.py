@@ -30,7 +30,7 @@ from torch import Tensor
 from m2g_audit import operators
 from m2g_audit.curvature import Cost, Spectrum, check_sample, time_call
 from m2g_audit.errors import UsageError
-from m2g_audit.free_probability import RATIO, broadened, with_mean
+from m2g_audit.free_probability import broadened, paper_scale, with_mean
 from m2g_audit.krylov import (
     Bidiagonalisation,
     Quadrature,
@@ -229,11 +229,6 @@ def in_paper_units(spectrum: FastSpectrum, algorithm: Literal["alg2", "alg3"] = 
         evaluations=spectrum.evaluations,
         seconds=spectrum.seconds,
     )
-
-
-def paper_scale(scale: float, N: int) -> float:
-    """The scale of a "paper" spectrum, sigma_t / sqrt(4N), from that of a "jacobian" one."""
-    return (scale * RATIO / N) ** 0.5
 
 
 @torch.no_grad()

@@ -7,13 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m2g_audit.controls import ControlResult
 from m2g_audit.intervals import Interval, clopper_pearson
 from m2g_audit.thresholds import Thresholds
 
 CONTAMINATED = 0.05
 COLLAPSED = 0.5
 _LEVEL = 0.98  # two-sided, so that its lower end is the one-sided 99% bound
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """Of one prompt: the distances of its pictures that did not fail.
+
+    among: [k] to the nearest other one, empty for fewer than two; to_reference: [k] to S, None
+    without one.
+    """
+
+    among: list[float]
+    to_reference: list[float] | None
 
 
 @dataclass(frozen=True)

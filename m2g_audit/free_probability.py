@@ -7,9 +7,14 @@ free product of the Jacobian's with the Marchenko-Pastur law of ratio 1/4 (March
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Complex, Float
+from scipy.integrate import cumulative_trapezoid
 from scipy.optimize import brentq
+
+Kind = Literal["jacobian", "paper"]
 
 RATIO = 0.25
 _ATOMS = 300
@@ -66,6 +71,26 @@ def with_mean(
         above += 1
     new = _added(broad[above:], N, mean, ratio)
     return np.sort(np.concatenate([broad[:-1], [new]]))[::-1]
+
+
+def point_mass_curve(kind: Kind, N: int) -> Float[np.ndarray, " N"]:
+    """The normalised spectrum of a single memory in N dimensions: a test, and a line in plots.
+
+    "jacobian": 1 throughout. "paper": N quantiles, from largest, of the singular values of a random
+    N x 4N matrix (Marchenko-Pastur of ratio 1/4), between 1.5 and 0.5 with median 0.957.
+    """
+    if kind == "jacobian":
+        return np.ones(N)
+    # With lambda = s^2 = 5/4 + cos(theta), the density is 2 sin^2(theta) / (pi lambda).
+    theta = np.linspace(0, np.pi, 20001)
+    squares = 1.25 + np.cos(theta)
+    above = cumulative_trapezoid(2 * np.sin(theta) ** 2 / (np.pi * squares), theta, initial=0)
+    return np.interp((np.arange(N) + 0.5) / N, above / above[-1], np.sqrt(squares))
+
+
+def paper_scale(scale: float, N: int) -> float:
+    """The scale of a "paper" spectrum, sigma_t / sqrt(4N), from that of a "jacobian" one."""
+    return (scale * RATIO / N) ** 0.5
 
 
 def _added(values: Float[np.ndarray, " n"], N: int, mean: float, ratio: float) -> float:

@@ -42,3 +42,10 @@ def quoted(names: Sequence[str]) -> str:
     shown = ", ".join(repr(printable(name, _NAME)) for name in names[:_NAMES])
     more = len(names) - _NAMES
     return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

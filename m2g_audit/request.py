@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from m2g_audit import calibration as calibrations
 from m2g_audit.base_model import BaseModel, find_base
@@ -22,6 +22,7 @@ from m2g_audit.numerics import seed_for
 from m2g_audit.picture_files import Exif, Pages, Reading, Transparency
 from m2g_audit.pipelines import SchedulerChoice, ScoreKind, TextToImage, resolve_guidance
 from m2g_audit.pocket.truth_table import false_memorized
+from m2g_audit.progress import Progress, silent
 from m2g_audit.prompts import MAX_PROMPT, STDIN
 from m2g_audit.records import Settings, Wording
 from m2g_audit.reference import FolderContents, scan
@@ -43,16 +44,6 @@ _THRESHOLDS_VERSION = 2
 FALSE_MEMORIZED_LIMIT = 0.01
 _LEAST = {"seeds": 2, "steps": 1, "batch_size": 1, "spectrum_samples": 1, "t0": 0}
 _MOST = 10_000
-
-
-class Progress(Protocol):
-    """What an audit tells while it works: a stage in plain words, and how much of it is done."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Tell nothing."""
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from m2g_audit import kept_nulls, power
-from m2g_audit.controls import (
-    ControlResult,
-    Controls,
-    ControlSettings,
-    all_among,
-    load_prompts,
-)
+from m2g_audit.controls import Controls, ControlSettings, all_among, load_prompts
 from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.files import cache_folder
-from m2g_audit.findings import Findings, look_into
+from m2g_audit.findings import ControlResult, Findings, look_into
 from m2g_audit.model_folder import POCKET
 from m2g_audit.nulls import Null, Nulls, find_nulls
 from m2g_audit.numerics import seed_for
@@ -51,9 +45,10 @@ from m2g_audit.thresholds import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from m2g_audit.progress import Progress
     from m2g_audit.records import ReferenceFiles
     from m2g_audit.reference import Reference
-    from m2g_audit.request import Progress, Setup
+    from m2g_audit.request import Setup
     from m2g_audit.similarity import Metric
 
 FloatArray = NDArray[np.float64]

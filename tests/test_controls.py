@@ -12,14 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from m2g_audit.controls import (
-    ControlResult,
-    Controls,
-    ControlSettings,
-    all_among,
-    load_prompts,
-)
+from m2g_audit.controls import Controls, ControlSettings, all_among, load_prompts
 from m2g_audit.errors import NumericsError, OutputError, UsageError
+from m2g_audit.findings import ControlResult
 from m2g_audit.numerics import seed_for
 from m2g_audit.reference import ReferenceSet
 from m2g_audit.similarity import distances, load_metric

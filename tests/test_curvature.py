@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from m2g_audit import curvature
-from m2g_audit.curvature import (
-    Spectrum,
-    alg2,
-    alg3,
-    estimate_cost,
-    evaluations,
-    exact_jacobian,
-    point_mass_curve,
-)
+from m2g_audit.curvature import Spectrum, alg2, alg3, estimate_cost, evaluations, exact_jacobian
 from m2g_audit.errors import NumericsError, ResourceError, UsageError
+from m2g_audit.free_probability import point_mass_curve
 from m2g_audit.oracles import Circle, Empirical, GaussianSubspace
 from m2g_audit.score_model import ScoreModel
 from tests.test_numerics import Restless

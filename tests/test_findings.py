@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from m2g_audit.controls import ControlResult
-from m2g_audit.findings import Findings, look_into
+from m2g_audit.findings import ControlResult, Findings, look_into
 from m2g_audit.thresholds import Thresholds
 
 THRESHOLDS = Thresholds("l2", 0.5, 1.0, "a test", 100, True)

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2g_audit.curvature import point_mass_curve
 from m2g_audit.fast_spectrum import relative_l1
-from m2g_audit.free_probability import RATIO, broadened, with_mean
+from m2g_audit.free_probability import RATIO, broadened, point_mass_curve, with_mean
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2g_audit.intervals import Interval
+from m2g_audit.printable import duration
 from m2g_audit.records import (
     FindingsRecord,
     IntervalRecord,
@@ -21,7 +22,7 @@ from m2g_audit.shares import find_shares
 from m2g_audit.similarity import METRICS
 from m2g_audit.states import State
 from m2g_audit.words import METRICS as METRIC_NAMES
-from m2g_audit.words import Findings, duration, evidence, model_lines, summary, warnings
+from m2g_audit.words import Findings, evidence, model_lines, summary, warnings
 from tests.samples import interval, sample_record
 
 RECORD = sample_record()

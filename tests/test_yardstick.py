@@ -20,8 +20,9 @@ from m2g_audit.nulls import Nulls
 from m2g_audit.numerics import seed_for
 from m2g_audit.pipelines import Generations
 from m2g_audit.power import Plants
+from m2g_audit.progress import silent
 from m2g_audit.reference import ReferenceSet
-from m2g_audit.request import Request, silent
+from m2g_audit.request import Request
 from m2g_audit.rule import Doubt, Grounds, Samples, Verdict, judge
 from m2g_audit.similarity import Metric, distances, load_metric
 from m2g_audit.states import S_PRIME

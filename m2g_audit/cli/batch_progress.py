@@ -15,9 +15,8 @@ from rich.text import Text
 
 from m2g_audit.cli.progress import INTERVAL, is_watched
 from m2g_audit.gate import WORST_FIRST
-from m2g_audit.printable import printable
+from m2g_audit.printable import duration, printable
 from m2g_audit.report.grounds import mark, origin
-from m2g_audit.words import duration
 
 if TYPE_CHECKING:
     from m2g_audit.batch import Tally

@@ -302,7 +302,7 @@ def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: boo
 def _tell_cost(lab: Lab, left: int, device: torch.device, console: Console, yes: bool) -> None:
     """Says what the sweep is and what `left` forward passes take, and asks where that is long."""
     from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask
-    from m2g_audit.words import duration
+    from m2g_audit.printable import duration
     from small_scale.sweep import seconds_per_pass
 
     settings = lab.settings

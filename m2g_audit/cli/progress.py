@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from m2g_audit.words import duration
+from m2g_audit.printable import duration
 
 PATIENCE, INTERVAL = 1.0, 10.0
 """Seconds until a stage gets its first line, and from then on between two of its lines."""

@@ -36,9 +36,9 @@ def toy(
 
     from m2g_audit.cli.progress import progress_on, waiting
     from m2g_audit.current_folder import import_matplotlib
+    from m2g_audit.printable import duration
     from m2g_audit.runs import default_folder
     from m2g_audit.terminal import Terminal
-    from m2g_audit.words import duration
 
     import_matplotlib()
     from small_scale.circle.cost import seconds_left

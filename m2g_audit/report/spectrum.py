@@ -40,7 +40,7 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from m2g_audit.curvature import point_mass_curve
+    from m2g_audit.free_probability import point_mass_curve
 
     curves = [(entry, singular_values(entry, run_dir)) for entry in record.curvature]
     predicted = [(entry, _predicted(entry, run_dir)) for entry in record.curvature if entry.fast]
@@ -79,7 +79,7 @@ def singular_values(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64
 
 def _predicted(entry: CurvatureRecord, run_dir: Path) -> NDArray[np.float64]:
     """The raw singular values of Alg. 2 that a fast spectrum predicts."""
-    from m2g_audit.fast_spectrum import paper_scale
+    from m2g_audit.free_probability import paper_scale
 
     values = _stored(entry, run_dir, "alg2")
     return values / paper_scale(entry.scale, len(values))
@@ -122,8 +122,7 @@ def _draw_curves(axes: Axes, curves: _Curves, point_mass: NDArray[np.float64]) -
 
 
 def _draw_predicted(axes: Axes, predicted: _Curves) -> None:
-    from m2g_audit.curvature import point_mass_curve
-    from m2g_audit.fast_spectrum import paper_scale
+    from m2g_audit.free_probability import paper_scale, point_mass_curve
 
     entry, values = predicted[0]
     scale = paper_scale(entry.scale, len(values))

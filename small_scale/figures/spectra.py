@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2g_audit.curvature import Kind, point_mass_curve
+from m2g_audit.free_probability import Kind, point_mass_curve
 from small_scale.figures.style import (
     COLOURS,
     FAINT,

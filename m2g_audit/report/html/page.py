@@ -30,7 +30,7 @@ from m2g_audit.files import cannot_write, write_atomically
 from m2g_audit.foreign_files import open_file, read_file, within
 from m2g_audit.gate import WORST_FIRST
 from m2g_audit.intervals import LEVEL, share_intervals
-from m2g_audit.printable import printable
+from m2g_audit.printable import duration, printable
 from m2g_audit.records import PowerRecord, ThresholdRecord
 from m2g_audit.report.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.report.colours import STATE_COLOURS, VERDICT_COLOURS
@@ -40,7 +40,7 @@ from m2g_audit.report.html.prompt import detail, row
 from m2g_audit.report.html.redaction import without_folders
 from m2g_audit.runs import CALIBRATION_FILE
 from m2g_audit.stored_runs import StoredRun
-from m2g_audit.words import duration, least_found, model_lines
+from m2g_audit.words import least_found, model_lines
 
 INLINE_BYTES = 24_000_000
 REPORT_FILE = "report.html"

@@ -221,7 +221,7 @@ def _draw_spectra(figure: Figure, curves: _Curves, bands: Bands) -> None:
 def _point_mass(kind: Literal["jacobian", "paper"], N: int) -> NDArray[np.float64]:
     if kind == "jacobian":
         return np.ones(N)  # without the import, which loads torch
-    from m2g_audit.curvature import point_mass_curve
+    from m2g_audit.free_probability import point_mass_curve
 
     return point_mass_curve(kind, N)
 
