@@ -41,6 +41,7 @@ from m2g_audit.nulls import nearest_and_ratios
 from m2g_audit.numerics import seed_for
 from m2g_audit.picture_tensors import to_picture
 from m2g_audit.pipelines import TextToImage
+from m2g_audit.pocket.reference import load_pocket
 from m2g_audit.power import Power
 from m2g_audit.progress import Progress, silent
 from m2g_audit.records import (
@@ -69,7 +70,7 @@ from m2g_audit.records import (
     VerdictRecord,
     VerdictWord,
 )
-from m2g_audit.reference import Reference, ReferenceSet, load_folder, load_pocket
+from m2g_audit.reference import Reference, ReferenceSet, load_folder
 from m2g_audit.request import Job, Setup
 from m2g_audit.rule import (
     UNDETECTED_LIMIT,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,10 +26,6 @@ from m2g_audit.picture_files import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.picture_folder import PictureFolder, find_pictures, reason, refuse_broken
 from m2g_audit.picture_tensors import to_levels
 from m2g_audit.similarity import Metric, Search, Vectors
-
-if TYPE_CHECKING:
-    from m2g_audit.pipelines import TextToImage
-    from m2g_audit.pocket.reference import TrainingPictures
 
 _CHUNK_BYTES = 64 * 2**20
 _KEPT_BYTES = 2**30
@@ -463,43 +459,3 @@ def embed_stored(metric: Metric, images: Tensor) -> Tensor:
 
 def _metric_key(metric: Metric) -> str:
     return f"{metric.name} {metric.weights_sha256}"
-
-
-@dataclass(frozen=True)
-class PocketReference:
-    """The whole training set of pocket, drawn again where it is needed."""
-
-    pictures: TrainingPictures
-    index: np.ndarray
-    sha256: str
-    source: str = "the pocket world"
-    complete: bool = True
-    flipped: bool = False
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Return the caption and number of each picture."""
-        return self.pictures.names
-
-    def picture(self, number: int) -> Tensor:
-        """Return one picture as the model can show it, uint8 [3, h, w]."""
-        return self.pictures.take([number])[0]
-
-    def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
-    ) -> tuple[list[float], list[int]]:
-        """Return distance and number of the nearest training picture of each image."""
-        from m2g_audit.pocket.reference import BOUNDED_METRICS, nearest_training
-
-        if metric.name in BOUNDED_METRICS:
-            return nearest_training(metric, images, self.pictures, self.index)
-        everything = ReferenceSet(self.pictures, self.pictures.names)
-        return everything.nearest(metric, images, on_progress)
-
-
-def load_pocket(pipeline: TextToImage) -> PocketReference:
-    """Return the training set of pocket; ModelError where the shipped index is missing."""
-    from m2g_audit.model_folder import POCKET_FOLDER
-    from m2g_audit.pocket.reference import TrainingPictures, load_index, world_hash
-
-    return PocketReference(TrainingPictures(pipeline), load_index(POCKET_FOLDER), world_hash())

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from m2g_audit.errors import ModelError
+from m2g_audit.model_folder import POCKET_FOLDER
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, trained_captions
 from m2g_audit.pocket.world import Stream
+from m2g_audit.reference import Progress, ReferenceSet
 from m2g_audit.similarity import Metric, distances
 
 BLOCKS = 8
@@ -166,3 +169,38 @@ def world_hash() -> str:
         content.update(f"{caption.text}|{caption.k}\n".encode())
     content.update(world.training_pictures(trained_captions()[0]).tobytes())
     return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class PocketReference:
+    """The whole training set of pocket, drawn again where it is needed."""
+
+    pictures: TrainingPictures
+    index: np.ndarray
+    sha256: str
+    source: str = "the pocket world"
+    complete: bool = True
+    flipped: bool = False
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the caption and number of each picture."""
+        return self.pictures.names
+
+    def picture(self, number: int) -> Tensor:
+        """Return one picture as the model can show it, uint8 [3, h, w]."""
+        return self.pictures.take([number])[0]
+
+    def nearest(
+        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+    ) -> tuple[list[float], list[int]]:
+        """Return distance and number of the nearest training picture of each image."""
+        if metric.name in BOUNDED_METRICS:
+            return nearest_training(metric, images, self.pictures, self.index)
+        everything = ReferenceSet(self.pictures, self.pictures.names)
+        return everything.nearest(metric, images, on_progress)
+
+
+def load_pocket(pipeline: RoundTrip) -> PocketReference:
+    """Return the training set of pocket; ModelError where the shipped index is missing."""
+    return PocketReference(TrainingPictures(pipeline), load_index(POCKET_FOLDER), world_hash())
