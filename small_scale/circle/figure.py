@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from m2g_audit.oracles import circle_energy, circle_score
 from m2g_audit.records import StateWord
 from m2g_audit.report.colours import STATE_COLOURS
+from small_scale.circle.clusters import Cluster
 from small_scale.circle.minima import expected_of_many
 from small_scale.circle.recipe import BETA_EXACT, EXTENT, T_PICTURE
 from small_scale.figures.style import FAINT, INK, plain
-
-if TYPE_CHECKING:
-    from small_scale.circle.results import Landscape
 
 # The square root of the energy, a distance, has the colours: valleys and slopes are both seen.
 _NORM = PowerNorm(0.5, vmin=0, vmax=4)
@@ -35,6 +34,19 @@ _SAMPLES, _MANY = "#9fe8ff", 100
 _ONE: StateWord = "memorized"
 _SHARED: StateWord = "spurious"
 _CHANCE: StateWord = "generalized"
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """One panel of Fig. 2: `energy` [grid, grid] at t = 0.15, least 0; `arrows` [n, n, 2];
+    `samples` [s, 2]; `points` [K, 2]; clusters, and the energy at the centre of each."""
+
+    points: np.ndarray
+    samples: np.ndarray
+    energy: np.ndarray
+    arrows: np.ndarray
+    clusters: list[Cluster]
+    heights: np.ndarray
 
 
 def landscapes(panels: dict[int, Landscape], chance: float) -> bytes:

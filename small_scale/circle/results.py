@@ -6,10 +6,9 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from m2g_audit.runs import RunDirectory
 from small_scale.circle import clusters, figure, tables
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.energy import energy, exact_prior, standard_prior
+from small_scale.circle.figure import Landscape
 from small_scale.circle.minima import shared_until
 from small_scale.circle.recipe import T_PICTURE, Recipe
 from small_scale.circle.sampling import last_beta
@@ -31,19 +31,6 @@ _FOLLOWED = 64
 """Up to this K the groups of points that share a minimum are followed over beta."""
 DATA_RADIUS = 1.5
 """The energy's error is taken over the grid's points nearer to the centre than this."""
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """One panel of Fig. 2: `energy` [grid, grid] at t = 0.15, least 0; `arrows` [n, n, 2];
-    `samples` [s, 2]; `points` [K, 2]; clusters, and the energy at the centre of each."""
-
-    points: np.ndarray
-    samples: np.ndarray
-    energy: np.ndarray
-    arrows: np.ndarray
-    clusters: list[Cluster]
-    heights: np.ndarray
 
 
 def write(folder: RunDirectory, recipe: Recipe, stages: Iterable[str]) -> None:
