@@ -23,10 +23,10 @@ from audit_seconds import RESULTS, program
 from PIL import Image
 from resumable import Result, in_words, machine
 
-from m2g_audit.batch_directory import RECORDS_FILE, BatchDirectory
 from m2g_audit.files import write_atomically
-from m2g_audit.model_folder import POCKET
+from m2g_audit.models.model_folder import POCKET
 from m2g_audit.pocket.captions import MEDIA, MOODS, PLACES, all_captions, compose
+from m2g_audit.store.batch_directory import RECORDS_FILE, BatchDirectory
 
 NAME = "batch_killed"
 

@@ -55,8 +55,8 @@ def measure(size: int) -> dict[str, float]:
 
 def run(size: int) -> dict[str, float]:
     """Peak memory in MiB before and after a batch, and its seconds and size on the disk."""
-    from m2g_audit.batch_results import finish
-    from tests.batch_work import ManyPrompts, open_batch
+    from m2g_audit.review.summary import finish
+    from tests.support.batch_work import ManyPrompts, open_batch
 
     kinds = ("same", "new", "half", "torn")
     prompts = [f"{kinds[i % 4]} picture number {i} of many on a wall" for i in range(size)]

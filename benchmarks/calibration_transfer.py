@@ -27,12 +27,12 @@ from named_by_curvature import CALIBRATION
 from resumable import Result, in_words, machine
 from sklearn.metrics import roc_auc_score
 
-from m2g_audit.calibration import Readout, Transfer, load, read_out
+from m2g_audit.calibration.calibration import Readout, Transfer, load, read_out
 from m2g_audit.files import write_atomically
-from m2g_audit.intervals import LEVEL
 from m2g_audit.pocket.truth_table import load_table
-from m2g_audit.records import IntervalRecord
-from small_scale.calibration import FILE
+from m2g_audit.records.record import IntervalRecord
+from m2g_audit.verdict.intervals import LEVEL
+from small_scale.calibration_file import FILE
 from small_scale.lab import Lab
 
 READOUTS: tuple[Readout, ...] = get_args(Readout)

@@ -28,12 +28,12 @@ from PIL import Image
 from resumable import in_words, machine
 from torch import Tensor
 
-from m2g_audit.model_folder import POCKET_FOLDER
+from m2g_audit.models.model_folder import POCKET_FOLDER
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.recipe import PRESETS
 from m2g_audit.pocket.training import TrainingRun, as_tensor, draw_examples, encode, optimise
-from m2g_audit.stored_runs import StoredRun
+from m2g_audit.store.stored_run import StoredRun
 
 MOST_PICTURES = 64
 STEPS = (1, 2)

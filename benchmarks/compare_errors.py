@@ -3,11 +3,11 @@
 Of each caption of pocket the truth has 256 samples. Two disjoint sets of them are two runs of a
 model that did not change, so that a test with p <= 5% errs. Compared are Fisher's exact test of
 duplicated seeds as if they did not depend on each other (the reference), the one at the sample size
-that their dependence leaves (m2g_audit.compare), that of memorized seeds, and both together. Then
-over lists of all captions, with Benjamini and Hochberg's procedure: how many lists have a false
-change. The interval of the change should hold 0 in 95%. Power: of ten captions, drawn anew for each
-list, the second run is another caption's. And in worlds of equally or unequally (1/rank) likely
-pictures beside new ones, simulated: how often p is under 5% and under smaller limits.
+that their dependence leaves (m2g_audit.review.compare), that of memorized seeds, and both together.
+Then over lists of all captions, with Benjamini and Hochberg's procedure: how many lists have a
+false change. The interval of the change should hold 0 in 95%. Power: of ten captions, drawn anew
+for each list, the second run is another caption's. And in worlds of equally or unequally (1/rank)
+likely pictures beside new ones, simulated: how often p is under 5% and under smaller limits.
 
     python benchmarks/compare_errors.py runs/pocket      # a folder that `pocket measure` finished
 
@@ -28,15 +28,15 @@ from resumable import in_words, machine
 from scipy.stats import false_discovery_control
 from torch import from_numpy
 
-from m2g_audit.attractors import find_attractors
-from m2g_audit.compare import Side, difference, fisher_exact, p_values
-from m2g_audit.picture_tensors import is_failed
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.truth import DISTANCES_FILE, TRUTH_SEED
 from m2g_audit.pocket.truth_table import load_table
+from m2g_audit.review.compare import Side, difference, fisher_exact, p_values
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import S_PRIME, duplicate_chances
-from m2g_audit.thresholds import Thresholds
+from m2g_audit.verdict.attractors import find_attractors
+from m2g_audit.verdict.states import S_PRIME, duplicate_chances
+from m2g_audit.verdict.thresholds import Thresholds
 
 RESULTS = Path(__file__).parent / "results"
 ALPHA = 0.05

@@ -24,19 +24,19 @@ from typing import Any
 import numpy as np
 from resumable import Pieces, Result, in_words, machine
 
-from m2g_audit import basin, score_model
-from m2g_audit.audit import picture_distance
-from m2g_audit.basin import COARSE, Basin, algorithm1, check_times, critical_time
+from m2g_audit.audits.audit import picture_distance
+from m2g_audit.diagnostics import basin, score_model
+from m2g_audit.diagnostics.basin import COARSE, Basin, algorithm1, check_times, critical_time
+from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.model_folder import POCKET, POCKET_FOLDER
-from m2g_audit.numerics import seed_for
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import TextToImage
+from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
-from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
+from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
 from m2g_audit.pocket.truth_table import TABLE, TruthTable, load_table
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State, classify
+from m2g_audit.verdict.states import State, classify
 
 STATES = (State.MEMORIZED, State.SPURIOUS, State.GENERALIZED)
 SEEDS = 16

@@ -33,15 +33,15 @@ from pocket_curvature import (
 )
 from resumable import Pieces, Result, in_words, machine
 
-from m2g_audit import fast_spectrum, krylov, operators
-from m2g_audit.fast_spectrum import FIRST_SHELLS, fast_spectra
+from m2g_audit.diagnostics import fast_spectrum, krylov, operators
+from m2g_audit.diagnostics.fast_spectrum import FIRST_SHELLS, fast_spectra
+from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.numerics import seed_for
-from m2g_audit.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.truth import SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
-from m2g_audit.states import State
+from m2g_audit.verdict.states import State
 
 T0, QUANTILE = 5, 0.1
 SCORES: tuple[ScoreKind, ...] = ("unconditional", "conditional")

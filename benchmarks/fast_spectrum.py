@@ -33,29 +33,29 @@ from pocket_curvature import STATES
 from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
-from m2g_audit import curvature, fast_spectrum, free_probability, krylov, operators
-from m2g_audit.curvature import Spectrum, alg2, alg3, exact_jacobian
-from m2g_audit.fast_spectrum import (
+from m2g_audit.diagnostics import exact_spectrum, fast_spectrum, free_probability, krylov, operators
+from m2g_audit.diagnostics.exact_spectrum import Spectrum, alg2, alg3, exact_jacobian
+from m2g_audit.diagnostics.fast_spectrum import (
     FastSpectrum,
     fast_spectra,
     in_paper_units,
     pooled,
     relative_l1,
 )
+from m2g_audit.diagnostics.krylov import Bidiagonalisation, curve
+from m2g_audit.diagnostics.numerics import noises_for, seed_for
+from m2g_audit.diagnostics.operators import FORWARD_COST, GRAPH_COST, REVERSE_COST, ScoreJacobian
+from m2g_audit.diagnostics.score_model import ScoreModel, perturb
 from m2g_audit.files import write_atomically
-from m2g_audit.krylov import Bidiagonalisation, curve
-from m2g_audit.model_folder import POCKET, POCKET_FOLDER
-from m2g_audit.numerics import noises_for, seed_for
-from m2g_audit.operators import FORWARD_COST, GRAPH_COST, REVERSE_COST, ScoreJacobian
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
+from m2g_audit.models.pipelines import ScoreKind, TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import Caption, all_captions
-from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
+from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
 from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TABLE, TruthTable, load_table
-from m2g_audit.score_model import ScoreModel, perturb
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State, classify
+from m2g_audit.verdict.states import State, classify
 
 T0 = 5
 SEED = 77_000
@@ -112,7 +112,7 @@ def main() -> None:
         "tolerance": FINE,
         "threads": torch.get_num_threads(),
     }
-    code = (curvature, fast_spectrum, free_probability, krylov, operators)
+    code = (exact_spectrum, fast_spectrum, free_probability, krylov, operators)
     pieces = Pieces(asked.work, settings, (*code, measure, compared, measure_cell, errors_of_all))
     chosen = choose(pipeline, folder, table, asked.samples, asked.of_caption, asked.work)
     warm_up(pipeline.bind(chosen[0].caption.text), chosen[0])

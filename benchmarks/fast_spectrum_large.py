@@ -38,14 +38,21 @@ from resumable import Pieces, Result, in_words, machine
 from scipy.stats import norm
 from torch import Tensor
 
-from m2g_audit import fast_spectrum, krylov, operators
-from m2g_audit.fast_spectrum import TOLERANCE, Density, densities, fast_spectra, pooled, relative_l1
+from m2g_audit.diagnostics import fast_spectrum, krylov, operators
+from m2g_audit.diagnostics.fast_spectrum import (
+    TOLERANCE,
+    Density,
+    densities,
+    fast_spectra,
+    pooled,
+    relative_l1,
+)
+from m2g_audit.diagnostics.free_probability import point_mass_curve
+from m2g_audit.diagnostics.krylov import Bidiagonalisation, curve
+from m2g_audit.diagnostics.numerics import exact_numerics, noises_for, seed_for
+from m2g_audit.diagnostics.operators import ScoreJacobian
+from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.files import write_atomically
-from m2g_audit.free_probability import point_mass_curve
-from m2g_audit.krylov import Bidiagonalisation, curve
-from m2g_audit.numerics import exact_numerics, noises_for, seed_for
-from m2g_audit.operators import ScoreJacobian
-from m2g_audit.score_model import NoiseSchedule, ScoreModel
 
 N = 16_384
 ASYMMETRY = 0.15

@@ -35,17 +35,17 @@ from PIL import Image
 from resumable import in_words, machine
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from m2g_audit.fast_spectrum import fast_spectra
-from m2g_audit.numerics import noises_for
-from m2g_audit.operators import ScoreJacobian
-from m2g_audit.pipelines import TextToImage
+from m2g_audit.audits.request import Request, set_up
+from m2g_audit.audits.yardstick import find_yardstick
+from m2g_audit.diagnostics.fast_spectrum import fast_spectra
+from m2g_audit.diagnostics.numerics import noises_for
+from m2g_audit.diagnostics.operators import ScoreJacobian
+from m2g_audit.models.pipelines import TextToImage
 from m2g_audit.pocket import components
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.recipe import Recipe
 from m2g_audit.progress import silent
-from m2g_audit.reference import load_folder
-from m2g_audit.request import Request, set_up
-from m2g_audit.yardstick import find_yardstick
+from m2g_audit.references.reference import load_folder
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT = "a print of the old harbour"

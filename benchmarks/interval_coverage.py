@@ -1,4 +1,4 @@
-"""Measure the coverage of every interval in m2g_audit.intervals, and of the candidates it beat.
+"""Measure the coverage of every interval in m2g_audit.verdict.intervals, and of candidates it beat.
 
     python benchmarks/interval_coverage.py            # a few minutes on one core
     python benchmarks/interval_coverage.py --reps 400 # a quick look
@@ -26,12 +26,12 @@ from scipy.special import betaincinv
 from scipy.stats import multinomial
 from statsmodels.stats.proportion import multinomial_proportions_confint
 
-from m2g_audit import intervals
-from m2g_audit.intervals import Interval
-from m2g_audit.looks import AUTO, Look
-from m2g_audit.rule import UNDETECTED_LIMIT, Verdict, decide, label
-from m2g_audit.shares import Shares, find_shares
-from m2g_audit.states import S_PRIME, State
+from m2g_audit.verdict import intervals
+from m2g_audit.verdict.intervals import Interval
+from m2g_audit.verdict.looks import AUTO, Look
+from m2g_audit.verdict.rule import UNDETECTED_LIMIT, Verdict, decide, label
+from m2g_audit.verdict.shares import Shares, find_shares
+from m2g_audit.verdict.states import S_PRIME, State
 
 SIZES = (4, 8, 16, 32, 64)
 RESULT = Path(__file__).parent / "results" / "interval_coverage.md"

@@ -1,11 +1,12 @@
 """Does the lab train and sample as fast as the plainest loop over the same diffusers objects?
 
-Training: `small_scale.training.train` against a loop that a reader of diffusers' tutorial would
-write: a DataLoader, UNet2DModel, DDPMScheduler.add_noise, EMAModel and Adam, in fp32. Sampling:
-`small_scale.synthesis.synthesise` against DDIMPipeline-like calls of 64 pictures. Networks,
-batches, pictures and numbers of steps are those of the desk preset. Both run in turn, each repeat
-in another order; ratios are of one repeat. The plain loop is also run under the lab's own mixed
-precision, so that what the lab adds (checkpoints, seeded batches) can be seen apart from it.
+Training: `small_scale.models.training.train` against a loop that a reader of diffusers' tutorial
+would write: a DataLoader, UNet2DModel, DDPMScheduler.add_noise, EMAModel and Adam, in fp32.
+Sampling: `small_scale.models.synthesis.synthesise` against DDIMPipeline-like calls of 64 pictures.
+Networks, batches, pictures and numbers of steps are those of the desk preset. Both run in turn,
+each repeat in another order; ratios are of one repeat. The plain loop is also run under the lab's
+own mixed precision, so that what the lab adds (checkpoints, seeded batches) can be seen apart from
+it.
 
     python benchmarks/lab_throughput.py              # five repeats; needs an idle machine
 """
@@ -27,11 +28,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from m2g_audit.files import write_atomically
-from small_scale.network import make_network, make_scheduler
-from small_scale.pictures import as_input
+from small_scale.models.network import make_network, make_scheduler
+from small_scale.models.pictures import as_input
+from small_scale.models.synthesis import synthesise
+from small_scale.models.training import train
 from small_scale.settings import Settings, Synthesis, settings_for
-from small_scale.synthesis import synthesise
-from small_scale.training import train
 
 K, STEPS, IMAGES = 256, 60, 250
 RESULTS = Path(__file__).parent / "results"

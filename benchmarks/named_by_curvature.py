@@ -36,9 +36,7 @@ from pocket_verdicts import BENCHMARK_SEED, SEEDS
 from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
-from m2g_audit import fast_spectrum, krylov, operators
-from m2g_audit.attractors import RepeatSeedCheck
-from m2g_audit.calibration import (
+from m2g_audit.calibration.calibration import (
     Calibration,
     CalibrationData,
     CalibrationModel,
@@ -50,21 +48,23 @@ from m2g_audit.calibration import (
     Transfer,
     read_out,
 )
-from m2g_audit.fast_spectrum import fast_spectra
+from m2g_audit.diagnostics import fast_spectrum, krylov, operators
+from m2g_audit.diagnostics.fast_spectrum import fast_spectra
+from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.intervals import LEVEL
-from m2g_audit.looks import Look
-from m2g_audit.numerics import seed_for
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.pipelines import ScoreKind, TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
 from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
-from m2g_audit.records import IntervalRecord
-from m2g_audit.rule import Grounds, Samples, Verdict, judge, label, verdict_of_named
+from m2g_audit.records.record import IntervalRecord
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State
-from m2g_audit.thresholds import Thresholds
+from m2g_audit.verdict.attractors import RepeatSeedCheck
+from m2g_audit.verdict.intervals import LEVEL
+from m2g_audit.verdict.looks import Look
+from m2g_audit.verdict.rule import Grounds, Samples, Verdict, judge, label, verdict_of_named
+from m2g_audit.verdict.states import State
+from m2g_audit.verdict.thresholds import Thresholds
 from m2g_audit.versions import versions
 
 SCORE: ScoreKind = "conditional"

@@ -24,17 +24,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from resumable import Pieces, Result
 
-from m2g_audit import fast_spectrum, krylov, operators
-from m2g_audit.fast_spectrum import FIRST_SHELLS, FastSpectrum, fast_spectra
-from m2g_audit.free_probability import point_mass_curve
-from m2g_audit.numerics import seed_for
-from m2g_audit.pipelines import ScoreKind, TextToImage
+from m2g_audit.diagnostics import fast_spectrum, krylov, operators
+from m2g_audit.diagnostics.fast_spectrum import FIRST_SHELLS, FastSpectrum, fast_spectra
+from m2g_audit.diagnostics.free_probability import point_mass_curve
+from m2g_audit.diagnostics.numerics import seed_for
+from m2g_audit.models.pipelines import ScoreKind, TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.truth import DISTANCES_FILE, SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
-from m2g_audit.report.colours import STATE_COLOURS
+from m2g_audit.reports.colours import STATE_COLOURS
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State, classify
+from m2g_audit.verdict.states import State, classify
 
 STATES = (State.MEMORIZED, State.SPURIOUS, State.GENERALIZED)
 TIMES = (2, 5, 20, 50, 100)

@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from m2g_audit.intervals import Interval
-from m2g_audit.looks import AUTO, Look, looks
-from m2g_audit.numerics import seed_for
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import TextToImage
+from m2g_audit.diagnostics.numerics import seed_for
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import Caption, all_captions
-from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
+from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
 from m2g_audit.pocket.truth import DISTANCES_FILE, SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import CaptionTruth, TruthTable, load_table
-from m2g_audit.power import power_of
-from m2g_audit.rule import Grounds, Judgement, Samples, Verdict, judge, label, read, settles
+from m2g_audit.references.power import power_of
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State
-from m2g_audit.thresholds import Thresholds
+from m2g_audit.verdict.intervals import Interval
+from m2g_audit.verdict.looks import AUTO, Look, looks
+from m2g_audit.verdict.rule import Grounds, Judgement, Samples, Verdict, judge, label, read, settles
+from m2g_audit.verdict.states import State
+from m2g_audit.verdict.thresholds import Thresholds
 
 SEEDS = 16
 MOST_SEEDS = AUTO[-1].seeds

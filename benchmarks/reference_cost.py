@@ -28,9 +28,9 @@ from PIL import Image
 from resumable import in_words, machine
 from torch import Tensor
 
-from m2g_audit.nulls import find_nulls, nearest_and_ratios
-from m2g_audit.picture_files import crop
-from m2g_audit.reference import ReferenceSet, load_folder, scan
+from m2g_audit.pictures.decoding import crop
+from m2g_audit.references.nulls import find_nulls, nearest_and_ratios
+from m2g_audit.references.reference import ReferenceSet, load_folder, scan
 from m2g_audit.similarity import load_metric
 
 RESULTS = Path(__file__).parent / "results"

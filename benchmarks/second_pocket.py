@@ -30,21 +30,21 @@ from pocket_curvature import RESULTS, Groups, areas, interval
 from pocket_verdicts import BENCHMARK_SEED, SEEDS, agreement
 from resumable import Result, in_words, machine
 
-from m2g_audit.calibration import Transfer, load
+from m2g_audit.calibration.calibration import Transfer, load
 from m2g_audit.files import write_atomically
-from m2g_audit.intervals import LEVEL
-from m2g_audit.looks import Look
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import TextToImage
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
-from m2g_audit.pocket.reference import TrainingPictures, load_index, nearest_training
+from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
 from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
-from m2g_audit.records import IntervalRecord
-from m2g_audit.rule import Grounds, Samples, Verdict, judge, label
+from m2g_audit.records.record import IntervalRecord
 from m2g_audit.similarity import distances, load_metric
-from m2g_audit.states import State
-from m2g_audit.thresholds import Thresholds
+from m2g_audit.verdict.intervals import LEVEL
+from m2g_audit.verdict.looks import Look
+from m2g_audit.verdict.rule import Grounds, Samples, Verdict, judge, label
+from m2g_audit.verdict.states import State
+from m2g_audit.verdict.thresholds import Thresholds
 
 NAME = "second_pocket"
 RULES = ("pocket's", "its own")

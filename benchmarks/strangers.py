@@ -27,22 +27,22 @@ import torch
 from stranger_models import STRANGERS, Stranger, Taught, fresh_rows, pictures_of, taught
 from torch import Tensor
 
-from m2g_audit.intervals import clopper_pearson
-from m2g_audit.numerics import seed_for
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import TextToImage
-from m2g_audit.pocket.reference import to_levels
+from m2g_audit.audits.request import Request, set_up
+from m2g_audit.audits.yardstick import find_yardstick
+from m2g_audit.diagnostics.numerics import seed_for
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.pictures.tensors import is_failed
+from m2g_audit.pocket.training_pictures import to_levels
 from m2g_audit.pocket.truth import Seen
 from m2g_audit.progress import silent
-from m2g_audit.records import AuditRecord
-from m2g_audit.reference import load_folder
-from m2g_audit.request import Request, set_up
-from m2g_audit.rule import label
+from m2g_audit.records.record import AuditRecord
+from m2g_audit.references.reference import load_folder
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
-from m2g_audit.states import S_PRIME
-from m2g_audit.stored_runs import StoredRun
-from m2g_audit.thresholds import Thresholds, fresh_thresholds
-from m2g_audit.yardstick import find_yardstick
+from m2g_audit.store.stored_run import StoredRun
+from m2g_audit.verdict.intervals import clopper_pearson
+from m2g_audit.verdict.rule import label
+from m2g_audit.verdict.states import S_PRIME
+from m2g_audit.verdict.thresholds import Thresholds, fresh_thresholds
 
 SAMPLES = 128
 TRUTH_SEED, AUDIT_SEED = 256_000, 16_000

@@ -3,12 +3,12 @@
 python examples/audit_in_python.py
 """
 
-from m2g_audit.attractors import find_attractors
-from m2g_audit.numerics import seed_for
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import TextToImage
+from m2g_audit.diagnostics.numerics import seed_for
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.similarity import distances, load_metric
+from m2g_audit.verdict.attractors import find_attractors
 
 PROMPT = "a print of the old harbour"
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2g_audit.auditor import Auditor
+    from m2g_audit.batch.auditor import Auditor
 
 __all__ = ["Auditor"]
 
@@ -11,7 +11,7 @@ __all__ = ["Auditor"]
 def __getattr__(name: str) -> Any:
     # Loaded when asked for, so that the command's help need not wait for it.
     if name == "Auditor":
-        from m2g_audit.auditor import Auditor
+        from m2g_audit.batch.auditor import Auditor
 
         return Auditor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

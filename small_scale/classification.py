@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2g_audit.intervals import Interval
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.shares import find_shares
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.similarity import Metric, nearest
-from m2g_audit.states import State, classify
-from m2g_audit.thresholds import Thresholds
+from m2g_audit.verdict.intervals import Interval
+from m2g_audit.verdict.shares import find_shares
+from m2g_audit.verdict.states import State, classify
+from m2g_audit.verdict.thresholds import Thresholds
 from small_scale.arrays import load_arrays, save_arrays
-from small_scale.pictures import Pictures, in_colour
-from small_scale.thresholds import Rule, Threshold, find_threshold, phase_of, rate_in
+from small_scale.histogram_thresholds import Rule, Threshold, find_threshold, phase_of, rate_in
+from small_scale.models.pictures import Pictures, in_colour
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit.basin import Basin, Distance, algorithm1, critical_time
-from m2g_audit.curvature import alg2
-from m2g_audit.energy import relative_energy
-from m2g_audit.fast_spectrum import FastSpectrum, fast_spectra
-from m2g_audit.numerics import check_finite, seed_for
-from m2g_audit.pipelines import UnconditionalModel
+from m2g_audit.diagnostics.basin import Basin, Distance, algorithm1, critical_time
+from m2g_audit.diagnostics.energy import relative_energy
+from m2g_audit.diagnostics.exact_spectrum import alg2
+from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, fast_spectra
+from m2g_audit.diagnostics.numerics import check_finite, seed_for
+from m2g_audit.models.pipelines import UnconditionalModel
 from m2g_audit.similarity.base import Metric
-from m2g_audit.states import State
+from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import GROUPS, Cell, Lab, chosen
 from small_scale.mixture import mixtures
-from small_scale.pictures import Pictures, as_input, in_colour, to_levels
-from small_scale.training import MODEL
+from small_scale.models.pictures import Pictures, as_input, in_colour, to_levels
+from small_scale.models.training import MODEL
 
 Arrays = dict[str, np.ndarray]
 OnProgress = Callable[[int, int], None]

@@ -7,7 +7,7 @@ synthetic/K000064-seed0/*.npz      S', images uint8 [n, c, h, w]
 neighbours/K000064-seed0.npz       distances (small_scale.classification.Neighbours)
 geometry/K000064-seed0/*.npz       basin, spectra, energy, mixture (small_scale.geometry);
                                    unfinished ones in a folder of their name
-sheets/K000064-seed0.npz           the pictures that figures show (small_scale.sheets)
+sheets/K000064-seed0.npz           the pictures that figures show (small_scale.report.sheets)
 tables/*.csv, figures/*.png, calibration.json
 """
 
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.files import check_writable, digest, is_draft, write_atomically
-from m2g_audit.states import State
+from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.classification import (
     STATES,
@@ -39,9 +39,9 @@ from small_scale.classification import (
     thresholds_per_K,
     with_values,
 )
+from small_scale.histogram_thresholds import Threshold
 from small_scale.settings import Geometry, Network, Settings, Synthesis, Training
 from small_scale.sizes import transition
-from small_scale.thresholds import Threshold
 
 SETTINGS_FILE, DATA_FILE, WEIGHTS_FILE = "settings.json", "data.json", "metric-weights.json"
 _PARTS: Mapping[str, Any] = {

@@ -14,17 +14,17 @@ from accelerate import Accelerator
 
 from m2g_audit.errors import UsageError
 from m2g_audit.similarity import Metric, load_metric
-from small_scale.calibration import write_calibration
+from small_scale.calibration_file import write_calibration
 from small_scale.classification import find_neighbours
 from small_scale.geometry import Measurements
 from small_scale.lab import Cell, Data, Lab
-from small_scale.network import make_network
-from small_scale.pictures import Pictures, as_input, load_pictures, open_source
-from small_scale.report import write_report
+from small_scale.models.network import make_network
+from small_scale.models.pictures import Pictures, as_input, load_pictures, open_source
+from small_scale.models.synthesis import synthesise
+from small_scale.models.training import MODEL, train
+from small_scale.report.sheets import is_current, save_sheet
+from small_scale.report.whole_report import write_report
 from small_scale.settings import Geometry, Settings
-from small_scale.sheets import is_current, save_sheet
-from small_scale.synthesis import synthesise
-from small_scale.training import MODEL, train
 
 Stage = Literal[
     "train", "synthesise", "neighbours", "basin", "spectra", "energy", "mixture", "sheet", "report"

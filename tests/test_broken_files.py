@@ -17,8 +17,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from m2g_audit.errors import ReferenceFolderError, UsageError
-from m2g_audit.picture_containers import PictureFile
-from m2g_audit.picture_folder import find_pictures
+from m2g_audit.pictures.containers import PictureFile
+from m2g_audit.pictures.folder import find_pictures
 from m2g_audit.prompts import PromptList, read_prompts
 from tests.prompts.test_kinds import FORMS, TEXTS
 

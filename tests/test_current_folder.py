@@ -9,26 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.made_run import RELEASE, make_run
+from tests.support.made_run import RELEASE, make_run
 
 _REPOSITORY = Path(__file__).parents[1]
 _REPORT = """
 from pathlib import Path
-from m2g_audit.report.html.page import write_report
-from m2g_audit.stored_runs import StoredRun
+from m2g_audit.reports.html.page import write_report
+from m2g_audit.store.stored_run import StoredRun
 
 if __name__ == "__main__":
     write_report(StoredRun.read(Path(".")), processes=2)
 """
 _SHEETS = """
 from pathlib import Path
-from m2g_audit.report.spectrum import spectrum_figure
-from tests.samples import sample_record
+from m2g_audit.reports.spectrum_figure import spectrum_figure
+from tests.support.samples import sample_record
 
 spectrum_figure(sample_record(), Path("."))
 """
 _LAB = """
-from small_scale.figures.style import new_page
+from small_scale.report.figures.style import new_page
 
 new_page(3, 3, "title", "about")
 """

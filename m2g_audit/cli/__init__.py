@@ -9,7 +9,7 @@ import typer
 
 from m2g_audit.cli import batch, calibrate, compare, doctor, pocket, prompt, report, schema, toy
 from m2g_audit.errors import Interrupted, as_audit_error
-from m2g_audit.printable import printable
+from m2g_audit.text import printable
 
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 model or metric, 4 reference, 5 numerics, 6 memory or other "
@@ -64,7 +64,7 @@ def _report(error: BaseException) -> int:
     known = as_audit_error(error)
     from rich.text import Text
 
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.cli.terminal import Terminal
 
     colour, word = ("yellow", "Stopped") if isinstance(known, Interrupted) else ("red", "Error")
     Terminal(stderr=True, soft_wrap=True).print(

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m2g_audit.request import Request
+    from m2g_audit.audits.request import Request
 
 ASK_ABOVE_SECONDS = 600
 
@@ -29,7 +29,7 @@ def ask(what: str, yes: bool) -> None:
 
 def ask_for_download(request: Request, yes: bool, console: Console) -> None:
     """Say what has to be downloaded first, and ask if it is much."""
-    from m2g_audit.downloads import BYTES_PER_SECOND, pending_bytes
+    from m2g_audit.models.downloads import BYTES_PER_SECOND, pending_bytes
 
     size = pending_bytes(request.model, request.revision, allow_pickle=request.allow_pickle)
     if not size:

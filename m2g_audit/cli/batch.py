@@ -53,11 +53,11 @@ from m2g_audit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from m2g_audit.batch import Batch
-    from m2g_audit.batch_directory import BatchDirectory
-    from m2g_audit.gate import FailOn, Outcome
+    from m2g_audit.audits.request import Request, Setup
+    from m2g_audit.batch.batch import Batch
     from m2g_audit.prompts import Entry, PromptList
-    from m2g_audit.request import Request, Setup
+    from m2g_audit.review.gate import FailOn, Outcome
+    from m2g_audit.store.batch_directory import BatchDirectory
 
 _LIST, _GATE = "The list", "Gate"
 
@@ -213,7 +213,7 @@ def batch(
             header=header,
         ).with_negative_prompt(negative_prompt)
         run.take(listed, _share(listed, shard))
-        from m2g_audit.request import Request
+        from m2g_audit.audits.request import Request
 
         asked = Request(prompt="", **chosen(arguments))
         request = asked.with_list(prompts)
@@ -250,7 +250,7 @@ class _Run:
     _notices: list[str]
 
     def __init__(self, fail_on: FailOn | None, junit: Path | None) -> None:
-        from m2g_audit.terminal import Terminal
+        from m2g_audit.cli.terminal import Terminal
 
         self._fail_on, self._junit = fail_on, junit
         self._console = Terminal(stderr=True)
@@ -267,10 +267,10 @@ class _Run:
 
     def start(self, request: Request, name: str, yes: bool) -> None:
         """Audit what has no verdict yet; raises what stops a run."""
-        from m2g_audit import request as requests
-        from m2g_audit.batch import Batch, open_directory
+        from m2g_audit.audits import request as requests
+        from m2g_audit.batch.batch import Batch, open_directory
+        from m2g_audit.cli.bars import progress_on
         from m2g_audit.cli.batch_progress import watching
-        from m2g_audit.cli.progress import progress_on
         from m2g_audit.files import check_writable
 
         request.check_options()
@@ -295,10 +295,10 @@ class _Run:
 
     def _ask(self, setup: Setup, batch: Batch, yes: bool) -> None:
         """Say what the rest of the batch takes, and ask if it is long."""
-        from m2g_audit.cli.progress import waiting
+        from m2g_audit.audits.estimates import estimate
+        from m2g_audit.cli.bars import waiting
         from m2g_audit.errors import UsageError
-        from m2g_audit.estimates import estimate
-        from m2g_audit.runs import RunDirectory
+        from m2g_audit.store.run_directory import RunDirectory
 
         assert self._directory is not None
         waits = batch.waiting
@@ -326,10 +326,10 @@ class _Run:
 
     def end(self, output_format: str) -> Outcome:
         """Write and show what the batch came to; return what it means for the gate."""
-        from m2g_audit.batch_results import RESULTS_FILE, SUMMARY_FILE, finish, summarise
         from m2g_audit.cli.batch_progress import show
         from m2g_audit.cli.options import print_json
-        from m2g_audit.terminal import Terminal
+        from m2g_audit.cli.terminal import Terminal
+        from m2g_audit.review.summary import RESULTS_FILE, SUMMARY_FILE, finish, summarise
 
         assert self._directory is not None
         whole = finish(self._directory, self._notices)
@@ -363,7 +363,7 @@ class _Run:
     def stopped_by(self, error: BaseException) -> BaseException:
         """Return the error to end with; its exit code is the gate's, which is never open."""
         from m2g_audit.errors import AuditError, Interrupted, UsageError, as_audit_error
-        from m2g_audit.gate import FINDINGS, INCOMPLETE
+        from m2g_audit.review.gate import FINDINGS, INCOMPLETE
 
         known = as_audit_error(error)
         if isinstance(known, UsageError):
@@ -380,7 +380,7 @@ class _Run:
 
     def _outcome(self) -> Outcome:
         """Judge this share's records, and write the JUnit file if one was asked for."""
-        from m2g_audit.gate import outcome, write_junit
+        from m2g_audit.review.gate import outcome, write_junit
 
         assert self._directory is not None
         log, ids = self._directory.log, [entry.id for entry in self._share]

@@ -13,14 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from m2g_audit.cli.progress import INTERVAL, is_watched
-from m2g_audit.gate import WORST_FIRST
-from m2g_audit.printable import duration, printable
-from m2g_audit.report.grounds import mark, origin
+from m2g_audit.cli.bars import INTERVAL, is_watched
+from m2g_audit.review.gate import WORST_FIRST
+from m2g_audit.review.grounds import mark, origin
+from m2g_audit.text import duration, printable
 
 if TYPE_CHECKING:
-    from m2g_audit.batch import Tally
-    from m2g_audit.batch_results import Summary
+    from m2g_audit.batch.batch import Tally
+    from m2g_audit.review.summary import Summary
 
 _STYLES = {
     "memorized": "bold red",

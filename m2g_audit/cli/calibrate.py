@@ -123,11 +123,11 @@ def calibrate(
     """
     from dataclasses import replace
 
-    from m2g_audit.cli.progress import progress_on
+    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.terminal import Terminal
     from m2g_audit.errors import UsageError
-    from m2g_audit.terminal import Terminal
     from small_scale.lab import SETTINGS_FILE, Lab
-    from small_scale.report import write_beside
+    from small_scale.report.whole_report import write_beside
     from small_scale.settings import PUBLISHED
     from small_scale.sweep import STAGES, Sweep, parse_stages
 
@@ -196,7 +196,7 @@ def _settings(
     sampler: Literal["ddpm", "ddim"] | None,
     spectrum: Literal["fast", "exact-alg2"] | None,
 ) -> Settings:
-    from small_scale.pictures import open_source
+    from small_scale.models.pictures import open_source
     from small_scale.settings import PUBLISHED, settings_for
     from small_scale.sizes import parse_sizes
 
@@ -302,7 +302,7 @@ def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: boo
 def _tell_cost(lab: Lab, left: int, device: torch.device, console: Console, yes: bool) -> None:
     """Says what the sweep is and what `left` forward passes take, and asks where that is long."""
     from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask
-    from m2g_audit.printable import duration
+    from m2g_audit.text import duration
     from small_scale.sweep import seconds_per_pass
 
     settings = lab.settings
@@ -323,11 +323,11 @@ def _summarise(lab: Lab, others: list[Lab]) -> None:
     from rich import box
     from rich.table import Table
 
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.cli.terminal import Terminal
     from small_scale.classification import STATES
-    from small_scale.report import BESIDE
+    from small_scale.report.summaries import possible_peaks, spurious_range
+    from small_scale.report.whole_report import BESIDE
     from small_scale.sizes import transition
-    from small_scale.summaries import possible_peaks, spurious_range
 
     classified = lab.classified["per-K"]
     console = Terminal(soft_wrap=True, highlight=False)

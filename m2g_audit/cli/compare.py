@@ -24,15 +24,15 @@ def compare(
     Example: m2g-audit compare runs/release-2 runs/release-3
     """
     from m2g_audit.cli.options import print_json
-    from m2g_audit.compare import compare as compared
-    from m2g_audit.stored_runs import StoredRun
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.review.compare import compare as compared
+    from m2g_audit.store.stored_run import StoredRun
 
     with Terminal(stderr=True).status("comparing"):
         found = compared(StoredRun.read(before), StoredRun.read(after))
     if output_format == "json":
         print_json(found.model_dump_json(indent=1))
         return
-    from m2g_audit.report.changes import show
+    from m2g_audit.reports.changes import show
 
     show(found, Terminal())

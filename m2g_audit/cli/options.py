@@ -277,7 +277,7 @@ Yes = Annotated[
 
 def chosen(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a verb's arguments that are options of a Request, by its names for them."""
-    from m2g_audit.request import Request
+    from m2g_audit.audits.request import Request
 
     names = {field.name for field in fields(Request)}
     found = {name: value for name, value in arguments.items() if name in names}

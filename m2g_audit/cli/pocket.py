@@ -37,8 +37,8 @@ def prompts(
     from dataclasses import asdict
 
     from m2g_audit.cli.options import print_json
+    from m2g_audit.cli.terminal import Terminal
     from m2g_audit.pocket.truth_table import TABLE, load_table
-    from m2g_audit.terminal import Terminal
 
     table = load_table(truth or TABLE)
     if output_format == "json":
@@ -92,10 +92,10 @@ def train(
     """
     from dataclasses import replace
 
-    from m2g_audit.cli.progress import progress_on
+    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.terminal import Terminal
     from m2g_audit.pocket import training
     from m2g_audit.pocket.recipe import PRESETS
-    from m2g_audit.terminal import Terminal
 
     with progress_on(Terminal(stderr=True)) as progress:
         recipe = replace(PRESETS[preset], seed=seed)
@@ -112,12 +112,12 @@ def measure(
     Writes weights/training-index.npy and truth.json. Half an hour on two cores; the same command
     continues. Example: m2g-audit pocket measure runs/pocket
     """
-    from m2g_audit.cli.progress import progress_on
-    from m2g_audit.pipelines import TextToImage
+    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.models.pipelines import TextToImage
     from m2g_audit.pocket import truth
-    from m2g_audit.pocket.reference import INDEX_FILE, TrainingPictures, build_index
+    from m2g_audit.pocket.training_pictures import INDEX_FILE, TrainingPictures, build_index
     from m2g_audit.pocket.truth_table import save_table
-    from m2g_audit.terminal import Terminal
 
     weights = out / "weights"
     pipeline = TextToImage.load(weights)

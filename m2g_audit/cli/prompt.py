@@ -53,9 +53,9 @@ from m2g_audit.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m2g_audit.records import AuditRecord
-    from m2g_audit.request import Job, Request
-    from m2g_audit.runs import RunDirectory
+    from m2g_audit.audits.request import Job, Request
+    from m2g_audit.records.record import AuditRecord
+    from m2g_audit.store.run_directory import RunDirectory
 
 
 def prompt(
@@ -119,7 +119,7 @@ def prompt(
 
     where: list[Path] = []
     try:
-        from m2g_audit.request import Request
+        from m2g_audit.audits.request import Request
 
         request = Request(prompt=text, **chosen(arguments))
         _run(request, output_format, yes, where)
@@ -129,11 +129,11 @@ def prompt(
 
 
 def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> None:
-    from m2g_audit import request as requests
-    from m2g_audit.cli.progress import progress_on
+    from m2g_audit.audits import request as requests
+    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.terminal import Terminal
     from m2g_audit.files import check_writable
-    from m2g_audit.runs import RunDirectory
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.store.run_directory import RunDirectory
 
     console = Terminal(stderr=True)
     request.check()
@@ -152,9 +152,9 @@ def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> 
 
 
 def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditRecord:
-    from m2g_audit import audit
-    from m2g_audit.cli.progress import progress_on, waiting
-    from m2g_audit.estimates import estimate
+    from m2g_audit.audits import audit
+    from m2g_audit.audits.estimates import estimate
+    from m2g_audit.cli.bars import progress_on, waiting
 
     with waiting(console, "measuring a few steps"):
         cost = estimate(job, run)
@@ -168,15 +168,15 @@ def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditR
 
 
 def _show(record: AuditRecord, run: RunDirectory, output_format: str) -> None:
-    from m2g_audit import report
+    from m2g_audit import reports
     from m2g_audit.cli.options import print_json
-    from m2g_audit.records import format_record
+    from m2g_audit.records.record import format_record
 
-    made = report.rebuild(run.path)
+    made = reports.rebuild(run.path)
     if output_format == "json":
         print_json(format_record(record))
         return
-    from m2g_audit.report.text import show
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.reports.verdict_text import show
 
     show(made, run.path, Terminal())

@@ -39,9 +39,9 @@ def report(
 
     Example: m2g-audit report runs/release
     """
-    from m2g_audit.report.html.page import write_report
-    from m2g_audit.stored_runs import StoredRun
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.reports.html.page import write_report
+    from m2g_audit.store.stored_run import StoredRun
 
     with Terminal(stderr=True).status("making the report") as status:
         stored = StoredRun.read(run)

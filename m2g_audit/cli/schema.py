@@ -17,8 +17,10 @@ def schema(
     """Print the JSON schema of a file of this program."""
     import json
 
-    from m2g_audit import batch_directory, calibration, records
+    from m2g_audit.calibration import calibration
     from m2g_audit.cli.options import print_json
+    from m2g_audit.records import record
+    from m2g_audit.store import batch_directory
 
-    modules = {"record": records, "batch": batch_directory, "calibration": calibration}
+    modules = {"record": record, "batch": batch_directory, "calibration": calibration}
     print_json(json.dumps(modules[of].json_schema(), indent=2))

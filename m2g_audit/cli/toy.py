@@ -34,11 +34,11 @@ def toy(
     """
     from dataclasses import replace
 
-    from m2g_audit.cli.progress import progress_on, waiting
+    from m2g_audit.cli.bars import progress_on, waiting
+    from m2g_audit.cli.terminal import Terminal
     from m2g_audit.current_folder import import_matplotlib
-    from m2g_audit.printable import duration
-    from m2g_audit.runs import default_folder
-    from m2g_audit.terminal import Terminal
+    from m2g_audit.store.run_directory import default_folder
+    from m2g_audit.text import duration
 
     import_matplotlib()
     from small_scale.circle.cost import seconds_left

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit.numerics import seed_for
-from m2g_audit.picture_tensors import is_failed
-from m2g_audit.pipelines import TextToImage
+from m2g_audit.diagnostics.numerics import seed_for
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
-from m2g_audit.pocket.reference import (
+from m2g_audit.pocket.training_pictures import (
     TrainingPictures,
     as_images,
     seen_pictures,
@@ -28,10 +28,10 @@ from m2g_audit.pocket.reference import (
     world_hash,
 )
 from m2g_audit.pocket.truth_table import SOURCE, CaptionTruth, Shares, TruthTable
-from m2g_audit.power import PLANTS, Plants, plant
+from m2g_audit.references.power import PLANTS, Plants, plant
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
-from m2g_audit.states import S_PRIME, duplicate_chances
-from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds, fresh_thresholds
+from m2g_audit.verdict.states import S_PRIME, duplicate_chances
+from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds, fresh_thresholds
 
 SAMPLES = 256
 TRUTH_SEED = 256_000

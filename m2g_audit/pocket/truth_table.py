@@ -9,8 +9,8 @@ from typing import Any
 from m2g_audit.errors import ModelError
 from m2g_audit.files import write_atomically
 from m2g_audit.pocket.captions import Role
-from m2g_audit.power import Plants
-from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
+from m2g_audit.references.power import Plants
+from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 TABLE = Path(__file__).parent / "truth.json"
 SOURCE = "1% quantiles over fresh pictures of the pocket world"

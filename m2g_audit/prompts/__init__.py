@@ -9,7 +9,7 @@ from m2g_audit.prompts.entries import (
     parse_list,
     prompt_id,
 )
-from m2g_audit.prompts.files import STDIN
+from m2g_audit.prompts.list_files import STDIN
 from m2g_audit.prompts.reading import ListFormat, from_python, read_prompts
 from m2g_audit.prompts.tables import Quotes
 

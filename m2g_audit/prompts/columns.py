@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import quoted
 from m2g_audit.prompts.entries import PromptList, Row, collect, whole
+from m2g_audit.text import quoted
 
 PROMPT_COLUMNS = frozenset({"caption", "captions", "prompt", "prompts", "text"})
 LABEL_COLUMNS = frozenset({"label", "labels", "truth", "expected"})

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import quoted
 from m2g_audit.prompts.columns import PROMPT_COLUMNS, Record, Table, names_of
+from m2g_audit.text import quoted
 
 KEY = "key"
 """The column that holds the name by which a document files its rows."""

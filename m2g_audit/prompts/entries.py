@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import some
+from m2g_audit.text import some
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_PROMPT = 10_000

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from m2g_audit.encodings import lines_of
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import printable, some
 from m2g_audit.prompts.columns import PROMPT_COLUMNS
 from m2g_audit.prompts.entries import Row
-from m2g_audit.prompts.options import refuse_options
-from m2g_audit.prompts.text import lines_of
+from m2g_audit.prompts.read_options import refuse_options
+from m2g_audit.text import printable, some
 
 _COMMENT = re.compile(r"\s*#(?:\s|$)")
 _CODE = re.compile(

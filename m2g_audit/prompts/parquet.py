@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import quoted
 from m2g_audit.prompts.columns import Table, find, refuse_too_many
+from m2g_audit.text import quoted
 
 _MOST_ROWS, _MOST_BYTES = 5_000_000, 2**32
 

@@ -15,23 +15,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from m2g_audit.encodings import decode, lines_of
 from m2g_audit.errors import AuditError, UsageError
-from m2g_audit.printable import quoted
 from m2g_audit.prompts.columns import Table, names_of, of_columns
 from m2g_audit.prompts.documents import looks_like_json, read_json
 from m2g_audit.prompts.entries import PromptList, collect
-from m2g_audit.prompts.files import STDIN, Opened, open_list
 from m2g_audit.prompts.lines import (
     is_comment,
     plain_lines,
     read_lines,
     refuse_other_meanings,
 )
+from m2g_audit.prompts.list_files import STDIN, Opened, open_list
 from m2g_audit.prompts.not_lists import refuse_other_texts
-from m2g_audit.prompts.options import OptionStyle, read_options
+from m2g_audit.prompts.read_options import OptionStyle, read_options
 from m2g_audit.prompts.remarks import remarks_on
 from m2g_audit.prompts.tables import EVERY_LINE, Quotes, TableOptions, is_table, read_table
-from m2g_audit.prompts.text import decode, lines_of
+from m2g_audit.text import quoted
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "a1111", "kohya", "infotext"]
 

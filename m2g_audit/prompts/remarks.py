@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from m2g_audit.printable import printable
-from m2g_audit.prompts.options import OTHER_OPTION
+from m2g_audit.prompts.read_options import OTHER_OPTION
+from m2g_audit.text import printable
 
 _NUMBER = re.compile(r"(\d+)[.)]\s")
 _BULLET = re.compile(r"[-*•–]\s")

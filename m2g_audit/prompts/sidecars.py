@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2g_audit.errors import ReferenceFolderError, UsageError
-from m2g_audit.picture_captions import find_captions
-from m2g_audit.picture_folder import find_pictures
-from m2g_audit.printable import quoted
+from m2g_audit.pictures.caption_files import find_captions
+from m2g_audit.pictures.folder import find_pictures
 from m2g_audit.prompts.columns import Record, Table
+from m2g_audit.text import quoted
 
 
 def read_folder(folder: Path, encoding: str | None) -> Table:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
+from m2g_audit.encodings import lines_of
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import printable, quoted, some
 from m2g_audit.prompts.columns import (
     LABEL_COLUMNS,
     MOST_COLUMNS,
@@ -26,7 +26,7 @@ from m2g_audit.prompts.columns import (
     find,
     refuse_too_many,
 )
-from m2g_audit.prompts.text import lines_of
+from m2g_audit.text import printable, quoted, some
 
 Quotes = Literal["csv", "none"]
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from m2g_audit.runs import RunDirectory
+from m2g_audit.store.run_directory import RunDirectory
 from small_scale.circle.data import circle_points
 from small_scale.circle.minima import Exact, find_minima
 from small_scale.circle.recipe import Recipe

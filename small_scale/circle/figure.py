@@ -17,13 +17,13 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from m2g_audit.oracles import circle_energy, circle_score
-from m2g_audit.records import StateWord
-from m2g_audit.report.colours import STATE_COLOURS
+from m2g_audit.diagnostics.oracles import circle_energy, circle_score
+from m2g_audit.records.record import StateWord
+from m2g_audit.reports.colours import STATE_COLOURS
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.minima import expected_of_many
 from small_scale.circle.recipe import BETA_EXACT, EXTENT, T_PICTURE
-from small_scale.figures.style import FAINT, INK, plain
+from small_scale.report.figures.style import FAINT, INK, plain
 
 # The square root of the energy, a distance, has the colours: valleys and slopes are both seen.
 _NORM = PowerNorm(0.5, vmin=0, vmax=4)

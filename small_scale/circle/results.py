@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from m2g_audit.files import write_atomically
-from m2g_audit.runs import RunDirectory
+from m2g_audit.store.run_directory import RunDirectory
 from small_scale.circle import clusters, figure, tables
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.energy import energy, exact_prior, standard_prior

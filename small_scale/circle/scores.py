@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from m2g_audit.oracles import Empirical
-from m2g_audit.score_model import NoiseSchedule
+from m2g_audit.diagnostics.oracles import Empirical
+from m2g_audit.diagnostics.score_model import NoiseSchedule
 from small_scale.circle.recipe import Recipe
 
 Score = Callable[[Tensor, float], Tensor]

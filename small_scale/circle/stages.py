@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from m2g_audit.audits.run_tensors import read_tensors, write_tensors
 from m2g_audit.errors import OutputError
-from m2g_audit.run_tensors import read_tensors, write_tensors
-from m2g_audit.runs import RunDirectory
+from m2g_audit.store.run_directory import RunDirectory
 
 Tensors = dict[str, Tensor]
 

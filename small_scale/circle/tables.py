@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from m2g_audit.printable import duration
+from m2g_audit.text import duration
 from small_scale.circle.recipe import BETA_EXACT, T_PICTURE
 
 _LISTED = 6

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2g_audit.runs import RunDirectory
+from m2g_audit.store.run_directory import RunDirectory
 from small_scale.circle import clusters, results
 from small_scale.circle.data import COUNT, circle_points
 from small_scale.circle.energy import flow

@@ -18,19 +18,20 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from m2g_audit import downloads, estimates
-from m2g_audit.batch import Tally
-from m2g_audit.batch_directory import BatchDirectory
-from m2g_audit.batch_results import Summary, summarise
+from m2g_audit.audits import estimates
+from m2g_audit.audits.yardstick import Yardstick
+from m2g_audit.batch.batch import Tally
 from m2g_audit.cli import main
 from m2g_audit.cli.batch_progress import line, panel, show, watching
 from m2g_audit.errors import OutputError
-from m2g_audit.gate import WORST_FIRST
-from m2g_audit.pipelines import TextToImage
-from m2g_audit.thresholds import Thresholds
-from m2g_audit.yardstick import Yardstick
-from tests.batch_work import ManyPrompts
-from tests.report.made_run import HANGING, RELEASE, findings, make_run
+from m2g_audit.models import downloads
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.review.gate import WORST_FIRST
+from m2g_audit.review.summary import Summary, summarise
+from m2g_audit.store.batch_directory import BatchDirectory
+from m2g_audit.verdict.thresholds import Thresholds
+from tests.support.batch_work import ManyPrompts
+from tests.support.made_run import HANGING, RELEASE, findings, make_run
 
 Run = Callable[..., tuple[int, str, str]]
 LIST = "id;caption;label\n1;new dog;N\n2;same kite;VM\n3;half cat;\n4;same kite;VM\n"
@@ -70,7 +71,7 @@ def run(
 def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     thresholds = Thresholds("l2", 0.1, 0.1, "measured here", 100, True)
     yardstick = Yardstick(None, thresholds)
-    monkeypatch.setattr("m2g_audit.audit.find_yardstick", lambda *_: yardstick)
+    monkeypatch.setattr("m2g_audit.audits.audit.find_yardstick", lambda *_: yardstick)
 
 
 def write(*prompts: str) -> str:
@@ -247,7 +248,7 @@ def test_what_stops_a_run_leaves_the_gate_closed(
 
     if found:
         assert run(prompts, "--out", "run", "--shard", "1/10", "--fail-on", "memorized")[0] == 1
-    monkeypatch.setattr("m2g_audit.batch.gather", stop)
+    monkeypatch.setattr("m2g_audit.batch.batch.gather", stop)
     code, out, err = run(prompts, "--out", "run", "--fail-on", "memorized", "--junit", "gate.xml")
     assert (code, out) == (1 if found else 3, "")
     assert "Traceback" not in err

@@ -21,7 +21,7 @@ from m2g_audit.similarity.l2 import L2
 from small_scale import sweep
 from small_scale.lab import Cell, Lab
 from small_scale.settings import settings_for
-from tests.small_scale.fake_lab import CELLS, fake_lab, measured_lab
+from tests.support.fake_lab import CELLS, fake_lab, measured_lab
 
 Run = Callable[..., tuple[int, str, str]]
 

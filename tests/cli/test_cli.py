@@ -17,15 +17,18 @@ import pytest
 import torch
 import typer
 
-from m2g_audit import audit, calibration, cli, diagnosis, downloads, estimates
+from m2g_audit import cli, doctor
+from m2g_audit.audits import audit, estimates
+from m2g_audit.calibration import calibration
 from m2g_audit.cli import app, main
 from m2g_audit.cli.prompt import ASK_ABOVE_SECONDS
 from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError
-from m2g_audit.model_folder import POCKET
-from m2g_audit.pipelines import TextToImage
-from m2g_audit.records import json_schema
-from tests import tiny
-from tests.fakes import FakePipeline
+from m2g_audit.models import downloads
+from m2g_audit.models.model_folder import POCKET
+from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.records.record import json_schema
+from tests.support import tiny
+from tests.support.fakes import FakePipeline
 
 PROMPT = "a print of the old harbour"
 Run = Callable[..., tuple[int, str, str]]
@@ -365,8 +368,8 @@ def test_doctor_ticks_no_model_that_could_not_be_loaded(
     half = shutil.copytree(whole, tmp_path / "half")
     next((half / "vae").glob("*.safetensors")).unlink()
     cached = [("a/half", (half, 10)), ("a/whole", (whole, 10))]
-    monkeypatch.setattr(diagnosis, "_cached_models", lambda: iter(cached))
-    found = {item.name: item for item in diagnosis.diagnose().models}
+    monkeypatch.setattr(doctor, "_cached_models", lambda: iter(cached))
+    found = {item.name: item for item in doctor.diagnose().models}
     assert (found["a/whole"].at_hand, found["a/half"].at_hand) == (True, False)
     assert "vae/diffusion_pytorch_model.safetensors is missing" in found["a/half"].detail
 

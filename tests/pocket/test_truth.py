@@ -19,8 +19,8 @@ from m2g_audit.pocket.truth_table import (
     load_table,
     save_table,
 )
-from m2g_audit.power import Plants
-from m2g_audit.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
+from m2g_audit.references.power import Plants
+from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 OTHERS = {STRICT_ALPHA: (0.05, 0.06), LOOSE_ALPHA: (0.15, 0.16)}
 THRESHOLDS = Thresholds("l2", 0.1, 0.1, "a test", 100, True, others=OTHERS)

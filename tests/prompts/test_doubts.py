@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow
 import pytest
 
+from m2g_audit.audits.request import Request
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts import MAX_PROMPT, read_prompts
-from m2g_audit.request import Request
 
 TEXTS = {
     "plain": ["a red barn in snow", "a blue boat at dusk", "a yellow field"],

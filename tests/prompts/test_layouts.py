@@ -391,7 +391,7 @@ def test_an_archive_of_one_file_is_read_and_one_of_several_is_not(tmp_path: Path
 def test_what_unpacks_to_more_than_any_list_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2g_audit.prompts.files._MOST_UNPACKED", 10_000)
+    monkeypatch.setattr("m2g_audit.prompts.list_files._MOST_UNPACKED", 10_000)
     file = tmp_path / "list.txt.gz"
     file.write_bytes(gzip.compress(b"a" * 10_001))
     with pytest.raises(UsageError, match="more than 10,000 bytes"):

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from m2g_audit.errors import UsageError
-from m2g_audit.printable import printable
 from m2g_audit.prompts import (
     MAX_PROMPT,
     ListFormat,
@@ -29,6 +28,7 @@ from m2g_audit.prompts import (
     read_prompts,
 )
 from m2g_audit.prompts import parquet as parquet_lists
+from m2g_audit.text import printable
 
 HOSTILE = [
     "<script>alert(1)</script>",

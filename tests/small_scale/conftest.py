@@ -3,7 +3,7 @@
 import pytest
 
 from small_scale.lab import Lab
-from tests.small_scale.fake_lab import fake_lab
+from tests.support.fake_lab import fake_lab
 
 
 @pytest.fixture(scope="session")

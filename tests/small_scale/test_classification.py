@@ -9,7 +9,7 @@ from torch import Tensor
 
 from m2g_audit.errors import NumericsError, OutputError
 from m2g_audit.similarity import load_metric
-from m2g_audit.states import State
+from m2g_audit.verdict.states import State
 from small_scale.classification import (
     Neighbours,
     classify_set,
@@ -20,7 +20,7 @@ from small_scale.classification import (
 )
 from small_scale.geometry import picture_distance
 from small_scale.lab import chosen
-from small_scale.pictures import Pictures, as_input
+from small_scale.models.pictures import Pictures, as_input
 
 K, N_COPIES, N_PAIRS, N_NEW = 20, 60, 20, 40
 

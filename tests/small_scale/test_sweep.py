@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2g_audit import calibration
+from m2g_audit.calibration import calibration
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.files import draft_of
 from small_scale.arrays import load_arrays, save_arrays

@@ -1,0 +1,1 @@
+"""One prompt, from options to record."""

@@ -1,0 +1,395 @@
+"""What a sweep over training sizes measured, in a dated file, and the models that it is about.
+
+A calibration says how spectra and critical times of memorized, spurious and generalized samples
+differ where the training set is known. On another model it means something only if the two are
+alike (`check_fit`) and its read-out was tried on that kind of model (`Transfer`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from m2g_audit.errors import UsageError
+from m2g_audit.files import write_atomically
+from m2g_audit.foreign_files import read_file
+from m2g_audit.records.record import Distance, Finite, Index, IntervalRecord, Share
+from m2g_audit.text import printable
+
+SCHEMA_VERSION = "1.0"
+SIGMA_TOLERANCE = 0.2
+"""How far apart sigma_t0 over the data's scale may be, as a share of the calibration's."""
+QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Readout = Literal["mean", "median", "quantile 0.1", "quantile 0.9"]
+"""A number read off a normalised spectrum."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ModelKind(_Part):
+    """What kind of model a number belongs to: class names, shape of a sample, space, and score."""
+
+    architecture: str
+    shape: tuple[int, ...]
+    space: Literal["pixels", "latents"]
+    score: Literal["conditional", "unconditional", "guided"]
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.shape))
+        return f"{self.architecture} with {size} {self.space} and the {self.score} score"
+
+
+class CalibrationData(_Part):
+    """The data of the sweep: how many pictures there are, of which shape (c, h, w).
+
+    `scale`: standard deviation of all values as the model sees them, such as pixels in [-1, 1].
+    """
+
+    name: str
+    images: Count
+    shape: tuple[int, ...]
+    scale: Positive
+
+
+class CalibrationModel(_Part):
+    """The models of the sweep; `configuration`: digest of what they were trained with."""
+
+    kind: ModelKind
+    parameters: Count
+    configuration: str
+
+
+class SpectrumQuantiles(_Part):
+    """Normalised `jacobian` spectra of some samples, from their quantiles.
+
+    `mean` and `sd`: over samples, of each sample's quantile at `at`; `medians`: of each sample.
+    """
+
+    samples: Count
+    at: list[Share]
+    mean: list[Finite]
+    sd: list[Distance]
+    medians: list[Finite]
+
+    @classmethod
+    def of(cls, spectra: ArrayLike, at: Sequence[float] = QUANTILES) -> SpectrumQuantiles:
+        """Summary of spectra [n, N], normalised singular values in any order."""
+        curves = np.asarray(spectra, dtype=np.float64)
+        found = np.quantile(curves, at, axis=1)
+        return cls(
+            samples=len(curves),
+            at=list(at),
+            mean=found.mean(axis=1).tolist(),
+            sd=found.std(axis=1).tolist(),
+            medians=np.median(curves, axis=1).tolist(),
+        )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> SpectrumQuantiles:
+        if not len(self.at) == len(self.mean) == len(self.sd):
+            raise ValueError("`at`, `mean` and `sd` must be equally long")
+        if len(self.medians) != self.samples:
+            raise ValueError(f"{self.samples} samples need as many medians")
+        return self
+
+
+class CriticalTimes(_Part):
+    """Critical times t_c of some samples, by the named search: moments, and `quantiles` at `at`."""
+
+    algorithm: Literal["bisection", "alg1"]
+    samples: Count
+    mean: Finite
+    sd: Distance
+    at: list[Share]
+    quantiles: list[Finite]
+
+    @classmethod
+    def of(
+        cls,
+        times: ArrayLike,
+        algorithm: Literal["bisection", "alg1"],
+        at: Sequence[float] = QUANTILES,
+    ) -> CriticalTimes:
+        """Summary of times [n], 0-based indices of the schedule."""
+        values = np.asarray(times, dtype=np.float64)
+        return cls(
+            algorithm=algorithm,
+            samples=len(values),
+            mean=float(values.mean()),
+            sd=float(values.std()),
+            at=list(at),
+            quantiles=np.quantile(values, at).tolist(),
+        )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> CriticalTimes:
+        if len(self.at) != len(self.quantiles):
+            raise ValueError("`at` and `quantiles` must be equally long")
+        return self
+
+
+class StateFacts(_Part):
+    """Samples in one state: how many, and what was measured on some of them."""
+
+    state: Literal["memorized", "spurious", "generalized"]
+    count: Index
+    spectrum: SpectrumQuantiles | None = None
+    critical_time: CriticalTimes | None = None
+
+
+class DistanceFacts(_Part):
+    """Thresholds in one distance, and the states that they gave.
+
+    `rule`: how the thresholds were found, in a sentence; `samples`: |S'|, the set in which a
+    duplicate was looked for; `fresh`: how many never trained pictures gave delta_m, and as many as
+    `samples`, if there were, delta_s.
+    """
+
+    metric: str
+    delta_m: Distance
+    delta_s: Distance
+    rule: str
+    fresh: Count
+    samples: Count
+    states: list[StateFacts]
+
+
+class Trained(_Part):
+    """One model of the sweep: its training size K, seed, weights, and results by distance."""
+
+    K: Count
+    seed: int
+    sha256: str
+    distances: Annotated[list[DistanceFacts], Field(min_length=1)]
+
+
+class Transfer(_Part):
+    """How a read-out told memorized from spurious samples on a model of another kind.
+
+    A sample whose `readout` is at `threshold` or above is called memorized. `auroc`: of the
+    read-out itself, memorized above spurious, over so many samples of the model `name`.
+    `balanced_accuracy`: share named right by the threshold, mean of both states, null where it was
+    not measured; `base_rate`: share right of always giving the commoner word, to the prompts that
+    it names where that was measured.
+    """
+
+    name: str
+    to: ModelKind
+    sha256: str
+    readout: Readout
+    threshold: Finite
+    auroc: IntervalRecord
+    balanced_accuracy: IntervalRecord | None = None
+    base_rate: Share = 0.5
+    memorized: Count
+    spurious: Count
+    date: datetime.date
+
+    @property
+    def tells(self) -> bool:
+        """Whether the read-out may name: by its threshold it is right more often than a constant.
+
+        The whole interval of the balanced accuracy lies above one half and the base rate. An AUROC
+        above one half does not do: the threshold may be another model's.
+        """
+        right = self.balanced_accuracy
+        return right is not None and right.low > max(0.5, self.base_rate)
+
+    def state(self, spectrum: ArrayLike) -> Literal["memorized", "spurious"]:
+        """The state of a sample with this normalised spectrum [N]."""
+        return "memorized" if read_out(self.readout, spectrum) >= self.threshold else "spurious"
+
+
+class Calibration(_Part):
+    """A sweep's measurements at `t0`, where the schedule has `sigma_t0`.
+
+    `peak_K`: where the spurious share is largest, if it is known; `transfers`: of several to one
+    kind of model the first counts, so that none is chosen by its result.
+    """
+
+    schema_version: str = SCHEMA_VERSION
+    date: datetime.date
+    data: CalibrationData
+    model: CalibrationModel
+    t0: Index
+    sigma_t0: Positive
+    spectrum: Literal["jacobian"] = "jacobian"
+    trained: Annotated[list[Trained], Field(min_length=1)]
+    peak_K: Count | None
+    transfers: list[Transfer] = []
+    versions: dict[str, str]
+
+    @field_validator("schema_version")
+    @classmethod
+    def _readable(cls, version: str) -> str:
+        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+            raise ValueError(
+                f"the calibration has schema version {version}; this program reads "
+                f"{SCHEMA_VERSION.split('.')[0]}.x"
+            )
+        return version
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Calibration:
+        found = Counter((entry.K, entry.seed) for entry in self.trained)
+        twice = [f"K = {K} with seed {seed}" for (K, seed), n in found.items() if n > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is there more than once")
+        if self.peak_K is not None and self.peak_K not in {entry.K for entry in self.trained}:
+            raise ValueError(f"nothing was trained at the peak, K = {self.peak_K}")
+        return self
+
+    def transfer_to(self, kind: ModelKind) -> Transfer | None:
+        """The transfer to a kind of model that counts, or None where none was measured."""
+        return next((transfer for transfer in self.transfers if transfer.to == kind), None)
+
+    def save(self, path: Path) -> None:
+        """Write the calibration as JSON, whole or not at all; OutputError where that fails."""
+        write_atomically(path, f"{self.model_dump_json(indent=1)}\n".encode())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides whether a calibration fits a model that is audited.
+
+    `spectrum`: the kind that the audit measures, None for none; `sigma_t0`: of the model's schedule
+    at the audit's `t0`; `scale`: standard deviation of the data as the model sees it.
+    """
+
+    kind: ModelKind
+    spectrum: Literal["jacobian", "paper"] | None
+    t0: int
+    sigma_t0: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A calibration that fits a model, with its file's content and the transfer that counts."""
+
+    calibration: Calibration
+    content: bytes
+    transfer: Transfer
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the calibration's file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def source(self) -> str:
+        """Where its word comes from, in a sentence without a full stop."""
+        sizes = sorted(entry.K for entry in self.calibration.trained)
+        auroc, transfer = self.transfer.auroc, self.transfer
+        models = f"{len(sizes)} models, K from {sizes[0]:,} to {sizes[-1]:,}"
+        if len(sizes) == 1:
+            models = f"one model of {sizes[0]:,} pictures"
+        return (
+            f"the calibration of {self.calibration.date} on {self.calibration.data.name} "
+            f"({models}), tried on "
+            f"{transfer.name}: there the {transfer.readout} of the spectrum told "
+            f"{transfer.memorized} memorized from {transfer.spurious} spurious samples with AUROC "
+            f"{auroc.estimate:.2f} ({auroc.low:.2f} to {auroc.high:.2f})"
+        )
+
+
+def check_fit(calibration: Calibration, facts: Facts) -> list[str]:
+    """The reasons why a calibration says nothing about a model; none where it fits."""
+    ours, theirs = calibration.model.kind, facts.kind
+    reasons = []
+    if ours.space != theirs.space:
+        reasons.append(f"it was measured in {ours.space}, and this model works in {theirs.space}")
+    if ours.score != theirs.score:
+        reasons.append(
+            f"it is about the {ours.score} score, and this audit takes the {theirs.score} one"
+        )
+    if facts.spectrum is None:
+        reasons.append("it is about spectra, and this audit measures none")
+    elif facts.spectrum != calibration.spectrum:
+        reasons.append(
+            f"it is about `{calibration.spectrum}` spectra, and this audit measures `paper` ones"
+        )
+    there = calibration.sigma_t0 / calibration.data.scale
+    here = facts.sigma_t0 / facts.scale
+    if abs(here / there - 1) > SIGMA_TOLERANCE:
+        reasons.append(
+            f"sigma_t0 over the data's scale is {there:.3g} there (t0 = {calibration.t0}) and "
+            f"{here:.3g} here (t0 = {facts.t0}); up to {SIGMA_TOLERANCE:.0%} apart is allowed"
+        )
+    if calibration.transfer_to(theirs) is None:
+        measured = "; ".join(f"{t.name} ({t.to})" for t in calibration.transfers)
+        reasons.append(
+            f"no transfer to this kind of model ({theirs}) was measured"
+            + (f", only to {measured}" if measured else "")
+        )
+    return reasons
+
+
+def read_out(name: Readout, spectrum: ArrayLike) -> float:
+    """The named number of a normalised spectrum [N], its values in any order."""
+    values = np.asarray(spectrum, dtype=np.float64)
+    if name == "mean":
+        return float(values.mean())
+    return float(np.quantile(values, 0.5 if name == "median" else float(name.split()[1])))
+
+
+def load(path: Path) -> Calibration:
+    """The calibration written at `path`; UsageError where there is none that can be read."""
+    return _parse(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise UsageError(
+            f"No calibration can be read at {path} ({error.strerror}). Give the calibration.json "
+            "of a sweep, or leave out --calibration."
+        ) from error
+
+
+def _parse(content: bytes, path: Path) -> Calibration:
+    try:
+        return Calibration.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise UsageError(
+            f"{path} is not a calibration that this program reads "
+            f"({printable(where + first['msg'], 200)}). Give the calibration.json of a sweep made "
+            "with this version, or leave out --calibration."
+        ) from error
+
+
+def fit(path: Path, facts: Facts) -> Fitting:
+    """The calibration at `path`, if it fits the model; else UsageError, with all reasons."""
+    content = _read(path)
+    calibration = _parse(content, path)
+    reasons = check_fit(calibration, facts)
+    transfer = calibration.transfer_to(facts.kind)
+    if reasons or transfer is None:
+        raise UsageError(
+            f"The calibration {path} does not fit this audit: {'; '.join(reasons)}. Leave out "
+            "--calibration, or give one that was made for such a model."
+        )
+    return Fitting(calibration, content, transfer)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a calibration."""
+    schema = Calibration.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

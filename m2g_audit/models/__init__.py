@@ -1,0 +1,1 @@
+"""Diffusion models of diffusers' layout: finding, checking, loading and sampling them."""

@@ -1,0 +1,433 @@
+"""Finding a diffusers model on disk or on the hub, and checking it before anything heavy is loaded.
+
+Knows files, not networks: torch and diffusers are not imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.files import cache_folder, write_atomically
+from m2g_audit.foreign_files import read_file
+from m2g_audit.models.model_settings import check_settings
+from m2g_audit.models.no_model import fusing, is_adapter, why_no_model, why_none_on_hub
+from m2g_audit.models.weight_files import Place, pickle_name, read_object, shapes_in, stem, weights
+from m2g_audit.text import printable
+
+DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
+POCKET = "pocket"
+POCKET_FOLDER = Path(__file__).parents[1] / "pocket" / "weights"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# A file changed twice within a tick of its clock shows one time; 2 s is the longest tick (FAT).
+_TICK_NS = 2 * 10**9
+# Of these the identity keeps what they say, of other files only the hash.
+_SETTINGS = frozenset(
+    {
+        "config.json",
+        "m2g.json",
+        "model_index.json",
+        "scheduler_config.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    }
+)
+_SETTINGS_BYTES = 2**15
+_HUB_PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/.*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOCAL_COPY = (
+    "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
+    "`StableDiffusionPipeline.from_pretrained({model!r}).save_pretrained('folder')`. "
+    "`--model pocket` needs no download."
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of pipeline: its diffusers classes, the parts with weights, the other parts."""
+
+    name: str
+    classes: frozenset[str]
+    weighted: tuple[str, ...]
+    plain: tuple[str, ...]
+
+
+TEXT_TO_IMAGE = Family(
+    "text-to-image",
+    frozenset({"StableDiffusionPipeline"}),
+    ("unet", "vae", "text_encoder"),
+    ("tokenizer", "scheduler"),
+)
+UNCONDITIONAL = Family(
+    "unconditional", frozenset({"DDPMPipeline", "DDIMPipeline"}), ("unet",), ("scheduler",)
+)
+
+
+class OwnSettings(BaseModel):
+    """How a model made for this program is meant to be sampled, as its m2g.json says."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None)."""
+
+    path: Path
+    id: str
+    revision: str | None
+    family: Family
+    class_name: str
+    weights: tuple[Path, ...]
+
+    @property
+    def pickled(self) -> bool:
+        """Whether any part's weights are a pickle."""
+        return any(file.suffix == ".bin" for file in self.weights)
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The configuration of one part as a dict."""
+        return read_object(self.location(component) / _settings_name(component))
+
+    def own_settings(self) -> OwnSettings:
+        """What m2g.json says, all None where there is none; ModelError where it can't be read."""
+        file = self.path / "m2g.json"
+        try:
+            return OwnSettings.model_validate_json(read_file(file))
+        except FileNotFoundError:
+            return OwnSettings()
+        except (OSError, ValidationError) as error:
+            raise ModelError(
+                f"{file} is not what this program reads ({first_line(error)}): mend it, or leave "
+                "it out and say --steps and --guidance."
+            ) from error
+
+    def location(self, component: str) -> Path:
+        """The folder of one part."""
+        return _location(self.path, component)
+
+    def class_of(self, component: str) -> tuple[str, str]:
+        """Library and name of the class of one part, as model_index.json has them."""
+        library, name = read_object(self.path / "model_index.json")[component]
+        return library, name
+
+    def shapes(self, component: str) -> dict[str, list[int]]:
+        """The shape of each weight of one part, by its key; of pickles none is known."""
+        shapes: dict[str, list[int]] = {}
+        for file in self.weights_of(component):
+            if file.suffix == ".safetensors":
+                shapes |= shapes_in(file, Place(self.path, self.id))
+        return shapes
+
+    def weights_of(self, component: str) -> list[Path]:
+        """The files that hold the weights of one part."""
+        folder = self.location(component)
+        return [file for file in self.weights if file.parent == folder]
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """All that the pipeline reads beside weights, by relative name.
+
+        Of a file of settings its content as JSON, without the path that it was once saved from; of
+        any other file, such as a tokenizer's vocabulary, the SHA-256.
+        """
+        files = sorted(set(self._configuring()))
+        return {file.relative_to(self.path).as_posix(): _content(file) for file in files}
+
+    def _configuring(self) -> Iterator[Path]:
+        yield self.path / "model_index.json"
+        if (own := self.path / "m2g.json").is_file():
+            yield own
+        for component in self.family.weighted:
+            yield self.location(component) / "config.json"
+        yield self.location("scheduler") / "scheduler_config.json"
+        if "tokenizer" in self.family.plain:
+            inside = self.location("tokenizer").iterdir()
+            yield from (f for f in inside if f.is_file() and not f.name.startswith("."))
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over (relative name, length, content) of the weights' files.
+
+        Kept between runs, because reading gigabytes takes seconds; files of another size, or
+        written since, are read again.
+        """
+        stamps = self._stamps()
+        key = hashlib.sha256(json.dumps([str(self.path.resolve()), stamps]).encode())
+        kept = cache_folder("hashes") / f"{key.hexdigest()}.txt"
+        with suppress(OSError, ValueError):
+            if _SHA256.fullmatch(known := kept.read_text(encoding="ascii")):
+                return known
+        settled = all(time.time_ns() - max(times) > _TICK_NS for _, _, *times in stamps)
+        found = self._hash()
+        if settled:
+            # Where it can't be kept the next run is slower, and that is all.
+            with suppress(OutputError):
+                write_atomically(kept, found.encode())
+        return found
+
+    def _stamps(self) -> list[tuple[str, int, int, int]]:
+        """Name, size and times of change of each file.
+
+        The inode's time tells apart files of one size that were unpacked with one date.
+        """
+        stats = [(file.relative_to(self.path), file.stat()) for file in sorted(self.weights)]
+        return [(f.as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in stats]
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for file in sorted(self.weights):
+            name = file.relative_to(self.path).as_posix()
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def resolve(
+    model: str | Path,
+    family: Family,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> ModelFolder:
+    """The checked folder of `model`: "pocket", a folder, or a hub id (from the cache or the net).
+
+    Raises ModelError if there is no such model, if it is of another family, if files are missing or
+    cut short, or if weights come only as pickles and `allow_pickle` is not set.
+    """
+    name = str(model)
+    if name == POCKET:
+        path = POCKET_FOLDER
+        if not path.is_dir():
+            raise ModelError(
+                f"The weights of --model pocket are missing from this installation ({path}). "
+                "Install the program again, or train them with `m2g-audit pocket train`."
+            )
+    elif Path(name).expanduser().exists():
+        path = Path(name).expanduser()
+    elif _HUB_ID.fullmatch(name):
+        place = _download(name, revision, family, allow_pickle)
+        return check(place, family, revision=place.path.name, allow_pickle=allow_pickle)
+    elif page := _HUB_PAGE.fullmatch(name):
+        raise ModelError(f"{name} is a page of the hub: give the model's id, --model {page[1]}.")
+    else:
+        raise ModelError(
+            f"There is no model {name!r}: it is neither a folder on this machine nor a hub id "
+            "of the form owner/name. Check the spelling, or use --model pocket, which ships with "
+            "this program."
+        )
+    if revision is not None:
+        raise ModelError(
+            f"--revision {revision} was given with the local model {name!r}, which has no "
+            "revisions. Leave it out, or give the hub id."
+        )
+    return check(Place(path, name), family, allow_pickle=allow_pickle)
+
+
+def _download(repo: str, revision: str | None, family: Family, allow_pickle: bool) -> Place:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named = repo if revision is None else f"{repo} at revision {revision}"
+    try:
+        wanted = list(download_patterns(family))
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        place = Place(path, repo, cache(lambda: _names_on_hub(repo, path.name)))
+        lacking = [pickle for pickle in pickles(family, _names_below(path))]
+        if allow_pickle and lacking:
+            snapshot_download(repo, revision=path.name, allow_patterns=lacking)
+        return place
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"{repo} has no revision {revision!r} on the hub. Check it on the model's page, or "
+            "leave --revision out."
+        ) from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repo} is gated on the hub: accept its licence on the model's page and log in "
+            "with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub knows no public model {repo}. Check the spelling; for a private one log in "
+            "with `hf auth login`. `--model pocket` needs no download."
+        ) from error
+    except Exception as error:  # hub clients raise many kinds for "no network"; all mean the same
+        raise ModelError(
+            f"{named} is not on this machine and could not be fetched from the hub "
+            f"({type(error).__name__}). Is there a network connection? "
+            + _LOCAL_COPY.format(model=repo)
+        ) from error
+
+
+def _names_on_hub(repo: str, commit: str) -> frozenset[str]:
+    """The files of a model on the hub, none where they can't be asked for."""
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # of many kinds, and all mean that it is not known
+        return frozenset(HfApi().list_repo_files(repo, revision=commit))
+    return frozenset()
+
+
+def _names_below(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+
+
+def download_patterns(family: Family) -> Iterator[str]:
+    """The files of a hub repository that a model needs, as patterns, and none of the others."""
+    # The safety checker and fp16 or non-EMA variants would double the download.
+    yield "model_index.json"
+    for component in family.plain:
+        yield f"{component}/*"
+    for component in family.weighted:
+        for prefix in _prefixes(component, family):
+            yield f"{prefix}*.json"
+            yield f"{prefix}{stem(component)}.safetensors"
+            yield f"{prefix}{stem(component)}-*-of-*.safetensors"
+
+
+def pickles(family: Family, names: Collection[str]) -> Iterator[str]:
+    """The pickles of the parts whose weights are not among `names` in the safer format."""
+    for component in family.weighted:
+        for prefix in _prefixes(component, family):
+            begin = f"{prefix}{stem(component)}"
+            if not any(n.startswith(begin) and n.endswith(".safetensors") for n in names):
+                yield f"{prefix}{pickle_name(component)}"
+
+
+def _prefixes(component: str, family: Family) -> tuple[str, ...]:
+    # Early unconditional models keep everything in one folder.
+    return (f"{component}/", "") if family is UNCONDITIONAL else (f"{component}/",)
+
+
+def check(
+    place: Place, family: Family, *, revision: str | None = None, allow_pickle: bool = False
+) -> ModelFolder:
+    """The folder of a model, complete and of `family`; ModelError as `resolve` raises it."""
+    path, name = place.path, place.name
+    class_name = _class_name(place)
+    if class_name not in family.classes:
+        raise ModelError(_wrong_kind(name, printable(class_name, 80), family))
+    _refuse_foreign_code(path, name, family)
+    _refuse_adapters(path, name, family)
+    for component in family.plain:
+        marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
+        place.require(_location(path, component) / marker)
+    files: list[Path] = []
+    for component in family.weighted:
+        folder = _location(path, component)
+        place.require(folder / "config.json")
+        files += weights(place, folder, component, allow_pickle)
+    for component in (*family.weighted, "scheduler"):
+        file = _location(path, component) / _settings_name(component)
+        check_settings(read_object(file), component, str(file))
+    return ModelFolder(path, name, revision, family, class_name, tuple(files))
+
+
+def _class_name(place: Place) -> str:
+    index, name = place.path / "model_index.json", place.name
+    if not index.is_file():
+        names = place.on_hub()
+        raise ModelError(f"{name} {why_none_on_hub(names) if names else why_no_model(place.path)}")
+    found = read_object(index).get("_class_name")
+    # Custom pipelines name a file beside the class; nothing of theirs is executed here.
+    if not isinstance(found, str):
+        raise ModelError(
+            f"{name} is a custom pipeline ({printable(str(found), 80)}), which would run its own "
+            "code. Only diffusers' own pipelines are loaded."
+        )
+    return found
+
+
+def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
+    index = read_object(path / "model_index.json")
+    for component in (*family.weighted, *family.plain):
+        match index.get(component):
+            case [str(library), str(class_name)]:
+                pass
+            case _:
+                raise ModelError(
+                    f"model_index.json of {name} does not say what its {component} is. Give a "
+                    "complete Stable Diffusion model, as save_pretrained writes it."
+                )
+        if library not in ("diffusers", "transformers"):
+            part = printable(f"{class_name} of {library}", 80)
+            raise ModelError(
+                f"The {component} of {name} is {part}; only parts from diffusers and transformers "
+                "are loaded, because others would run their own code."
+            )
+
+
+def _refuse_adapters(path: Path, name: str, family: Family) -> None:
+    places = {path, *(_location(path, component) for component in family.weighted)}
+    adapters = [file for place in sorted(places) for file in place.glob("*") if is_adapter(file)]
+    if adapters:
+        raise ModelError(
+            f"{adapters[0].relative_to(path)} lies in {name}: a LoRA or another adapter, which is "
+            "not loaded with the model, so that the base alone would be audited. To audit both, "
+            f"{fusing(adapters[0])}; to audit the base, move that file elsewhere."
+        )
+
+
+def _wrong_kind(name: str, class_name: str, family: Family) -> str:
+    if family is TEXT_TO_IMAGE and class_name in UNCONDITIONAL.classes:
+        return (
+            f"{name} is not text-to-image: it is a {class_name}, which makes pictures without a "
+            "prompt. Give a Stable Diffusion 1.x or 2.x model, or --model pocket."
+        )
+    wanted = " or ".join(sorted(family.classes))
+    return (
+        f"{name} is a {class_name}; this program audits models of the kind {wanted} "
+        f"({'Stable Diffusion 1.x and 2.x' if family is TEXT_TO_IMAGE else family.name}). "
+        "XL, SD 3, Flux, inpainting and other families have another latent space or another "
+        "conditioning and are not supported."
+    )
+
+
+def _location(path: Path, component: str) -> Path:
+    # Early unconditional models keep everything in one folder.
+    own = path / component
+    return own if own.is_dir() or not (path / "scheduler_config.json").is_file() else path
+
+
+def _settings_name(component: str) -> str:
+    return "scheduler_config.json" if component == "scheduler" else "config.json"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as one line that steers no terminal."""
+    return printable(" ".join(str(error).split()), 200)
+
+
+def _content(file: Path) -> Any:
+    raw = file.read_bytes()
+    if file.name in _SETTINGS and len(raw) <= _SETTINGS_BYTES:
+        # What identity.json can't hold, such as NaN, is told apart by its hash.
+        with suppress(ValueError, RecursionError):
+            content = json.loads(raw)
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+            if isinstance(content, dict):
+                return {key: value for key, value in content.items() if key != "_name_or_path"}
+    return hashlib.sha256(raw).hexdigest()

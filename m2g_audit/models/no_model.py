@@ -1,0 +1,218 @@
+"""What a file or folder is that is given as a model and is none, and how a model comes of it.
+
+The ways out were tried with diffusers 0.42; those for LoRAs need `peft`.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from m2g_audit.errors import ModelError
+from m2g_audit.models.weight_files import cached_repo, read_header, read_object
+from m2g_audit.text import printable
+
+_SAVE = "save_pretrained('folder'), and give that folder"
+FUSE = (
+    "load the base in diffusers (with peft installed), call load_lora_weights, fuse_lora and "
+    f"unload_lora_weights, then {_SAVE}"
+)
+"""How a LoRA becomes part of a model that can be audited."""
+_OTHERS = "Give the folder of a Stable Diffusion 1.x or 2.x model in diffusers' layout."
+_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
+# A Stable Diffusion in half precision has 1.7 GB.
+_LEAST_CHECKPOINT = 5 * 10**8
+# What the names of weights in a single file hold, the first that fits; kohya's and diffusers'.
+_LORA = re.compile(r"lora_|\.lora\.|hada_|lokr_|oft_diag|dora_scale")
+_OTHER_FAMILY = re.compile(r"^(conditioner\.|(model\.diffusion_model\.)?(joint|double)_blocks)")
+_CHECKPOINT = re.compile(r"^(cond_stage_model|model\.diffusion_model)\.")
+_VAE = re.compile(r"^(first_stage_model\.)?(en|de)coder\.")
+_PARTS = {
+    "UNet2DConditionModel": "unet",
+    "AutoencoderKL": "vae",
+    "AutoencoderTiny": "vae",
+    "CLIPTextModel": "text_encoder",
+}
+
+
+def why_no_model(path: Path) -> str:
+    """What lies at `path`, which has no model_index.json, and the way out; begins with a verb."""
+    if path.is_dir():
+        return next(_of_folder(path))
+    if not path.is_file():
+        return f"is a pipe or a device. {_OTHERS}"
+    for above in (path.parent, path.parent.parent):
+        if (above / "model_index.json").is_file():
+            return f"is a file of a model: give the folder {above}."
+    return _of_file(path)
+
+
+def why_none_on_hub(names: Collection[str]) -> str:
+    """What a repository without model_index.json is, by the names of its files."""
+    files = [Path(name) for name in names]
+    if any(map(is_adapter, files)):
+        return f"holds a LoRA without its base model. To audit both, {FUSE}."
+    if any(file.name.startswith("learned_embeds") for file in files):
+        return f"holds an embedding (textual inversion). To audit it, {_invert('OWNER/NAME')}."
+    return (
+        "is not a diffusers model: on the hub it has no model_index.json. Give a model that has "
+        "one, or convert a checkpoint with `StableDiffusionPipeline.from_single_file(file)."
+        "save_pretrained('folder')`, and give that folder."
+    )
+
+
+def is_adapter(file: Path) -> bool:
+    """Whether a file is named as a LoRA's weights or a peft adapter's files are."""
+    name = file.name.lower()
+    is_lora = "lora" in name and file.suffix in (".safetensors", ".bin")
+    return is_lora or name.startswith(("adapter_model.", "adapter_config."))
+
+
+def fusing(adapter: Path) -> str:
+    """How the adapter that a file belongs to becomes part of a model that can be audited."""
+    if not adapter.name.startswith("adapter_"):
+        return FUSE
+    # Of peft's own layout load_lora_weights finds nothing, and says so in a warning only.
+    mapping = _settings(adapter.parent / "adapter_config.json").get("auto_mapping")
+    class_name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    part = _PARTS.get(str(class_name), "unet")
+    return (
+        f"load the base in diffusers as `pipe`, set `pipe.{part} = PeftModel.from_pretrained("
+        f"pipe.{part}, {str(adapter.parent)!r}).merge_and_unload()` with peft, {_SAVE}"
+    )
+
+
+def _of_folder(path: Path) -> Iterator[str]:
+    """What a folder may be, the surest first."""
+    for file in sorted(filter(is_adapter, (*path.glob("*"), *path.glob("checkpoint-*/*")))):
+        yield f"holds a LoRA without its base model. To audit both, {fusing(file)}."
+    if any(path.glob("learned_embeds*")):
+        yield _embedding(path)
+    if (path.parent / "model_index.json").is_file():
+        yield f"is a part of a model: give the folder above it, {path.parent}."
+    if (class_name := _class_name(path)) is not None:
+        yield _single_part(path, class_name)
+    if (path / "unet").is_dir() and (path / "vae").is_dir():
+        yield _without_index(path)
+    if networks := [*sorted(path.glob("checkpoint-*/unet")), *path.glob("unet")]:
+        yield _training(path, networks[0])
+    if models := sorted(path.glob("*/model_index.json")) or sorted(
+        path.glob("snapshots/*/model_index.json")
+    ):
+        yield f"is no model, but a folder above one: give {models[0].parent}."
+    if files := sorted(f for f in path.glob("*") if f.suffix in (".safetensors", ".ckpt")):
+        yield f"is no diffusers model. What lies in it, {files[0].name}, {_of_file(files[0])}"
+    if cached_repo(path) is not None:
+        yield _without_index(path)
+    yield (
+        f"is not a diffusers model: the folder {path} has no model_index.json, and no part of a "
+        "model lies in it. Give the folder that save_pretrained wrote, or that `hf download "
+        "OWNER/NAME --local-dir folder` filled."
+    )
+
+
+def _of_file(path: Path) -> str:
+    size = path.stat().st_size
+    if path.suffix == ".safetensors":
+        return _of_weights(path)
+    if path.suffix in _CHECKPOINTS and size >= _LEAST_CHECKPOINT:
+        return _checkpoint(path)
+    if path.suffix in _CHECKPOINTS:
+        return (
+            f"is a single file of {size:,} bytes, too small for a model: to audit an embedding "
+            f"(textual inversion), {_invert(path)}; to audit a LoRA, {FUSE}."
+        )
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        return f"is an archive: unpack it, and give the folder. {_OTHERS}"
+    return f"is a file, and no model. {_OTHERS}"
+
+
+def _of_weights(path: Path) -> str:
+    try:
+        keys = read_header(path)
+    except (OSError, ValueError) as error:
+        return f"is a safetensors file that can't be read ({error}): get it again."
+
+    def one(pattern: re.Pattern[str]) -> bool:
+        return any(map(pattern.search, keys))
+
+    if one(_LORA):
+        return f"is a LoRA without its base model. To audit both, {FUSE}."
+    if keys and not any("." in key for key in keys):
+        return _embedding(path)
+    if one(_OTHER_FAMILY):
+        return f"is a checkpoint of another family, such as XL, SD 3 or Flux. {_OTHERS}"
+    if one(_CHECKPOINT):
+        return _checkpoint(path)
+    if one(_VAE):
+        return (
+            "is a VAE without the rest of a model. To audit a model with it, load the base in "
+            f"diffusers with vae=AutoencoderKL.from_single_file({str(path)!r}), {_SAVE}."
+        )
+    return f"is a single file of weights, and no Stable Diffusion checkpoint. {_OTHERS}"
+
+
+def _checkpoint(path: Path) -> str:
+    return (
+        "is a single file. A diffusers folder is needed: convert a checkpoint with "
+        f"`StableDiffusionPipeline.from_single_file({str(path)!r}).{_SAVE.replace(',', '`,', 1)}."
+    )
+
+
+def _embedding(path: Path) -> str:
+    return (
+        f"is an embedding (textual inversion) without its base model. To audit it, {_invert(path)}."
+    )
+
+
+def _invert(path: Path | str) -> str:
+    return f"load the base in diffusers, call load_textual_inversion({str(path)!r}), {_SAVE}"
+
+
+def _class_name(folder: Path) -> str | None:
+    """The class of the network that lies in a folder, where its config.json names one."""
+    said = _settings(folder / "config.json")
+    match said:
+        case {"_class_name": str(name)} | {"architectures": [str(name), *_]}:
+            return name
+    return None
+
+
+def _without_index(path: Path) -> str:
+    if (repo := cached_repo(path)) is not None:
+        return (
+            f"has no model_index.json: only a part of {repo} is in the hub's cache. With a network "
+            f"connection --model {repo} fetches the rest."
+        )
+    return (
+        "holds parts of a model, but no model_index.json: the download or copy did not finish. Get "
+        f"it again: `hf download OWNER/NAME --local-dir {path}` goes on with it."
+    )
+
+
+def _single_part(path: Path, class_name: str) -> str:
+    if (part := _PARTS.get(class_name)) is None:
+        return f"is a {printable(class_name, 80)}, and no text-to-image model. {_OTHERS}"
+    return (
+        f"is a {class_name} without the rest of a model. To audit a model with it, load the base "
+        f"in diffusers with {part}={class_name}.from_pretrained({str(path)!r}), {_SAVE}."
+    )
+
+
+def _training(path: Path, network: Path) -> str:
+    return (
+        f"is the folder of a training, and holds only networks, such as "
+        f"{network.relative_to(path)}. Load the base in diffusers with "
+        f"unet=UNet2DConditionModel.from_pretrained({str(network)!r}), {_SAVE}."
+    )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    with suppress(ModelError):
+        return read_object(file)
+    return {}

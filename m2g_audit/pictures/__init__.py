@@ -1,0 +1,1 @@
+"""Pictures that people bring: where they lie, what is written beside them, how they are read."""

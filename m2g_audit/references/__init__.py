@@ -1,0 +1,1 @@
+"""What a model's pictures are compared with: training, unseen and control pictures."""

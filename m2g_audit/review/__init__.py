@@ -1,0 +1,1 @@
+"""Looking at finished runs, without torch: the gate, the summary, comparisons."""

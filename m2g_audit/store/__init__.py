@@ -1,0 +1,1 @@
+"""Folders of runs: whose they are, what is finished, how processes share them."""

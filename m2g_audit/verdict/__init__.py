@@ -1,0 +1,1 @@
+"""From distances to a word: intervals, attractors, thresholds, states, shares, the rule."""

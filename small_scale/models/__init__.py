@@ -1,0 +1,1 @@
+"""The denoisers of a sweep: their pictures, network, training and synthetic sets."""
