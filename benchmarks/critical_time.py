@@ -24,13 +24,15 @@ from typing import Any
 import numpy as np
 from resumable import Pieces, Result, in_words, machine
 
-from m2g_audit.audits.audit import picture_distance
+from m2g_audit.audits.basins import picture_distance
 from m2g_audit.diagnostics import basin, score_model
 from m2g_audit.diagnostics.basin import COARSE, Basin, algorithm1, check_times, critical_time
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.model_folder import POCKET_FOLDER
+from m2g_audit.models.names import POCKET
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
@@ -64,9 +66,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/critical_time"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    pipeline = TextToImage.load(asked.model)
+    pipeline = load_model(asked.model)
     weights = POCKET_FOLDER if asked.model == POCKET else Path(asked.model)
-    table = load_table(TABLE if asked.model == POCKET else weights.parent / "truth.json")
+    table = load_table(TABLE if asked.model == POCKET else weights / "truth.json")
     if table.model_sha256 != pipeline.identity.sha256:
         parser.error(f"the truth table beside {asked.model} belongs to other weights: measure it")
     search = {name: getattr(asked, name) for name in ("delta_p", "trials", "steps", "stride")}

@@ -13,7 +13,8 @@ import torch
 
 from m2g_audit.errors import AuditError
 from m2g_audit.files import cache_folder
-from m2g_audit.models.model_folder import DEFAULT_MODEL, POCKET, TEXT_TO_IMAGE, check, resolve
+from m2g_audit.models.model_folder import TEXT_TO_IMAGE, check, resolve
+from m2g_audit.models.names import DEFAULT_MODEL, POCKET
 from m2g_audit.models.weight_files import Place
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
 from m2g_audit.verdict.words import METRICS as METRIC_NAMES

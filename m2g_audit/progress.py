@@ -1,6 +1,10 @@
 """How long work says how far it is."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+Count = Callable[[int, int], None]
+"""What one stage tells while it works: how much is done, and how much there is."""
 
 
 class Progress(Protocol):

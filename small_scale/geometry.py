@@ -18,8 +18,8 @@ from m2g_audit.diagnostics.energy import relative_energy
 from m2g_audit.diagnostics.exact_spectrum import alg2
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, fast_spectra
 from m2g_audit.diagnostics.numerics import check_finite, seed_for
-from m2g_audit.models.pipelines import UnconditionalModel
-from m2g_audit.similarity.base import Metric
+from m2g_audit.models.ddpm import UnconditionalModel
+from m2g_audit.similarity import Metric
 from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import GROUPS, Cell, Lab, chosen

@@ -14,7 +14,7 @@ settings.register_profile("suite", deadline=None, max_examples=30, derandomize=T
 settings.load_profile("suite")
 
 # Only where tensors are handed on; elsewhere annotations are mypy's affair.
-SHAPED = ("score_model", "oracles", "numerics", "pipelines", "curvature", "basin", "energy")
+SHAPED = ("diagnostics", "models.stable_diffusion", "models.ddpm", "models.prediction")
 install_import_hook([f"m2g_audit.{module}" for module in SHAPED], "beartype.beartype")
 
 

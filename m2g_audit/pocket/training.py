@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.names import POCKET
+from m2g_audit.models.own_settings import OWN_SETTINGS_FILE
 from m2g_audit.pocket import captions, components, world
 from m2g_audit.pocket.captions import Caption
 from m2g_audit.pocket.recipe import Recipe
 
 OnStep = Callable[[str, int, int], None]
 """Called with (stage, done, total): steps, or pictures drawn before them."""
-
-METADATA = "m2g.json"
 
 
 def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | None = None) -> Path:
@@ -202,9 +202,10 @@ def train_denoiser(run: TrainingRun, autoencoder: AutoencoderKL) -> None:
         "steps": recipe.default_steps,
         "guidance": recipe.default_guidance,
         "metric": "l2",
+        "world": POCKET,
         "recipe": asdict(recipe),
     }
-    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    (folder / OWN_SETTINGS_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def fit_denoiser(

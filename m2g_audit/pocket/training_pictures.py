@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from m2g_audit.errors import ModelError
-from m2g_audit.models.model_folder import POCKET_FOLDER
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, trained_captions
 from m2g_audit.pocket.world import Stream
@@ -199,8 +198,3 @@ class PocketReference:
             return nearest_training(metric, images, self.pictures, self.index)
         everything = ReferenceSet(self.pictures, self.pictures.names)
         return everything.nearest(metric, images, on_progress)
-
-
-def load_pocket(pipeline: RoundTrip) -> PocketReference:
-    """Return the training set of pocket; ModelError where the shipped index is missing."""
-    return PocketReference(TrainingPictures(pipeline), load_index(POCKET_FOLDER), world_hash())

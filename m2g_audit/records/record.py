@@ -10,23 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from m2g_audit.records.older import from_version_1, from_version_2
+from m2g_audit.records.vocabulary import (
+    Exif,
+    Pages,
+    RuleWord,
+    SchedulerChoice,
+    ScoreKind,
+    SpectrumChoice,
+    StateWord,
+    Transparency,
+    VerdictWord,
+)
 
 SCHEMA_VERSION = "3.1"
-
-StateWord = Literal["memorized", "spurious", "generalized", "attractor", "unsure", "failed"]
-VerdictWord = Literal[
-    "memorized", "spurious", "generalized", "attractor", "mixed", "collapsed", "undecided"
-]
-RuleWord = Literal[
-    "unseen pictures",
-    "leave-one-out",
-    "base",
-    "own controls",
-    "rule of thumb",
-    "by hand",
-    "truth",
-    "older",
-]
 
 # JSON has no NaN: a number that could not be had is null, never a NaN that looks like one.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -37,7 +33,7 @@ Index = Annotated[int, Field(ge=0)]
 
 class _Part(BaseModel):
     # Fields that a newer minor version adds are passed over: an older program reads the rest.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
 
 
 class IntervalRecord(_Part):
@@ -79,17 +75,17 @@ class Settings(_Part):
     seed: int
     steps: int
     guidance: Finite
-    scheduler: str
+    scheduler: SchedulerChoice
     batch_size: int
     metric: str
     reference: str | None
     reference_complete: bool
     reference_flipped: bool
-    spectrum: str
+    spectrum: SpectrumChoice
     spectrum_tolerance: Finite
     t0: int
     spectrum_samples: int
-    spectrum_score: str
+    spectrum_score: ScoreKind
     basin: bool
     basin_exact: bool
     auto: bool = False
@@ -175,9 +171,9 @@ class ReferenceFiles(_Part):
 
     files: int
     formats: dict[str, int]
-    exif: Literal["turn", "keep"]
-    transparency: Literal["drop", "white", "black"]
-    pages: Literal["first", "all"]
+    exif: Exif
+    transparency: Transparency
+    pages: Pages
     turned: int
     transparent: int
     scaled: int
@@ -332,7 +328,7 @@ class CurvatureRecord(_Part):
     attractor: Index | None
     t0: int
     kind: Literal["jacobian", "paper"]
-    score: Literal["conditional", "guided", "unconditional"]
+    score: ScoreKind
     algorithm: str
     scale: Finite
     median: Finite

@@ -32,13 +32,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from m2g_audit.errors import UsageError
-from m2g_audit.records.record import (
-    AuditRecord,
-    SeedRecord,
-    StateWord,
-    ThresholdRecord,
-    VerdictWord,
-)
+from m2g_audit.records.record import AuditRecord, SeedRecord, ThresholdRecord
+from m2g_audit.records.vocabulary import StateWord, VerdictWord
 from m2g_audit.review.gate import severity
 from m2g_audit.store.batch_directory import BatchRecord
 from m2g_audit.store.run_directory import differences

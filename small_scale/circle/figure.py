@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from m2g_audit.diagnostics.oracles import circle_energy, circle_score
-from m2g_audit.records.record import StateWord
+from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.colours import STATE_COLOURS
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.minima import expected_of_many
