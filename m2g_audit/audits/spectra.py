@@ -15,6 +15,7 @@ from m2g_audit.audits.run_tensors import read_tensors, write_tensors
 from m2g_audit.diagnostics import exact_spectrum, fast_spectrum
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, flipd
 from m2g_audit.diagnostics.score_model import ScoreModel
+from m2g_audit.diagnostics.spectrum import Algorithm, spectrum
 from m2g_audit.progress import Count
 from m2g_audit.records.record import (
     AttractorRecord,
@@ -92,27 +93,21 @@ def _measure_spectrum(
 ) -> CurvatureRecord:
     settings = job.setup.settings
     seed = job.seed_of("curvature", sample.index)
-    if settings.spectrum == "fast":
-        [fast] = fast_spectrum.fast_spectra(
-            model,
-            latents[None],
-            settings.t0,
-            seeds=[seed],
-            tolerance=settings.spectrum_tolerance,
-            block=settings.batch_size,
-            on_progress=report,
-        )
+    found = spectrum(
+        model,
+        latents,
+        t0=settings.t0,
+        algorithm=cast(Algorithm, settings.spectrum),
+        seed=seed,
+        tolerance=settings.spectrum_tolerance,
+        block=settings.batch_size,
+        kept=run.path / f"curvature/{sample.index:04d}.unfinished.safetensors",
+        on_progress=report,
+    )
+    if isinstance(found, FastSpectrum):
         centre = flipd(model, latents, settings.t0, seed=seed)
-        return _keep_fast_spectrum(run, sample, fast, centre)
-    if settings.spectrum == "exact-jacobian":
-        exact = exact_spectrum.exact_jacobian(
-            model, latents, settings.t0, seed=seed, on_progress=report
-        )
-        return _keep_spectrum(run, sample, exact)
-    algorithm = exact_spectrum.alg2 if settings.spectrum == "exact-alg2" else exact_spectrum.alg3
-    unfinished = run.path / f"curvature/{sample.index:04d}.unfinished.safetensors"
-    exact = algorithm(model, latents, settings.t0, seed=seed, kept=unfinished, on_progress=report)
-    return _keep_spectrum(run, sample, exact)
+        return _keep_fast_spectrum(run, sample, found, centre)
+    return _keep_spectrum(run, sample, found)
 
 
 def _spectrum_name(i: int) -> str:

@@ -462,6 +462,9 @@ class AuditRecord(_Part):
             raise ValueError(f"attractor {max(groups)} is named and not there")
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.verdict.state}, {self.prompt!r})"
+
     @property
     def texts(self) -> str:
         """Return the prompt, and behind it what it is sampled away from."""

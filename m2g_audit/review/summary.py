@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -24,6 +24,9 @@ from m2g_audit.review.gate import badness, severity
 from m2g_audit.review.grounds import smallest_margins
 from m2g_audit.store.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory, BatchRecord
 from m2g_audit.verdict.words import least_found, model_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUMMARY_VERSION = "1.1"
 SHARES = ("memorized", "spurious", "attractor", "generalized")
@@ -201,8 +204,7 @@ def write_results(directory: BatchDirectory) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    extras = _extra_types(directory.entries)
-    schema = pyarrow.schema([*_columns(), *((name, kind) for name, (_, kind) in extras.items())])
+    schema, extras = _schema(directory.entries)
     path = directory.path / RESULTS_FILE
     draft = draft_of(path)
     records = directory.records()
@@ -213,6 +215,14 @@ def write_results(directory: BatchDirectory) -> None:
         draft.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def results_table(records: Iterable[BatchRecord], entries: Sequence[Entry] = ()) -> pa.Table:
+    """Return a table of one row per record, with the columns of results.parquet."""
+    import pyarrow
+
+    schema, extras = _schema(entries)
+    return pyarrow.Table.from_pylist([_row(record, extras) for record in records], schema=schema)
 
 
 def finish(directory: BatchDirectory, notices: Sequence[str] = ()) -> bool:
@@ -229,6 +239,15 @@ def finish(directory: BatchDirectory, notices: Sequence[str] = ()) -> bool:
     write_results(directory)
     write_summary(directory, summarise(directory, notices=notices))
     return True
+
+
+def _schema(entries: Sequence[Entry]) -> tuple[pa.Schema, dict[str, tuple[str, Any]]]:
+    """The table's schema, and of the list's own columns their names there and types."""
+    import pyarrow
+
+    extras = _extra_types(entries)
+    listed = ((name, kind) for name, (_, kind) in extras.items())
+    return pyarrow.schema([*_columns(), *listed]), extras
 
 
 def _columns() -> list[tuple[str, Any]]:
