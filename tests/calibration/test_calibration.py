@@ -31,13 +31,13 @@ from m2g_audit.calibration.calibration import (
     Trained,
     Transfer,
     check_fit,
-    json_schema,
     load,
     read_out,
 )
 from m2g_audit.calibration.naming import name_attractors
 from m2g_audit.errors import UsageError
 from m2g_audit.records.record import AttractorRecord, AuditRecord, IntervalRecord, parse_record
+from m2g_audit.records.schemas import schema_of
 from m2g_audit.store.run_directory import RECORD_FILE
 from m2g_audit.verdict.looks import Look
 from m2g_audit.verdict.rule import Verdict
@@ -118,9 +118,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_schema_in_the_package_is_current() -> None:
     """Make it anew: `m2g-audit schema calibration > m2g_audit/schema/calibration.schema.json`."""
-    assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
-    jsonschema.Draft202012Validator.check_schema(json_schema())
-    jsonschema.validate(json.loads(calibration().model_dump_json()), json_schema())
+    assert json.loads(SCHEMA_FILE.read_text()) == schema_of(Calibration)
+    jsonschema.Draft202012Validator.check_schema(schema_of(Calibration))
+    jsonschema.validate(json.loads(calibration().model_dump_json()), schema_of(Calibration))
 
 
 def write(path: Path, **changes: Any) -> Path:

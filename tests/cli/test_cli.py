@@ -19,13 +19,17 @@ import typer
 
 from m2g_audit import cli, doctor
 from m2g_audit.audits import audit, estimates
-from m2g_audit.calibration import calibration
+from m2g_audit.calibration.calibration import Calibration
 from m2g_audit.cli import app, main
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS
 from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError
 from m2g_audit.models import downloads
 from m2g_audit.models.names import POCKET
-from m2g_audit.records.record import json_schema
+from m2g_audit.records.record import AuditRecord
+from m2g_audit.records.schemas import schema_of
+from m2g_audit.review.compare import Comparison
+from m2g_audit.review.summary import Summary, results_schema
+from m2g_audit.store.batch_directory import BatchRecord
 from tests.support import tiny
 from tests.support.fakes import FakePipeline
 
@@ -144,7 +148,7 @@ def test_json_is_the_record_alone(run: Run, pipeline: FakePipeline, tmp_path: Pa
     code, out, _ = run(*arguments, "--out", str(tmp_path / "run"))
     assert code == 0
     assert out == (tmp_path / "run" / "record.json").read_text()
-    jsonschema.validate(json.loads(out), json_schema())
+    jsonschema.validate(json.loads(out), schema_of(AuditRecord))
 
 
 def test_the_same_command_shows_what_is_there(run: Run, pipeline: FakePipeline) -> None:
@@ -321,9 +325,13 @@ def test_local_models_need_no_download(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "schema"),
     [
-        ([], json_schema()),
-        (["record"], json_schema()),
-        (["calibration"], calibration.json_schema()),
+        ([], schema_of(AuditRecord)),
+        (["record"], schema_of(AuditRecord)),
+        (["batch"], schema_of(BatchRecord)),
+        (["summary"], schema_of(Summary)),
+        (["results"], results_schema()),
+        (["comparison"], schema_of(Comparison)),
+        (["calibration"], schema_of(Calibration)),
     ],
 )
 def test_schema_prints_the_schema(run: Run, arguments: list[str], schema: dict) -> None:
