@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-Count = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """What one stage tells while it works: how much is done, and how much there is."""
 
 

@@ -19,6 +19,7 @@ from m2g_audit.diagnostics.exact_spectrum import alg2
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, fast_spectra
 from m2g_audit.diagnostics.numerics import check_finite, seed_for
 from m2g_audit.models.ddpm import UnconditionalModel
+from m2g_audit.progress import OnProgress
 from m2g_audit.similarity import Metric
 from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
@@ -28,8 +29,6 @@ from small_scale.models.pictures import Pictures, as_input, in_colour, to_levels
 from small_scale.models.training import MODEL
 
 Arrays = dict[str, np.ndarray]
-OnProgress = Callable[[int, int], None]
-
 _SEED = 34
 MOST_MIXTURES = 1000
 BLOCK = 16

@@ -21,7 +21,7 @@ from m2g_audit.audits.timing import now, timed
 from m2g_audit.audits.yardstick import Yardstick
 from m2g_audit.audits.yardstick_search import find_yardstick
 from m2g_audit.errors import AuditError
-from m2g_audit.progress import Count, Progress, silent
+from m2g_audit.progress import OnProgress, Progress, silent
 from m2g_audit.records.record import AuditRecord
 from m2g_audit.references import reference_files
 from m2g_audit.references.reference import Reference, ReferenceSet, load_folder
@@ -93,7 +93,7 @@ def conclude(
     return record_of(job, run, started, judged, attractors, spectra, yardstick)
 
 
-def _load_reference(setup: Setup, on_progress: Count) -> Reference | None:
+def _load_reference(setup: Setup, on_progress: OnProgress) -> Reference | None:
     if setup.contents is not None:
         return load_folder(
             setup.contents,
@@ -106,7 +106,7 @@ def _load_reference(setup: Setup, on_progress: Count) -> Reference | None:
     return setup.provenance.reference(setup.pipeline)
 
 
-def _load_unseen(setup: Setup, on_progress: Count) -> ReferenceSet | None:
+def _load_unseen(setup: Setup, on_progress: OnProgress) -> ReferenceSet | None:
     if setup.unseen is None:
         return None
     return load_folder(setup.unseen, setup.pipeline, on_progress=on_progress)

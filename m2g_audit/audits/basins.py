@@ -20,7 +20,7 @@ from m2g_audit.diagnostics.basin import (
     most_denoisings,
 )
 from m2g_audit.models.protocol import TextToImage
-from m2g_audit.progress import Count
+from m2g_audit.progress import OnProgress
 from m2g_audit.records.record import AttractorRecord, BasinRecord
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.verdict.thresholds import Thresholds
@@ -34,7 +34,7 @@ def measure_basins(
     attractors: Sequence[AttractorRecord],
     latents: Tensor,
     thresholds: Thresholds,
-    on_progress: Count,
+    on_progress: OnProgress,
 ) -> list[AttractorRecord]:
     """Return the attractors with the critical times of their medoids, at the paper's numbers.
 

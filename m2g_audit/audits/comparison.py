@@ -14,7 +14,7 @@ from m2g_audit.audits.job import Job
 from m2g_audit.audits.run_tensors import write_tensors
 from m2g_audit.audits.yardstick import Yardstick
 from m2g_audit.pictures.tensors import to_picture
-from m2g_audit.progress import Count
+from m2g_audit.progress import OnProgress
 from m2g_audit.records.record import (
     AttractorRecord,
     IntervalRecord,
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def compare(
-    job: Job, run: RunDirectory, generated: Generated, yardstick: Yardstick, on_progress: Count
+    job: Job, run: RunDirectory, generated: Generated, yardstick: Yardstick, on_progress: OnProgress
 ) -> Comparison:
     images, failed, metric = generated.images, generated.failed, job.setup.metric
     embeddings = metric.embed(images)

@@ -14,6 +14,7 @@ from m2g_audit.audits.job import Job
 from m2g_audit.audits.run_tensors import load_generation, save_generation
 from m2g_audit.errors import NumericsError
 from m2g_audit.pictures.tensors import is_failed
+from m2g_audit.progress import OnProgress
 from m2g_audit.store.run_directory import RunDirectory
 from m2g_audit.verdict.states import S_PRIME
 
@@ -92,9 +93,7 @@ def _overflow(count: int) -> NumericsError:
     )
 
 
-def generate(
-    job: Job, pictures: Pictures, count: int, on_progress: Callable[[int, int], None]
-) -> Generated:
+def generate(job: Job, pictures: Pictures, count: int, on_progress: OnProgress) -> Generated:
     """Return the first `count` pictures of a job, made or kept.
 
     `on_progress` gets image-steps done and in all. Raises NumericsError where nothing finite came;

@@ -20,7 +20,7 @@ from m2g_audit.models.stable_diffusion import resolve_guidance
 from m2g_audit.pictures.decoding import Reading
 from m2g_audit.pocket.provenance import Provenance, find_provenance
 from m2g_audit.progress import Progress, silent
-from m2g_audit.prompts.list_files import STDIN
+from m2g_audit.prompts import STDIN
 from m2g_audit.records.record import Settings
 from m2g_audit.records.vocabulary import SpectrumChoice
 from m2g_audit.references.controls import load_prompts

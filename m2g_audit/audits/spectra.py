@@ -16,7 +16,7 @@ from m2g_audit.diagnostics import exact_spectrum, fast_spectrum
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, flipd
 from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.diagnostics.spectrum import Algorithm, spectrum
-from m2g_audit.progress import Count
+from m2g_audit.progress import OnProgress
 from m2g_audit.records.record import (
     AttractorRecord,
     CurvatureRecord,
@@ -49,7 +49,7 @@ def measure_curvature(
     latents: Tensor,
     seeds: Sequence[SeedRecord],
     attractors: Sequence[AttractorRecord],
-    on_progress: Count,
+    on_progress: OnProgress,
 ) -> list[CurvatureRecord]:
     """Return the spectra of a few samples at their own final latents, kept one by one."""
     settings = job.setup.settings

@@ -24,6 +24,8 @@ def schema(
 
 
 def _schema(of: str) -> Any:
+    from pydantic import BaseModel
+
     from m2g_audit.calibration.calibration import Calibration
     from m2g_audit.records.record import AuditRecord
     from m2g_audit.records.schemas import schema_of
@@ -33,7 +35,7 @@ def _schema(of: str) -> Any:
 
     if of == "results":
         return results_schema()
-    kinds = {
+    kinds: dict[str, type[BaseModel]] = {
         "record": AuditRecord,
         "batch": BatchRecord,
         "summary": Summary,

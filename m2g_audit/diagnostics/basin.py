@@ -22,9 +22,9 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import check_finite, in_batches, noises_for, seed_for
 from m2g_audit.diagnostics.score_model import ScoreModel, ddim, ddim_timesteps, perturb
 from m2g_audit.errors import UsageError
+from m2g_audit.progress import OnProgress
 
 Distance = Callable[[Float[Tensor, " b *shape"], Float[Tensor, " b *shape"]], Float[Tensor, " b"]]
-OnProgress = Callable[[int, int], None]
 """Called with the denoisings done, and the most that the search is expected to need."""
 
 Checks = dict[int, Bool[np.ndarray, " M"]]

@@ -27,12 +27,14 @@ from m2g_audit.models.own_settings import OWN_SETTINGS_FILE
 from m2g_audit.pocket import captions, components, world
 from m2g_audit.pocket.captions import Caption
 from m2g_audit.pocket.recipe import Recipe
+from m2g_audit.progress import Progress
 
-OnStep = Callable[[str, int, int], None]
 """Called with (stage, done, total): steps, or pictures drawn before them."""
 
 
-def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | None = None) -> Path:
+def train(
+    out: Path, recipe: Recipe, *, device: str = "cpu", on_step: Progress | None = None
+) -> Path:
     """The folder of a finished pipeline, `out/weights`, trained or taken up where it stopped.
 
     Raises ModelError if `out` holds a checkpoint of another recipe.
@@ -48,7 +50,7 @@ def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | N
 class TrainingRun:
     """One training under way: its folder, recipe, log and checkpoints."""
 
-    def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: OnStep):
+    def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: Progress):
         self.out, self.recipe, self.device, self.report = out, recipe, device, report
         self.started = time.monotonic()
 
@@ -268,7 +270,7 @@ def draw_examples(sizes: Tensor, n: int, generator: torch.Generator) -> tuple[Te
 
 
 def told(
-    report: OnStep, stage: str, batches: Iterable[np.ndarray], total: int
+    report: Progress, stage: str, batches: Iterable[np.ndarray], total: int
 ) -> Iterator[np.ndarray]:
     """The batches of pictures; reports how many of `total` the caller is done with."""
     done = 0

@@ -21,7 +21,8 @@ from m2g_audit.errors import ModelError
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, trained_captions
 from m2g_audit.pocket.world import Stream
-from m2g_audit.references.reference import Progress, ReferenceSet
+from m2g_audit.progress import OnProgress
+from m2g_audit.references.reference import ReferenceSet
 from m2g_audit.similarity import Metric, distances
 
 BLOCKS = 8
@@ -191,7 +192,7 @@ class PocketReference:
         return self.pictures.take([number])[0]
 
     def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+        self, metric: Metric, images: Tensor, on_progress: OnProgress | None = None
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the nearest training picture of each image."""
         if metric.name in BOUNDED_METRICS:

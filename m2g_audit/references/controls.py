@@ -7,7 +7,7 @@ those of a base model are a null for what a fine-tune added (yardstick.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,6 +20,7 @@ from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.files import digest, write_atomically
 from m2g_audit.pictures.tensors import is_failed
+from m2g_audit.progress import OnProgress
 from m2g_audit.prompts import read_prompts
 from m2g_audit.references.reference import Identity, Reference
 from m2g_audit.similarity import Metric, nearest
@@ -111,9 +112,7 @@ class Controls:
         """Return how many images `run` would still generate."""
         return len(self.missing) * self.settings.seeds_per_prompt
 
-    def run(
-        self, batch_size: int, on_progress: Callable[[int, int], None] | None = None
-    ) -> list[ControlResult]:
+    def run(self, batch_size: int, on_progress: OnProgress | None = None) -> list[ControlResult]:
         """Return the result of each prompt, in order.
 
         Results are kept as soon as they are known, by model, settings, metric and reference, so

@@ -32,6 +32,7 @@ from m2g_audit.diagnostics.score_model import (
 from m2g_audit.errors import OutputError
 from m2g_audit.files import digest, write_atomically
 from m2g_audit.pictures.decoding import opened
+from m2g_audit.progress import OnProgress
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.verdict.intervals import Interval, clopper_pearson
 from m2g_audit.verdict.thresholds import Thresholds
@@ -150,7 +151,7 @@ def plant(
     to_reference: Callable[[Tensor], Sequence[float]] | None,
     *,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Plants:
     """Return the distances of plants and edits of pictures [n, 3, h, w] in [0, 1].
 

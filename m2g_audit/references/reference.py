@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -25,6 +25,7 @@ from m2g_audit.pictures.containers import PictureFile, as_text
 from m2g_audit.pictures.decoding import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.pictures.folder import PictureFolder, find_pictures, reason, refuse_broken
 from m2g_audit.pictures.tensors import to_levels
+from m2g_audit.progress import OnProgress
 from m2g_audit.similarity import Metric, Search, Vectors
 
 _CHUNK_BYTES = 64 * 2**20
@@ -36,7 +37,6 @@ taken up."""
 _LEVELS, _FACTS = "levels", "facts"
 """What a kept picture holds: its pixels, and what was seen when its file was decoded."""
 
-Progress = Callable[[int, int], None]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -99,7 +99,7 @@ class Reference(Protocol):
         """Return one picture as training saw it, uint8 [3, h, w]."""
 
     def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+        self, metric: Metric, images: Tensor, on_progress: OnProgress | None = None
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the picture of S nearest to each image [n, 3, h, w]."""
 
@@ -135,14 +135,14 @@ class ReferenceSet:
         return 2 if self.flipped else 1
 
     def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+        self, metric: Metric, images: Tensor, on_progress: OnProgress | None = None
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the entry nearest to each image [n, 3, h, w] in [0, 1]."""
         distances, numbers = self.neighbours(metric, metric.embed(images), 1, on_progress)
         return distances[:, 0].tolist(), numbers[:, 0].tolist()
 
     def neighbours(
-        self, metric: Metric, queries: Tensor, k: int, on_progress: Progress | None = None
+        self, metric: Metric, queries: Tensor, k: int, on_progress: OnProgress | None = None
     ) -> tuple[FloatArray, IntArray]:
         """Return distances and numbers [n, k] of the k entries nearest to each embedding.
 
@@ -331,7 +331,7 @@ def load_folder(
     *,
     complete: bool = False,
     batch_size: int = 16,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ReferenceSet:
     """Return the pictures of a folder as training saw them.
 

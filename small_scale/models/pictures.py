@@ -25,6 +25,7 @@ from m2g_audit.errors import ReferenceFolderError, ResourceError, UsageError
 from m2g_audit.foreign_files import read_file, within
 from m2g_audit.pictures.decoding import crop, open_picture
 from m2g_audit.pictures.folder import PictureFolder, find_pictures, listed, refuse_broken
+from m2g_audit.progress import OnProgress
 from small_scale.models.copies import first_of_each
 from small_scale.settings import PUBLISHED, SUBSET_SEED, Settings
 
@@ -39,7 +40,6 @@ _AT_LEAST = 256
 _NAMED = 5
 _CONTROLS = 16
 
-OnProgress = Callable[[int, int], None]
 _Reader = Callable[[NDArray[np.int64], int], Tensor]
 
 
