@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from m2g_audit.audits.job import Job
 from m2g_audit.diagnostics.basin import (
     Basin,
     Distance,
+    Search,
     algorithm1,
     check_times,
     critical_time,
@@ -24,9 +24,6 @@ from m2g_audit.progress import OnProgress
 from m2g_audit.records.record import AttractorRecord, BasinRecord
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.verdict.thresholds import Thresholds
-
-# Appendix C.1: delta_p, M, N' and s, the same for all data sets.
-_BASIN: dict[str, Any] = {"delta_p": 0.8, "trials": 20, "steps": 10, "stride": 10}
 
 
 def measure_basins(
@@ -56,14 +53,14 @@ def measure_basins(
     def report(done: int, most: int, before: int = 0) -> None:
         on_progress(before * most + done, len(medoids) * most)
 
-    search: dict[str, Any] = {"delta_d": delta_d, **_BASIN}
+    search = Search(delta_d)
     if job.setup.settings.basin_exact:
         basins = [
             algorithm1(
                 model,
                 latents[i],
                 distance,
-                **search,
+                search=search,
                 seed=seed,
                 on_progress=partial(report, before=k),
             )
@@ -71,10 +68,10 @@ def measure_basins(
         ]
     else:
         basins = critical_time(
-            model, latents[medoids], distance, **search, seeds=seeds, on_progress=on_progress
+            model, latents[medoids], distance, search=search, seeds=seeds, on_progress=on_progress
         )
     return [
-        attractor.model_copy(update={"basin": _basin_record(job, basin, delta_d)})
+        attractor.model_copy(update={"basin": _basin_record(job, basin, search)})
         for attractor, basin in zip(attractors, basins, strict=True)
     ]
 
@@ -92,7 +89,7 @@ def picture_distance(pipeline: TextToImage, metric: Metric) -> Distance:
     return distance
 
 
-def _basin_record(job: Job, basin: Basin, delta_d: float) -> BasinRecord:
+def _basin_record(job: Job, basin: Basin, search: Search) -> BasinRecord:
     return BasinRecord(
         algorithm="alg1" if job.setup.settings.basin_exact else "bisection",
         critical_time=basin.critical_time,
@@ -104,17 +101,17 @@ def _basin_record(job: Job, basin: Basin, delta_d: float) -> BasinRecord:
         checked=basin.checked.tolist(),
         recovery=basin.recovery.tolist(),
         evaluations=basin.evaluations,
-        delta_d=delta_d,
-        delta_p=_BASIN["delta_p"],
-        steps=_BASIN["steps"],
-        stride=_BASIN["stride"],
+        delta_d=search.delta_d,
+        delta_p=search.delta_p,
+        steps=search.steps,
+        stride=search.stride,
     )
 
 
 def basin_steps(schedule: int, *, exact: bool) -> int:
     """Return the most sampling steps that the search for one critical time can take."""
-    trials, steps = _BASIN["trials"], _BASIN["steps"]
-    times = check_times(schedule, _BASIN["stride"])
+    search = Search(delta_d=0.0)  # which costs the same at any distance
+    times = check_times(schedule, search.stride)
     if exact:
-        return trials * sum(min(steps, t) for t in times)
-    return steps * most_denoisings(len(times), delta_p=_BASIN["delta_p"], trials=trials)
+        return search.trials * sum(min(search.steps, t) for t in times)
+    return search.steps * most_denoisings(len(times), search)
