@@ -10,7 +10,7 @@ score takes two.
     python benchmarks/critical_time.py --samples 3 --trials 4 --stride 100 --out /tmp/look
 
 Writes critical_time.{md,json} into --out. Finished searches stay in --work, and an interrupted run
-goes on from them; a run for more samples or seeds takes them up, too.
+continues from them; a run for more samples or seeds takes them up, too.
 """
 
 import argparse

@@ -9,7 +9,7 @@ the share that a threshold chosen on the other captions names right (mean of bot
 
     python benchmarks/curvature_confirmation.py runs/pocket      # what `pocket measure` worked in
 
-Finished captions stay in --work, and an interrupted run goes on from them.
+Finished captions stay in --work, and an interrupted run continues from them.
 """
 
 import argparse

@@ -14,8 +14,8 @@ classified with the thresholds of the table and all training pictures.
     python benchmarks/fast_spectrum.py --model runs/pocket/weights
 
 The truth table is truth.json in the weights' folder, as `m2g-audit pocket measure` leaves it,
-or the shipped one for `pocket`. Finished pieces stay in --work, and an interrupted run goes on from
-them. Writes results/fast_spectrum.{md,json}.
+or the shipped one for `pocket`. Finished pieces stay in --work, and an interrupted run continues
+from them. Writes results/fast_spectrum.{md,json}.
 """
 
 import argparse

@@ -7,7 +7,7 @@ judged on that one (cross-fitted), with an interval over captions and samples.
 
     python benchmarks/pocket_curvature.py runs/pocket      # a folder that `pocket measure` finished
 
-Finished captions stay in --work, and an interrupted run goes on from them.
+Finished captions stay in --work, and an interrupted run continues from them.
 """
 
 import argparse

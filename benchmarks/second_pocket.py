@@ -14,7 +14,7 @@ front of the one within pocket: this one is to another model, whatever it shows.
     m2g-audit pocket train --out runs/second --seed 1 && m2g-audit pocket measure runs/second
     python benchmarks/second_pocket.py runs/second
 
-Finished captions stay in --work, and an interrupted run goes on from them.
+Finished captions stay in --work, and an interrupted run continues from them.
 """
 
 import argparse

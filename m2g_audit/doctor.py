@@ -23,7 +23,7 @@ from m2g_audit.versions import versions
 
 @dataclass(frozen=True)
 class Item:
-    """Something an audit may need: whether it is at hand, and if not how to get it."""
+    """Something an audit may need: whether it is available, and if not how to get it."""
 
     name: str
     at_hand: bool

@@ -11,7 +11,8 @@ OnProgress = Callable[[int, int], None]
 class Progress(Protocol):
     """What an audit tells while it works: a stage in plain words, and how much of it is done."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take in how much of a stage is done."""
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -45,6 +45,7 @@ class Comparison:
 def compare(
     job: Job, run: RunDirectory, generated: Generated, yardstick: Yardstick, on_progress: OnProgress
 ) -> Comparison:
+    """Return distances of the generations to each other, kept in the run, and to S."""
     images, failed, metric = generated.images, generated.failed, job.setup.metric
     embeddings = metric.embed(images)
     pairs = distances(metric, embeddings, embeddings)
@@ -71,6 +72,7 @@ def seed_records(
     found: Comparison,
     yardstick: Yardstick,
 ) -> list[SeedRecord]:
+    """Return the record of each generation, whose nearest pictures of S are kept in the run."""
     reading, thresholds = judgement.reading, yardstick.thresholds
     home = {i: k for k, a in enumerate(reading.check.attractors) for i in a.members}
     return [
@@ -127,6 +129,7 @@ def _margin(distance: float, delta: float | None) -> float | None:
 
 
 def attractor_records(check: RepeatSeedCheck, seeds: Sequence[SeedRecord]) -> list[AttractorRecord]:
+    """Return the record of each attractor, without basins."""
     return [
         AttractorRecord(
             mass=IntervalRecord.model_validate(attractor.mass),

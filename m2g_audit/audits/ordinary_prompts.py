@@ -8,6 +8,8 @@ import numpy as np
 
 from m2g_audit.audits.setup import Setup
 from m2g_audit.files import cache_folder
+from m2g_audit.models.base_model import BaseModel
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.references.controls import Controls, ControlSettings
 from m2g_audit.references.reference import Reference
 from m2g_audit.verdict.states import S_PRIME
@@ -58,11 +60,15 @@ def base_controls(
 
 
 def _controls(
-    setup: Setup, pipeline: object, prompts: Sequence[str], seeds: int, reference: Reference | None
+    setup: Setup,
+    pipeline: TextToImage | BaseModel,
+    prompts: Sequence[str],
+    seeds: int,
+    reference: Reference | None,
 ) -> Controls:
     settings = setup.settings
     return Controls(
-        pipeline=pipeline,  # type: ignore[arg-type]
+        pipeline=pipeline,
         metric=setup.metric,
         settings=ControlSettings(
             seeds_per_prompt=seeds,

@@ -52,6 +52,7 @@ def record_of(
     spectra: list[CurvatureRecord],
     yardstick: Yardstick,
 ) -> AuditRecord:
+    """Return the record of an audit that came to its end."""
     judgement, check, seeds = judged.judgement, judged.check, judged.seeds
     named = _name(job, run, judged, spectra)
     findings = words.Findings(

@@ -1,5 +1,7 @@
-"""What an audit's options resolve to, on this machine and with this model: loaded once, for any
-number of prompts."""
+"""What an audit's options resolve to, on this machine and with this model.
+
+Loaded once, for any number of prompts.
+"""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ def from_pictures(
     base: Sequence[ControlResult] | None,
     on_progress: Progress,
 ) -> Yardstick:
+    """Return thresholds from unseen pictures, or from S without each of its own."""
     metric = setup.metric
     assert plants.to_reference is not None
     cut = _copies_up_to(plants.to_reference, metric)

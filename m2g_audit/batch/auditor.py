@@ -56,7 +56,12 @@ class Auditor(JupyterMixin):
         Args:
             prompts: A list's file, or texts, or mappings with a column of them.
             out: The batch's folder, by default one below runs/.
-            column, label_column, encoding, read_as, quotes, header: How the list is read.
+            column: Of the prompts, by name or place.
+            label_column: Of what prompts are known to be.
+            encoding: Of a list that is not UTF-8.
+            read_as: What the list is, else by its content.
+            quotes: Whether quotes in a table surround fields.
+            header: Whether a table's first row names its columns.
             options: Those of AuditOptions, such as seeds or reference; model may be a diffusers
                 pipeline in memory, which is audited as it is.
 

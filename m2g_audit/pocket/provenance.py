@@ -9,11 +9,11 @@ from m2g_audit.errors import ModelError
 from m2g_audit.models.model_folder import POCKET_FOLDER
 from m2g_audit.models.names import POCKET
 from m2g_audit.models.own_settings import read_own_settings
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pocket.captions import unknown_words
 from m2g_audit.pocket.training_pictures import (
     INDEX_FILE,
     PocketReference,
-    RoundTrip,
     TrainingPictures,
     load_index,
     world_hash,
@@ -35,7 +35,7 @@ class Provenance:
     folder: Path
     name: str = POCKET
 
-    def reference(self, model: RoundTrip) -> PocketReference:
+    def reference(self, model: TextToImage) -> PocketReference:
         """Return the training set; ModelError where its index can't be read."""
         return PocketReference(TrainingPictures(model), load_index(self.folder), world_hash())
 

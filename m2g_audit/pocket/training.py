@@ -1,7 +1,7 @@
 """The recipe of pocket carried out: autoencoder first, then text encoder and denoiser together.
 
 Both stages write a checkpoint and a log line at fixed steps, and every batch is drawn from
-(seed, stage, step): a training that was killed goes on as if it had not been.
+(seed, stage, step): a training that was killed continues as if it had not been.
 """
 
 import itertools
@@ -55,6 +55,7 @@ class TrainingRun:
         self.started = time.monotonic()
 
     def log(self, stage: str, step: int, steps: int, loss: float, rate: float) -> None:
+        """Add a line to the log."""
         line = {
             "stage": stage,
             "step": step,
@@ -67,12 +68,14 @@ class TrainingRun:
         self.report(stage, step, steps)
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
+        """Keep the state of a stage, whole or not at all."""
         path = self.out / f"{stage}.checkpoint"
         partial = path.with_suffix(".partial")
         torch.save({"recipe": self.recipe.fingerprint(), **state}, partial)
         os.replace(partial, path)
 
     def load(self, stage: str) -> dict[str, Any] | None:
+        """Return the kept state of a stage, None where there is none."""
         path = self.out / f"{stage}.checkpoint"
         if not path.exists():
             return None
@@ -85,6 +88,7 @@ class TrainingRun:
         return state
 
     def generator(self, stage: str, step: int) -> torch.Generator:
+        """Return the generator of one step, whatever came before it."""
         seed = np.random.SeedSequence([self.recipe.seed, *stage.encode(), step])
         return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 

@@ -202,8 +202,9 @@ class FindingsRecord(_Part):
 
 
 class ReferenceFiles(_Part):
-    """How the files of a reference folder were read; counts are of pictures, mirrored ones not
-    counted.
+    """How the files of a reference folder were read.
+
+    Counts are of pictures, mirrored ones not counted.
     """
 
     files: int
@@ -299,8 +300,9 @@ class SeedRecord(_Part):
 
 
 class BasinRecord(_Part):
-    """The critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34),
-    by the guided score, which made the pictures.
+    """The critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34).
+
+    By the guided score, which made the pictures.
     """
 
     algorithm: Literal["bisection", "alg1"]

@@ -398,8 +398,8 @@ def _refuse_other(path: Path, now: Mapping[str, Any], prompts: PromptList) -> No
     if there.get("prompts") != now["prompts"]:
         changes.append(_list_differences(path, prompts))
     raise UsageError(
-        f"{path} holds another batch ({'; '.join(filter(None, changes))}). Go on with what it was "
-        "begun with, or choose another folder with --out DIR."
+        f"{path} holds another batch ({'; '.join(filter(None, changes))}). Continue it with what "
+        "it was begun with, or choose another folder with --out DIR."
     )
 
 

@@ -38,8 +38,11 @@ _CHANCE: StateWord = "generalized"
 
 @dataclass(frozen=True)
 class Landscape:
-    """One panel of Fig. 2: `energy` [grid, grid] at t = 0.15, least 0; `arrows` [n, n, 2];
-    `samples` [s, 2]; `points` [K, 2]; clusters, and the energy at the centre of each."""
+    """One panel of Fig. 2.
+
+    `energy` [grid, grid] at t = 0.15, least 0; `arrows` [n, n, 2]; `samples` [s, 2]; `points`
+    [K, 2]; clusters, and the energy at the centre of each.
+    """
 
     points: np.ndarray
     samples: np.ndarray

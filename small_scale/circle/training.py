@@ -51,8 +51,8 @@ def loss(
 def train(points: Tensor, recipe: Recipe, checkpoint: Path, on_step: Progress) -> ScoreNetwork:
     """Return the network trained on points [K, 2], taken up where `checkpoint` stands.
 
-    Every batch is drawn from (seed, K, iteration): a training that was stopped goes on as if it had
-    not been.
+    Every batch is drawn from (seed, K, iteration): a training that was stopped continues as if it
+    had not been.
     """
     size = len(points)
     points = points.float()

@@ -1,4 +1,4 @@
-"""Training of one denoiser (App. B.4), with checkpoints from which a killed run goes on as before.
+"""Training of one denoiser (App. B.4), with checkpoints that a killed run continues from as before.
 
 Every batch, its noise and its dropout are drawn from (seed, K, step), so that a resumed training is
 the training that was never stopped.
@@ -215,7 +215,7 @@ class _Run:
             raise OutputError(
                 f"The checkpoint {path.parent} is damaged ({type(error).__name__}: "
                 f"{(str(error).splitlines() or ['empty'])[0]}). Remove that folder: this one "
-                "training then starts anew, everything else goes on."
+                "training then starts anew, everything else continues."
             ) from error
 
 
@@ -254,7 +254,7 @@ def _draft(folder: Path) -> Iterator[Path]:
         # torch and safetensors have errors of their own for a full disk.
         raise OutputError(
             f"Can't write {folder} ({str(error).splitlines()[0]}). Free space; the same command "
-            "then goes on from the checkpoint before."
+            "then continues from the checkpoint before."
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
