@@ -13,9 +13,9 @@ from jaxtyping import install_import_hook
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
 
-# Only where tensors are handed on; elsewhere annotations are mypy's affair.
-SHAPED = ("score_model", "oracles", "numerics", "pipelines", "curvature", "basin", "energy")
-install_import_hook([f"m2g_audit.{module}" for module in SHAPED], "beartype.beartype")
+# Only in the rooms where tensors are handed on; elsewhere annotations are mypy's affair.
+SHAPED = ("m2g_audit.diagnostics", "m2g_audit.models.pipelines")
+install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(scope="session", autouse=True)
