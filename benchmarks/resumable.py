@@ -56,9 +56,10 @@ def in_words(made_on: Mapping[str, Any]) -> str:
     """`machine` in words for a report."""
     software = made_on["versions"]
     names = ", ".join(f"{name} {software[name]}" for name in ("python", "torch", "numpy"))
+    commit = software.get("commit", "unknown")
     return (
         f"{made_on['processor']}, {made_on['cores']} cores, {made_on['threads']} threads, "
-        f"{made_on['memory']} GiB; {names}; commit {software.get('commit', 'unknown')[:12]}"
+        f"{made_on['memory']} GiB; {names}; commit {commit[:12]}{commit[40:]}"
     )
 
 

@@ -23,7 +23,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """What `save_arrays` wrote; OutputError where it is damaged, with the way out."""
     try:
-        with np.load(path) as stored:
+        # numpy leaves a broken archive open that it opened itself
+        with path.open("rb") as file, np.load(file) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise OutputError(

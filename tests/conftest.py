@@ -13,9 +13,12 @@ from jaxtyping import install_import_hook
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
 
-# Only where tensors are handed on; elsewhere annotations are mypy's affair.
-SHAPED = ("diagnostics", "models.stable_diffusion", "models.ddpm", "models.prediction")
-install_import_hook([f"m2g_audit.{module}" for module in SHAPED], "beartype.beartype")
+# Only in the rooms where tensors are handed on; elsewhere annotations are mypy's affair.
+SHAPED = tuple(
+    f"m2g_audit.{module}"
+    for module in ("diagnostics", "models.stable_diffusion", "models.ddpm", "models.prediction")
+)
+install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -95,14 +95,17 @@ def paper_scale(scale: float, N: int) -> float:
 
 def _added(values: Float[np.ndarray, " n"], N: int, mean: float, ratio: float) -> float:
     """The root of D(z) = 1 / mean^2 above `values`."""
+    scaled = values / mean  # of 1 / mean^2 itself nothing is left where the mean is very small
 
     def excess(z: float) -> float:
-        own = float((z / (z**2 - values**2)).sum()) / N
-        return own * (ratio * own + (1 - ratio) / z) - mean**-2
+        own = float((z / (z**2 - scaled**2)).sum()) / N
+        return own * (ratio * own + (1 - ratio) / z) - 1
 
     # Just above the largest value D is infinite, and from there on at most 1 / distance^2.
-    lowest, highest = values[0] * (1 + 1e-12) + 1e-9 * mean, values[0] + 1.01 * mean
-    return brentq(excess, lowest, highest, xtol=1e-12 * highest) if excess(lowest) > 0 else lowest
+    lowest, highest = scaled[0] * (1 + 1e-12) + 1e-9, scaled[0] + 1.01
+    if excess(lowest) <= 0:
+        return lowest * mean
+    return brentq(excess, lowest, highest, xtol=1e-12 * highest) * mean
 
 
 def _spikes(squares: Float[np.ndarray, " n"], weight: float) -> int:

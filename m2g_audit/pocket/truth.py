@@ -237,6 +237,11 @@ class Seen:
         spurious = float(self.spurious(thresholds, size)[valid].mean())
         return Shares(memorized, spurious, max(0.0, 1 - memorized - spurious))
 
+    def false_memorized(self, delta_m: float) -> float:
+        """Share of samples that did not fail near pictures never seen; nan if all failed."""
+        valid = ~self.failed
+        return float((self.to_control[valid] <= delta_m).mean()) if valid.any() else float("nan")
+
     def nearer_to_own(self, thresholds: Thresholds) -> float | None:
         """Share of spurious samples nearer to their caption's training pictures than to unseen."""
         weights = self.spurious(thresholds)
@@ -265,7 +270,7 @@ def caption_truth(caption: Caption, seen: Seen, thresholds: Thresholds) -> Capti
         strict=strict,  # type: ignore[arg-type]
         loose=loose,  # type: ignore[arg-type]
         nearer_to_s=seen.nearer_to_own(thresholds),
-        false_memorized=float((seen.to_control[~seen.failed] <= delta_m).mean()),
+        false_memorized=seen.false_memorized(delta_m),
         failed=int(seen.failed.sum()),
     )
 

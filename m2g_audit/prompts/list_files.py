@@ -9,7 +9,8 @@ import lzma
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -51,13 +52,15 @@ class Opened:
         return _head(self.file).startswith(PARQUET)
 
 
-def open_list(source: str | Path, name: str) -> Opened:
-    """Return the file that holds a list; UsageError for what is none, named as what it is.
+@contextmanager
+def open_list(source: str | Path, name: str) -> Iterator[Opened]:
+    """Open the file that holds a list; UsageError for what is none, named as what it is.
 
     gzip, xz, bzip2 and zip archives of one file are unpacked, up to a gigabyte. stdin (`-`) is read
     whole, since pipes can't go back.
     """
-    return _unpacked(_open(source), Path(str(source)), name)
+    with _open(source) as file:
+        yield _unpacked(file, Path(str(source)), name)
 
 
 def _open(source: str | Path) -> BinaryIO:
@@ -91,8 +94,7 @@ def _unpacked(file: BinaryIO, path: Path, name: str) -> Opened:
             inner = path.with_suffix("") if path.suffix.lower() == suffix else path
             return _plain(_unpack(opener(file), name), inner, name)
     if head.startswith(_ZIP):
-        with file:
-            member, content = _only_member(file, name)
+        member, content = _only_member(file, name)
         return _plain(content, Path(member), name)
     return _plain(file, path, name)
 

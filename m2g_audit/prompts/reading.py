@@ -90,14 +90,14 @@ def read_prompts(
 
             table = read_folder(Path(source).expanduser(), encoding)
             return _with_remarks(of_columns(table, column, label_column, name))
-        opened = open_list(source, name)
-        if opened.is_parquet or read_as == "parquet":
-            from m2g_audit.prompts.parquet import read_parquet
+        with open_list(source, name) as opened:
+            if opened.is_parquet or read_as == "parquet":
+                from m2g_audit.prompts.parquet import read_parquet
 
-            table = read_parquet(opened.file, name, column)
-            return _with_remarks(of_columns(table, column, label_column, name))
-        options = TableOptions(column, quotes, header)
-        return _read(opened, name, options, label_column, encoding, read_as)
+                table = read_parquet(opened.file, name, column)
+                return _with_remarks(of_columns(table, column, label_column, name))
+            options = TableOptions(column, quotes, header)
+            return _read(opened, name, options, label_column, encoding, read_as)
     except (AuditError, MemoryError):
         raise
     except Exception as error:  # readers raise what they like on broken files

@@ -27,7 +27,8 @@ def cache_file(cache_dir: Path, identity: Mapping[str, Any]) -> Path:
 def load(path: Path) -> Nulls | None:
     """Return nulls that were kept, None if there are none or they are damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a broken archive open that it opened itself
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Nulls(
                 left_out=_null(arrays, "left_out"),
                 of_unseen=_null(arrays, "of_unseen") if "of_unseen/kept" in arrays else None,

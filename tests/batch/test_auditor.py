@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ManyPrompts:
 
 
 def shown(auditor: Auditor) -> str:
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(auditor)
     return console.export_text()
 

@@ -97,7 +97,7 @@ def test_every_setting_of_the_training_is_in_the_fingerprint() -> None:
 
 
 def test_the_log_tells_of_both_stages(trained: Path) -> None:
-    log = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
+    log = [json.loads(line) for line in (trained.parent / "log.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in log} == {"autoencoder", "denoiser"}
 
 

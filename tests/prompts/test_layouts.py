@@ -410,6 +410,11 @@ def open_document(path: Path) -> None:
         archive.writestr("content.xml", "<x/>")
 
 
+def numpy_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.array(["a kite"]))
+
+
 def tar(path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         archive.add(__file__, "a.csv")
@@ -433,7 +438,7 @@ def tar_gz(path: Path) -> None:
         (lambda p: p.write_bytes(b"SQLite format 3\0" + bytes(99)), "an SQLite database"),
         (lambda p: p.write_bytes(b"%PDF-1.7\n"), "a PDF"),
         (lambda p: Image.new("RGB", (4, 4)).save(p, format="PNG"), "a picture.*give their folder"),
-        (lambda p: np.save(p.open("wb"), np.array(["a kite"])), "a NumPy array"),
+        (numpy_array, "a NumPy array"),
         (lambda p: p.write_bytes(gzip.compress(gzip.compress(CSV))), "packed twice"),
     ],
 )
