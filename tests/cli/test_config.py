@@ -113,8 +113,11 @@ def test_every_option_in_a_message_exists() -> None:
     of_others = {"--force-reinstall", "--no-deps"}  # pip's
     of_others |= {"--create-dirs", "--fail", "--location", "--output"}  # curl's
     of_others |= {"--local-dir"}  # hf download's
-    lists = "read_options.py"  # of options in prompt lists, which are other programs'
+    # Options in prompt lists, which are other programs', and git's.
+    others = {"read_options.py", "versions.py"}
     packages = (Path(package.__file__).parent for package in (m2g_audit, small_scale))
-    for source in (p for package in packages for p in package.rglob("*.py") if p.name != lists):
+    for source in (
+        p for package in packages for p in package.rglob("*.py") if p.name not in others
+    ):
         named = set(_OPTION.findall(source.read_text(encoding="utf-8")))
         assert named <= _flags() | of_others, f"{source}: {named - _flags()}"
