@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from m2g_audit.diagnostics.spectrum import spectrum
     from m2g_audit.models.loading import load_model
     from m2g_audit.reports.run import Run, open_run
+    from small_scale.sweep import run_sweep
 
 __all__ = [
     "AuditOptions",
@@ -21,6 +22,7 @@ __all__ = [
     "load_model",
     "open_run",
     "report",
+    "run_sweep",
     "spectrum",
 ]
 
@@ -34,6 +36,7 @@ _HOMES = {
     "load_model": "m2g_audit.models.loading",
     "open_run": "m2g_audit.reports.run",
     "report": "m2g_audit.api",
+    "run_sweep": "small_scale.sweep",
     "spectrum": "m2g_audit.diagnostics.spectrum",
 }
 

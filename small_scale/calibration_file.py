@@ -26,7 +26,8 @@ from m2g_audit.models.ddpm import UnconditionalModel
 from m2g_audit.versions import versions
 from small_scale.classification import Classified, RuleName
 from small_scale.histogram_thresholds import Threshold
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell
 from small_scale.models.network import make_network
 from small_scale.models.training import MODEL
 from small_scale.report.summaries import possible_peaks
@@ -46,8 +47,8 @@ def write_calibration(lab: Lab, today: datetime.date | None = None) -> Path | No
     None while spectra are missing, and where models are gone, of which it holds the hashes.
     """
     measured = [cell for cell in lab.measured if lab.geometry(cell, "spectra") is not None]
-    data = lab.data
-    models = [lab.model(cell) / MODEL for cell in measured]
+    data = lab.folder.data
+    models = [lab.folder.model(cell) / MODEL for cell in measured]
     if not measured or data is None or not all(model.exists() for model in models):
         return None
     settings = lab.settings
@@ -79,13 +80,13 @@ def write_calibration(lab: Lab, today: datetime.date | None = None) -> Path | No
         peak_K=peak.K if peak in measured and peak is not None else None,
         versions=versions(),
     )
-    path = lab.folder / FILE
+    path = lab.path / FILE
     calibration.save(path)
     return path
 
 
 def _trained(lab: Lab, cell: Cell) -> Trained:
-    model = UnconditionalModel.load(lab.model(cell) / MODEL, device="cpu")
+    model = UnconditionalModel.load(lab.folder.model(cell) / MODEL, device="cpu")
     return Trained(
         K=cell.K,
         seed=cell.seed,

@@ -22,7 +22,8 @@ from m2g_audit.progress import OnProgress
 from m2g_audit.similarity import Metric
 from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
-from small_scale.lab import GROUPS, Cell, Lab, chosen
+from small_scale.lab import GROUPS, Lab, chosen
+from small_scale.lab_folder import Cell
 from small_scale.mixture import mixtures
 from small_scale.models.pictures import Pictures, as_input, in_colour, to_levels
 from small_scale.models.training import MODEL
@@ -54,10 +55,10 @@ class Measurements:
         self._lab, self._cell, self._pictures, self._synthetic = lab, cell, pictures, synthetic
         self._metric = metric
         self._settings = lab.settings.geometry
-        self._neighbours = lab.neighbours(cell)
+        self._neighbours = lab.folder.neighbours(cell)
         self._classified = lab.classified["per-K"][cell]
         self._device = device
-        self._folder = lab.model(cell) / MODEL
+        self._folder = lab.folder.model(cell) / MODEL
 
     def basin(self, on_progress: OnProgress) -> Arrays:
         """Critical times and log-volumes (Alg. 1, Eq. 34), of each trial.
@@ -68,7 +69,7 @@ class Measurements:
         delta_d = settings.delta_d
         if delta_d is None:
             # Thresholds set by hand change states alone.
-            own = Lab(self._lab.folder, self._lab.settings)
+            own = Lab(self._lab.folder)
             delta_d = own.classified["fixed"][self._cell].delta_m.value
         distance = picture_distance(
             self._metric(settings.basin_metric or self._lab.settings.metric)
@@ -217,7 +218,7 @@ class Measurements:
                 seeds = [seed_for(_SEED, f"{what} {group} {self._cell}", int(row)) for row in some]
                 share = len(some) / len(rows)
                 report = partial(_part, on_progress, i + start / len(rows), share, len(groups))
-                path = self._lab.geometry_part(
+                path = self._lab.folder.geometry_part(
                     self._cell,
                     what,
                     {"group": group, "rows": some.tolist(), "weights": weights, **asked},

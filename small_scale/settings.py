@@ -169,6 +169,7 @@ PUBLISHED: Mapping[str, Published] = {
 # Everybody else's pictures are treated like the paper's natural ones.
 _OTHERS = "cifar10"
 _DESK_SIZES = (2, 16, 32, 64, 128, 256, 512, 1024)
+_SMOKE_SIZES = (2, 8, 32)
 
 
 def settings_for(
@@ -339,7 +340,7 @@ def _smoke(published: Published, total: int) -> Settings:
         side=8,
         channels=published.channels,
         metric="l2",
-        sizes=tuple(K for K in (2, 8, 32) if total >= K),
+        sizes=tuple(K for K in _SMOKE_SIZES if total >= K),
         network=Network(8, (1, 2), layers=1, dropout=0.0),
         training=Training(
             iterations=30,
@@ -366,3 +367,8 @@ def _smoke(published: Published, total: int) -> Settings:
 
 
 _PRESETS = {"paper": _paper, "lab": _lab, "desk": _desk, "smoke": _smoke}
+
+
+def preset_sizes(preset: PresetName) -> tuple[int, ...]:
+    """The training sizes of a preset that fixes them, whatever number of pictures there is."""
+    return {"desk": _DESK_SIZES, "smoke": _SMOKE_SIZES}.get(preset, ())

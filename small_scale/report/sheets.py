@@ -25,7 +25,8 @@ from small_scale.classification import (
     thresholds_per_K,
     with_values,
 )
-from small_scale.lab import Cell, Lab, chosen
+from small_scale.lab import Lab, chosen
+from small_scale.lab_folder import Cell
 from small_scale.models.pictures import Pictures
 
 FloatArray = NDArray[np.float64]
@@ -62,7 +63,7 @@ class Sheet:
 
 def save_sheet(lab: Lab, cell: Cell, pictures: Pictures, synthetic: Tensor) -> None:
     """Keeps what is shown of a cell; `synthetic`: its S', uint8 [n, c, h, w]."""
-    neighbours, classified = lab.neighbours(cell), lab.classified["per-K"][cell]
+    neighbours, classified = lab.folder.neighbours(cell), lab.classified["per-K"][cell]
     picked = _picked(classified, neighbours)
     rows = np.unique(np.concatenate(list(picked.values()))).astype(np.int64)
     arrays: dict[str, np.ndarray] = {
@@ -97,7 +98,7 @@ def is_current(lab: Lab, cell: Cell) -> bool:
         return False
     if sheet is None:
         return False
-    neighbours = lab.neighbours(cell)
+    neighbours = lab.folder.neighbours(cell)
     pair = thresholds_per_K(neighbours)
     delta_m, delta_s = with_values(pair, lab.given, "by hand", neighbours)
     return sheet.thresholds == {"delta_m": delta_m.value, "delta_s": delta_s.value}
@@ -105,7 +106,7 @@ def is_current(lab: Lab, cell: Cell) -> bool:
 
 def sheet_file(lab: Lab, cell: Cell) -> Path:
     """Where what is shown of a cell is."""
-    return lab.folder / "sheets" / f"{cell}.npz"
+    return lab.path / "sheets" / f"{cell}.npz"
 
 
 def _picked(classified: Classified, neighbours: Neighbours) -> dict[str, IntArray]:

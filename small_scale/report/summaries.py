@@ -58,11 +58,11 @@ def names_apart(labs: Sequence[Lab]) -> list[str]:
     apart = [key for key in told[0] if len({each[key] for each in told}) > 1]
     for names in (
         [", ".join(each[key] for key in apart) for each in told],
-        [lab.folder.name for lab in labs],
+        [lab.path.name for lab in labs],
     ):
         if len(set(names)) == len(labs):
             return names
-    return [str(lab.folder) for lab in labs]
+    return [str(lab.path) for lab in labs]
 
 
 def _told(lab: Lab) -> dict[str, str]:

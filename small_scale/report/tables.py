@@ -14,7 +14,8 @@ from scipy.stats import ttest_ind
 from m2g_audit.diagnostics.energy import gap
 from m2g_audit.verdict.intervals import LEVEL
 from small_scale.classification import RULES, STATES, classify_set, with_values
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell
 from small_scale.report.summaries import (
     Quantity,
     Spread,
@@ -97,7 +98,7 @@ def samples(lab: Lab) -> list[Row]:
     """
     rows: list[Row] = []
     for cell, each in lab.classified["per-K"].items():
-        neighbours, fixed = lab.neighbours(cell), lab.classified["fixed"][cell]
+        neighbours, fixed = lab.folder.neighbours(cell), lab.classified["fixed"][cell]
         near = zip(neighbours.training[:, 0], neighbours.samples[:, 0], strict=True)
         for i, (to_training, to_samples) in enumerate(near):
             rows.append(
@@ -118,7 +119,7 @@ def sensitivity(lab: Lab) -> list[Row]:
     rows: list[Row] = []
     for rule in RULES:
         for cell, each in lab.classified[rule].items():
-            neighbours = lab.neighbours(cell)
+            neighbours = lab.folder.neighbours(cell)
             for factor in FACTORS:
                 values = factor * each.delta_m.value, factor * each.delta_s.value
                 pair = with_values((each.delta_m, each.delta_s), values, "by hand", neighbours)

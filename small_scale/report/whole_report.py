@@ -61,13 +61,11 @@ def _write(
     lab: Lab, tables: Mapping[str, Sequence[Row]], figures: Mapping[str, bytes]
 ) -> list[Path]:
     written = {
-        lab.folder / "tables" / f"{name}.csv": to_csv(rows).encode()
+        lab.path / "tables" / f"{name}.csv": to_csv(rows).encode()
         for name, rows in tables.items()
         if rows
     }
-    written |= {
-        lab.folder / "figures" / f"{name}.png": content for name, content in figures.items()
-    }
+    written |= {lab.path / "figures" / f"{name}.png": content for name, content in figures.items()}
     for path, content in written.items():
         write_atomically(path, content)
     return list(written)

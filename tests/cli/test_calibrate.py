@@ -15,12 +15,12 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from m2g_audit.cli import main
-from m2g_audit.cli.calibrate import _weights
 from m2g_audit.errors import UsageError
 from m2g_audit.similarity.l2 import L2
-from small_scale import sweep
-from small_scale.lab import Cell, Lab
+from small_scale.lab_folder import Cell, LabFolder
+from small_scale.planning import weights_by_name
 from small_scale.settings import settings_for
+from small_scale.workshop import Workshop
 from tests.support.fake_lab import CELLS, fake_lab, measured_lab
 
 Run = Callable[..., tuple[int, str, str]]
@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake_lab(tmp_path_factory.mktemp("made") / "narrow").folder
+    return fake_lab(tmp_path_factory.mktemp("made") / "narrow").path
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_sweep_stands_beside_another(run: Run, narrow: Path, wide: Path) -> No
 def test_what_cannot_stand_beside_a_sweep_is_told_first(
     run: Run, narrow: Path, tmp_path: Path
 ) -> None:
-    begun = measured_lab(tmp_path / "begun", (Cell(64, 0),)).folder
+    begun = measured_lab(tmp_path / "begun", (Cell(64, 0),)).path
     for other, said in (
         (tmp_path / "nowhere", "no sweep's folder"),
         (narrow, "this sweep itself"),
@@ -176,14 +176,14 @@ def test_a_tracker_that_cannot_be_is_refused(run: Run, narrow: Path) -> None:
 def test_metric_weights_are_of_the_distances_that_have_some() -> None:
     paper = settings_for("paper", "cifar10", 50_000)
     alex, vgg = Path("alex.pth"), Path("vgg.pth")
-    assert _weights(paper, []) == {}
-    assert _weights(paper, [alex]) == {"lpips-alex": alex}
-    assert _weights(paper, [alex, vgg]) == {"lpips-alex": alex, "lpips-vgg": vgg}
+    assert weights_by_name(paper, []) == {}
+    assert weights_by_name(paper, [alex]) == {"lpips-alex": alex}
+    assert weights_by_name(paper, [alex, vgg]) == {"lpips-alex": alex, "lpips-vgg": vgg}
     digits = settings_for("paper", "mnist", 60_000)
-    assert _weights(digits, [vgg]) == {"lpips-vgg": vgg}
+    assert weights_by_name(digits, [vgg]) == {"lpips-vgg": vgg}
     desk = settings_for("desk", "mnist", 60_000)
     with pytest.raises(UsageError, match="have weights are: none"):
-        _weights(desk, [alex])
+        weights_by_name(desk, [alex])
 
 
 def test_a_sweep_loads_the_weights_that_it_is_given(
@@ -195,11 +195,11 @@ def test_a_sweep_loads_the_weights_that_it_is_given(
         asked.append((name, weights))
         return L2()
 
-    monkeypatch.setattr(sweep, "load_metric", load)
+    monkeypatch.setattr("small_scale.workshop.load_metric", load)
     own = Path("alex.pth")
-    at_work = sweep.Sweep(Lab.open(made), Silent(), weights={"lpips-alex": own})
+    shop = Workshop(LabFolder.open(made), weights={"lpips-alex": own})
     for name in ("lpips-alex", "lpips-vgg", "lpips-alex"):
-        at_work._metric(name)
+        shop.metric(name)
     assert asked == [("lpips-alex", own), ("lpips-vgg", None)]
 
 
@@ -239,7 +239,7 @@ def test_pictures_too_small_for_a_distance_are_told_of_before_training(
     from m2g_audit.similarity.lpips import random_backbone_distance
 
     metric = random_backbone_distance("alex", alexnet(weights=None).features)
-    monkeypatch.setattr("m2g_audit.similarity.load_metric", lambda *_, **__: metric)
+    monkeypatch.setattr("small_scale.planning.load_metric", lambda *_, **__: metric)
     asked = ("--preset", "smoke", "--sizes", "2,8", "--metric", "lpips-alex")
     code, _, err = run(pictures, *asked, "--out", "sweep")
     assert code == 2

@@ -12,10 +12,14 @@ from PIL import Image
 from m2g_audit.calibration import calibration
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.files import draft_of
+from m2g_audit.progress import OnProgress
 from small_scale.arrays import load_arrays, save_arrays
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell, LabFolder
 from small_scale.settings import Settings, settings_for
-from small_scale.sweep import STAGES, Sweep
+from small_scale.stages import STAGES, Stage
+from small_scale.sweep import Sweep, run_sweep
+from small_scale.workshop import Workshop
 
 
 class Silent:
@@ -58,19 +62,19 @@ def settings(pictures: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    lab = Lab.create(tmp_path_factory.mktemp("lab") / "whole", settings(pictures))
+    lab = LabFolder.create(tmp_path_factory.mktemp("lab") / "whole", settings(pictures))
     tell = Silent()
     Sweep(lab, tell).run()
     assert tell.shares[-1] == 1
-    return Lab.open(lab.folder)
+    return Lab.open(lab.path)
 
 
 def arrays(lab: Lab) -> Iterator[tuple[str, np.ndarray]]:
     """Everything that a sweep measured, by the name of its file and its own."""
-    for path in sorted(lab.folder.rglob("*.npz")):
+    for path in sorted(lab.path.rglob("*.npz")):
         with np.load(path) as stored:
             for name in stored.files:
-                yield f"{path.relative_to(lab.folder)}/{name}", stored[name]
+                yield f"{path.relative_to(lab.path)}/{name}", stored[name]
 
 
 def test_a_sweep_leaves_all_that_it_is_about(finished: Lab) -> None:
@@ -86,7 +90,7 @@ def test_a_sweep_leaves_all_that_it_is_about(finished: Lab) -> None:
 
 
 def test_its_calibration_is_one_that_an_audit_reads(finished: Lab) -> None:
-    written = calibration.load(finished.folder / "calibration.json")
+    written = calibration.load(finished.path / "calibration.json")
     assert [entry.K for entry in written.trained] == [2, 8]
     assert written.model.kind.space == "pixels"
     assert written.data.images == 140
@@ -96,10 +100,10 @@ def test_its_calibration_is_one_that_an_audit_reads(finished: Lab) -> None:
 def test_a_killed_sweep_ends_like_one_never_stopped(
     finished: Lab, pictures: Path, tmp_path: Path, stage: str
 ) -> None:
-    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    lab = LabFolder.create(tmp_path / "lab", settings(pictures))
     with pytest.raises(KeyboardInterrupt):
         Sweep(lab, Silent(stop_at=stage, after=0.3)).run()
-    Sweep(Lab.create(tmp_path / "lab", settings(pictures)), Silent()).run()
+    Sweep(LabFolder.create(tmp_path / "lab", settings(pictures)), Silent()).run()
     there = dict(arrays(finished))
     here = dict(arrays(lab))
     assert here.keys() == there.keys()
@@ -110,11 +114,11 @@ def test_a_killed_sweep_ends_like_one_never_stopped(
 def test_samples_measured_before_a_kill_are_not_measured_again(
     pictures: Path, tmp_path: Path
 ) -> None:
-    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    lab = LabFolder.create(tmp_path / "lab", settings(pictures))
     with pytest.raises(KeyboardInterrupt):
         # The first training point is kept when the second reports.
         Sweep(lab, Silent(stop_at="energies", after=0.3)).run()
-    [part] = (lab.folder / "geometry").glob("*/energy/*.npz")
+    [part] = (lab.path / "geometry").glob("*/energy/*.npz")
     save_arrays(part, {"energies": load_arrays(part)["energies"] + 1000})
     Sweep(lab, Silent()).run()
     measured = load_arrays(lab.geometry_file(Cell(2, 0), "energy"))["training/energies"]
@@ -124,20 +128,20 @@ def test_samples_measured_before_a_kill_are_not_measured_again(
 
 def test_finished_work_is_not_done_again(finished: Lab) -> None:
     tell = Silent()
-    Sweep(finished, tell).run([stage for stage in STAGES if stage != "report"])
+    Sweep(finished.folder, tell).run([stage.name for stage in STAGES])
     assert tell.stages == []
 
 
 def test_another_configuration_is_refused(finished: Lab, pictures: Path) -> None:
     other = settings_for("smoke", str(pictures), 140, channels=1, sizes=(2, 8), width=16)
     with pytest.raises(OutputError, match=r"network\.width: 8 there, 16 now"):
-        Lab.create(finished.folder, other)
+        LabFolder.create(finished.path, other)
 
 
 def test_other_pictures_are_refused(finished: Lab, pictures: Path, tmp_path: Path) -> None:
-    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    lab = LabFolder.create(tmp_path / "lab", settings(pictures))
     Sweep(lab, Silent()).run(["train"])
-    for path in (lab.folder / "models").iterdir():
+    for path in (lab.path / "models").iterdir():
         (path / "model" / "model_index.json").unlink()
     first = next(pictures.iterdir())
     content = first.read_bytes()
@@ -150,7 +154,7 @@ def test_other_pictures_are_refused(finished: Lab, pictures: Path, tmp_path: Pat
 
 
 def test_a_damaged_model_says_what_to_do(pictures: Path, tmp_path: Path) -> None:
-    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    lab = LabFolder.create(tmp_path / "lab", settings(pictures))
     Sweep(lab, Silent()).run(["train"])
     [weights] = (lab.model(Cell(2, 0)) / "model" / "unet").glob("*.safetensors")
     weights.write_bytes(b"")
@@ -159,7 +163,7 @@ def test_a_damaged_model_says_what_to_do(pictures: Path, tmp_path: Path) -> None
 
 
 def test_weights_of_a_distance_stay_the_same(pictures: Path, tmp_path: Path) -> None:
-    lab = Lab.create(tmp_path, settings(pictures))
+    lab = LabFolder.create(tmp_path, settings(pictures))
     lab.keep_weights("l2", None)
     lab.keep_weights("lpips-alex", "abc")
     lab.keep_weights("lpips-vgg", "def")
@@ -170,26 +174,27 @@ def test_weights_of_a_distance_stay_the_same(pictures: Path, tmp_path: Path) -> 
 
 
 def test_a_report_needs_no_models(finished: Lab, tmp_path: Path) -> None:
-    shutil.copytree(finished.folder, tmp_path / "lab")
+    shutil.copytree(finished.path, tmp_path / "lab")
     shutil.rmtree(tmp_path / "lab" / "models")
     shutil.rmtree(tmp_path / "lab" / "figures")
     before = (tmp_path / "lab" / "calibration.json").read_bytes()
-    Sweep(Lab.open(tmp_path / "lab"), Silent()).run(["report"])
+    Sweep(LabFolder.open(tmp_path / "lab"), Silent()).run(["report"])
     assert (tmp_path / "lab" / "figures" / "transition.png").exists()
     assert (tmp_path / "lab" / "calibration.json").read_bytes() == before
 
 
 def test_two_claims_exclude_each_other(finished: Lab) -> None:
-    with finished.claim("work") as first, Lab.open(finished.folder).claim("work") as second:
+    second_folder = LabFolder.open(finished.path)
+    with finished.folder.claim("work") as first, second_folder.claim("work") as second:
         assert (first, second) == (True, False)
-    with finished.claim("work") as again:
+    with finished.folder.claim("work") as again:
         assert again
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="no sweep's folder"):
-        Lab.create(tmp_path, settings(pictures))
+        LabFolder.create(tmp_path, settings(pictures))
     with pytest.raises(UsageError, match=r"no settings\.json in it"):
         Lab.open(tmp_path)
     (tmp_path / "settings.json").write_text("{}")
@@ -201,12 +206,12 @@ def test_a_sweep_killed_while_it_wrote_its_first_file_goes_on(
     tmp_path: Path, pictures: Path
 ) -> None:
     draft_of(tmp_path / "settings.json").write_text('{"data"')
-    lab = Lab.create(tmp_path, settings(pictures))
+    lab = LabFolder.create(tmp_path, settings(pictures))
     assert Lab.open(tmp_path).settings == lab.settings
 
 
 def test_thresholds_by_hand_change_states_alone(finished: Lab) -> None:
-    by_hand = Lab(finished.folder, finished.settings, (1e9, None))
+    by_hand = Lab(finished.folder, (1e9, None))
     classified = by_hand.classified["per-K"][Cell(8, 0)]
     assert classified.delta_m.rule == "by hand"
     assert {state.value for state in classified.states} <= {"memorized", "failed"}
@@ -214,7 +219,7 @@ def test_thresholds_by_hand_change_states_alone(finished: Lab) -> None:
 
 
 def test_a_stage_without_the_one_before_is_refused(pictures: Path, tmp_path: Path) -> None:
-    lab = Lab.create(tmp_path / "lab", settings(pictures))
+    lab = LabFolder.create(tmp_path / "lab", settings(pictures))
     with pytest.raises(UsageError, match=r"needs what the stage `neighbours` makes"):
         Sweep(lab, Silent()).run(["basin"])
     with pytest.raises(UsageError, match=r"--stage synthesise"):
@@ -225,16 +230,52 @@ def test_more_sizes_and_seeds_follow_where_the_transition_is(
     pictures: Path, tmp_path: Path
 ) -> None:
     chosen = replace(settings(pictures), sizes=(2, 60), refine=2, seeds=(0, 1))
-    lab = Lab.create(tmp_path / "lab", chosen)
-    assert lab.first_cells == [Cell(2, 0), Cell(60, 0)]
+    lab = LabFolder.create(tmp_path / "lab", chosen)
+    assert Lab(lab).first_cells == [Cell(2, 0), Cell(60, 0)]
     tell = Silent()
     Sweep(lab, tell).run(["train", "synthesise", "neighbours"])
-    lab = Lab.open(lab.folder)
-    assert [cell.K for cell in lab.first_cells] == [2, 21, 40, 60]
-    peak = lab.peak()
+    found = Lab(lab)
+    assert [cell.K for cell in found.first_cells] == [2, 21, 40, 60]
+    peak = found.peak()
     assert peak is not None
-    others = [cell for cell in lab.measured if cell.seed == 1]
+    others = [cell for cell in found.measured if cell.seed == 1]
     assert peak.K in [cell.K for cell in others]
     assert len(others) in (2, 3)
     assert sorted(tell.shares) == tell.shares
+    assert tell.shares[-1] == 1
+
+
+def test_a_sweep_from_python_is_the_same(finished: Lab, pictures: Path, tmp_path: Path) -> None:
+    lab = run_sweep(settings(pictures), tmp_path / "lab", stages=["train", "synthesise"])
+    assert lab.measured == []
+    lab = run_sweep(settings(pictures), tmp_path / "lab", stages=["neighbours"])
+    assert lab.measured == finished.measured
+    cell = Cell(8, 0)
+    here, there = (each.folder.neighbours(cell).training for each in (lab, finished))
+    np.testing.assert_array_equal(here, there)
+    with pytest.raises(UsageError, match="no stage 'paint'"):
+        run_sweep(settings(pictures), tmp_path / "lab", stages=["paint"])
+
+
+def test_a_stage_is_one_value(
+    finished: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CONTRIBUTING shows: a stage of one's own is done, told of and not done again."""
+    shutil.copytree(finished.path, tmp_path / "lab")
+
+    def count(shop: Workshop, cell: Cell, on_progress: OnProgress) -> None:
+        (shop.folder.path / f"{cell}.txt").write_text(f"{len(shop.synthetic(cell))} pictures")
+
+    own = Stage(
+        "count",
+        "counting",
+        needs=lambda lab, cell: [("synthesise", cell)],
+        done=lambda lab, cell: (lab.path / f"{cell}.txt").exists(),
+        cost=lambda settings, K: 1,
+        do=count,
+    )
+    monkeypatch.setattr("small_scale.sweep.STAGES", (*STAGES, own))
+    tell = Silent()
+    Sweep(LabFolder.open(tmp_path / "lab"), tell).run(["count"])
+    assert (tmp_path / "lab" / "K000002-seed0.txt").read_text().endswith("pictures")
     assert tell.shares[-1] == 1

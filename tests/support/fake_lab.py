@@ -10,7 +10,8 @@ import torch
 
 from m2g_audit.verdict.states import State
 from small_scale.classification import Neighbours
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell, LabFolder
 from small_scale.models.pictures import Pictures
 from small_scale.report.sheets import save_sheet
 from small_scale.settings import Settings, settings_for
@@ -72,15 +73,15 @@ def fake_lab(folder: Path) -> Lab:
     for cell in CELLS:
         save_sheet(lab, cell, pictures, fake_pictures(N, 2))
         for what, arrays in fake_geometry(lab, cell).items():
-            lab.save_geometry(cell, what, arrays)
+            lab.folder.save_geometry(cell, what, arrays)
     return lab
 
 
 def measured_lab(folder: Path, cells: tuple[Cell, ...] = CELLS) -> Lab:
     """A sweep that has come as far as the neighbours of some cells."""
-    lab = Lab.create(folder, fake_settings())
+    lab = Lab(LabFolder.create(folder, fake_settings()))
     for cell in cells:
-        fake_neighbours(cell.K, cell.seed).save(lab.neighbours_file(cell))
+        fake_neighbours(cell.K, cell.seed).save(lab.folder.neighbours_file(cell))
     return lab
 
 

@@ -12,7 +12,8 @@ from PIL import ImageDraw, ImageFont
 from PIL.Image import Image
 
 from small_scale.classification import STATES
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell
 from small_scale.report.figures.style import COLOURS, FAINT, INK, RULE, about, near_peak
 from small_scale.report.sheets import DELTAS, EACH_SIDE, SIDES, Delta, Sheet, load_sheet
 from small_scale.report.summaries import first_seed

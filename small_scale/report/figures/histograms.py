@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from small_scale.classification import STATES
 from small_scale.histogram_thresholds import Rule
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell
 from small_scale.report.figures.contact import neighbour_block
 from small_scale.report.figures.style import (
     COLOURS,
@@ -87,7 +88,7 @@ def all_histograms_figure(lab: Lab) -> bytes | None:
 
 
 def _histograms(axes: Axes, lab: Lab, cell: Cell, edges: FloatArray) -> None:
-    neighbours, classified = lab.neighbours(cell), lab.classified["per-K"][cell]
+    neighbours, classified = lab.folder.neighbours(cell), lab.classified["per-K"][cell]
     valid, bins = ~neighbours.failed, edges.tolist()
     for distances, fresh, colour, threshold in (
         (neighbours.samples[valid, 0], neighbours.among_fresh, _GREY, classified.delta_s),
@@ -162,7 +163,7 @@ def _edges(lab: Lab, cells: list[Cell]) -> FloatArray:
     """Bins with equal steps of the logarithm, over all distances of some cells."""
     every = []
     for cell in cells:
-        found = lab.neighbours(cell)
+        found = lab.folder.neighbours(cell)
         every += [found.training[:, 0], found.samples[:, 0], found.fresh, found.among_fresh]
     values = np.concatenate(every)
     values = values[np.isfinite(values) & (values > 0)]

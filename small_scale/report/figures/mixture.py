@@ -33,7 +33,7 @@ def mixture_figure(lab: Lab) -> bytes | None:
     At the peak the whole distribution, over K the median and the middle half. Only beside pictures
     never trained on does it mean something: a hull comes nearer to any picture than one point.
     """
-    cells = [cell for cell in first_seed(lab) if lab.geometry_file(cell, "mixture").exists()]
+    cells = [cell for cell in first_seed(lab) if lab.folder.geometry_file(cell, "mixture").exists()]
     if not cells:
         return None
     page = new_page(10.6, 3.7, "Are samples mixtures of their training neighbours?", about(lab))

@@ -83,7 +83,7 @@ def all_spectra_figure(lab: Lab) -> bytes | None:
 
 
 def _measured(lab: Lab) -> list[Cell]:
-    return [cell for cell in first_seed(lab) if lab.geometry_file(cell, "spectra").exists()]
+    return [cell for cell in first_seed(lab) if lab.folder.geometry_file(cell, "spectra").exists()]
 
 
 def _arrays(lab: Lab, cell: Cell) -> dict[str, np.ndarray]:

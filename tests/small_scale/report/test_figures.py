@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from m2g_audit.verdict.states import State
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell, LabFolder
 from small_scale.report.figures import contact, over_sizes, spectra, transition
 from small_scale.report.figures.mixture import mixture_figure
 from small_scale.report.figures.style import COLOURS, FEW, Page, apart, band, drawable, new_page
@@ -23,6 +25,16 @@ from small_scale.sizes import dense_sizes
 from tests.support.fake_lab import SIZES, fake_settings, measured_lab
 
 PEAK = Cell(64, 0)
+
+
+def changed(lab: Lab, **settings: Any) -> Lab:
+    """Return the sweep with other settings."""
+    return Lab(replace(lab.folder, settings=replace(lab.settings, **settings)))
+
+
+def at(lab: Lab, path: Path) -> Lab:
+    """Return the sweep as if it lay elsewhere."""
+    return Lab(replace(lab.folder, path=path))
 
 
 @pytest.fixture
@@ -52,9 +64,9 @@ def test_a_report_is_all_tables_and_figures(finished: Lab) -> None:
         "transition", "samples", "sensitivity", "thresholds", "threshold-ranges", "geometry",
         "differences",
     }  # fmt: skip
-    again = Lab.open(finished.folder)
+    again = Lab.open(finished.path)
     for name in ("spectra", "thresholds"):
-        stored = (finished.folder / "figures" / f"{name}.png").read_bytes()
+        stored = (finished.path / "figures" / f"{name}.png").read_bytes()
         assert FIGURES[name](again) == stored
 
 
@@ -117,7 +129,7 @@ def test_samples_are_framed_in_their_colour(finished: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["a$b_c$", "数字", r"back\slash", "x" * 200])
 def test_any_folder_can_be_drawn(finished: Lab, name: str) -> None:
-    lab = replace(finished, settings=replace(finished.settings, data=f"/somewhere/{name}"))
+    lab = changed(finished, data=f"/somewhere/{name}")
     assert mixture_figure(lab)
     assert contact.thresholds_sheet(lab)
 
@@ -125,8 +137,8 @@ def test_any_folder_can_be_drawn(finished: Lab, name: str) -> None:
 def test_names() -> None:
     assert drawable("Größe 数") == "Größe ?"
     own = replace(fake_settings(), data="/data/my pictures/")
-    assert name_of(Lab(Path("x"), own)) == "my pictures"
-    assert name_of(Lab(Path("x"), fake_settings())) == "MNIST"
+    assert name_of(Lab(LabFolder(Path("x"), own))) == "my pictures"
+    assert name_of(Lab(LabFolder(Path("x"), fake_settings()))) == "MNIST"
 
 
 def test_labels_of_the_papers_sizes_have_room() -> None:
@@ -140,7 +152,7 @@ def test_labels_of_the_papers_sizes_have_room() -> None:
 
 def test_sweeps_are_compared_by_what_sets_them_apart(finished: Lab, pages: list[Page]) -> None:
     network = replace(finished.settings.network, width=64)
-    wide = replace(finished, settings=replace(finished.settings, network=network))
+    wide = changed(finished, network=network)
     assert names_apart([finished, wide]) == ["width 8", "width 64"]
     by_hand = replace(finished, given=(0.05, None))
     assert names_apart([finished, by_hand]) == ["own thresholds", "thresholds by hand"]
@@ -153,10 +165,10 @@ def test_sweeps_are_compared_by_what_sets_them_apart(finished: Lab, pages: list[
 
 
 def test_equal_sweeps_are_named_by_their_folders(finished: Lab) -> None:
-    other = replace(finished, folder=finished.folder.parent / "another")
-    assert names_apart([finished, other]) == [finished.folder.name, "another"]
-    same = replace(finished, folder=finished.folder / finished.folder.name)
-    assert names_apart([finished, same]) == [str(finished.folder), str(same.folder)]
+    other = at(finished, finished.path.parent / "another")
+    assert names_apart([finished, other]) == [finished.path.name, "another"]
+    same = at(finished, finished.path / finished.path.name)
+    assert names_apart([finished, same]) == [str(finished.path), str(same.path)]
 
 
 def test_means_of_few_samples_are_marked(finished: Lab, pages: list[Page]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from m2g_audit.errors import OutputError
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell
 from small_scale.models.pictures import Pictures
 from small_scale.report.sheets import DELTAS, SIDES, is_current, load_sheet, save_sheet, sheet_file
 from tests.support.fake_lab import FRESH, SIZES, N, fake_pictures, measured_lab
@@ -28,7 +29,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 def test_samples_stand_beside_their_neighbours(kept: Lab) -> None:
-    sheet, neighbours = load_sheet(kept, PEAK), kept.neighbours(PEAK)
+    sheet, neighbours = load_sheet(kept, PEAK), kept.folder.neighbours(PEAK)
     assert sheet is not None
     rows = sheet.rows
     np.testing.assert_array_equal(sheet.images, SYNTHETIC[rows])
@@ -49,7 +50,7 @@ def test_examples_are_of_their_state(kept: Lab) -> None:
 
 
 def test_the_sides_of_a_threshold_are_the_nearest_to_it(kept: Lab) -> None:
-    sheet, neighbours = load_sheet(kept, PEAK), kept.neighbours(PEAK)
+    sheet, neighbours = load_sheet(kept, PEAK), kept.folder.neighbours(PEAK)
     assert sheet is not None
     valid = ~neighbours.failed
     copies = neighbours.training[:, 0] <= sheet.thresholds["delta_m"]

@@ -13,7 +13,8 @@ from scipy.stats import t
 
 from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays
-from small_scale.lab import Cell, Lab
+from small_scale.lab import Lab
+from small_scale.lab_folder import Cell
 from small_scale.mixture import relative
 from small_scale.report.summaries import possible_peaks, spurious_range
 from small_scale.report.tables import (
@@ -99,7 +100,7 @@ def test_every_sample_has_its_state(finished: Lab) -> None:
 
 
 def test_shares_again_at_half_and_twice(finished: Lab) -> None:
-    rows, neighbours = sensitivity(finished), finished.neighbours(Cell(64, 0))
+    rows, neighbours = sensitivity(finished), finished.folder.neighbours(Cell(64, 0))
     assert len(rows) == 2 * 2 * len(CELLS)
     own = finished.classified["per-K"][Cell(64, 0)].delta_m.value
     valid = ~neighbours.failed
@@ -169,7 +170,7 @@ def test_differences_are_welchs(finished: Lab) -> None:
 
 def test_samples_are_sorted_anew_by_thresholds_set_by_hand(finished: Lab) -> None:
     cell = Cell(64, 0)
-    stored = load_arrays(finished.geometry_file(cell, "basin"))
+    stored = load_arrays(finished.folder.geometry_file(cell, "basin"))
     assert all(np.array_equal(v, stored[k]) for k, v in finished.geometry(cell, "basin").items())  # type: ignore[union-attr]
     # Nothing is as near as this to S: what was memorized repeats others, or is new.
     by_hand = replace(finished, given=(1e-6, None))
