@@ -17,7 +17,7 @@ from m2g_audit.models.model_folder import TEXT_TO_IMAGE, check, resolve
 from m2g_audit.models.names import DEFAULT_MODEL, POCKET
 from m2g_audit.models.weight_files import Place
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
-from m2g_audit.verdict.words import METRICS as METRIC_NAMES
+from m2g_audit.verdict.sentences import METRICS as METRIC_NAMES
 from m2g_audit.versions import versions
 
 

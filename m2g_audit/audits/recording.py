@@ -34,9 +34,9 @@ from m2g_audit.records.record import (
 from m2g_audit.records.vocabulary import RuleWord, VerdictWord
 from m2g_audit.references import reference_files
 from m2g_audit.store.run_directory import RunDirectory
-from m2g_audit.verdict import words
+from m2g_audit.verdict import sentences
 from m2g_audit.verdict.intervals import LEVEL
-from m2g_audit.verdict.rule import UNDETECTED_LIMIT, Verdict
+from m2g_audit.verdict.rule import Verdict
 from m2g_audit.verdict.thresholds import ALPHA, LOOSE_ALPHA, STRICT_ALPHA
 from m2g_audit.versions import versions
 
@@ -55,48 +55,27 @@ def record_of(
     """Return the record of an audit that came to its end."""
     judgement, check, seeds = judged.judgement, judged.check, judged.seeds
     named = _name(job, run, judged, spectra)
-    findings = words.Findings(
-        word=(named and named.word) or cast(VerdictWord, judgement.word.value),
-        shares={
-            s.value: IntervalRecord.model_validate(i)
-            for s, i in judgement.reading.shares.intervals.items()
-        },
-        level=judged.look.level,
-        undetected_mass=check.undetected_mass,
-        undetected_limit=UNDETECTED_LIMIT,
-        seeds=seeds,
-        attractors=attractors,
-        loose=check.loose,
-        unseen=IntervalRecord.model_validate(check.unseen),
-        thresholds=_threshold_record(yardstick),
-        power=_optional(PowerRecord, yardstick.power),
-        model=_optional(FindingsRecord, yardstick.findings),
-        withheld=[doubt.value for doubt in judgement.withheld],
-        hangs_on_threshold=judgement.hangs_on_threshold,
-        reference=_reference_record(yardstick),
-        wording=job.wording,
-        curvature=spectra,
-        calibration=named,
-        looks=_looks_record(job, judged),
-    )
-    return AuditRecord(
+    record = AuditRecord(
         prompt=job.prompt,
         negative_prompt=job.negative_prompt,
         wording=job.wording,
         model=_model_record(job),
         settings=job.setup.settings,
-        reference=findings.reference,
-        thresholds=findings.thresholds,
-        power=findings.power,
-        findings=findings.model,
+        reference=_reference_record(yardstick),
+        thresholds=_threshold_record(yardstick),
+        power=_optional(PowerRecord, yardstick.power),
+        findings=_optional(FindingsRecord, yardstick.findings),
         verdict=VerdictRecord(
-            state=findings.word,
-            summary=words.summary(findings),
-            evidence=words.evidence(findings),
-            fractions=findings.shares,
+            state=(named and named.word) or cast(VerdictWord, judgement.word.value),
+            summary="",
+            evidence=[],
+            fractions={
+                state.value: IntervalRecord.model_validate(interval)
+                for state, interval in judgement.reading.shares.intervals.items()
+            },
             level=judged.look.level,
             undetected_mass=check.undetected_mass,
-            withheld=findings.withheld,
+            withheld=[doubt.value for doubt in judgement.withheld],
             strict=_word(judgement.strict),
             loose=_word(judgement.loose),
             hangs_on_threshold=judgement.hangs_on_threshold,
@@ -104,14 +83,13 @@ def record_of(
         attractors=attractors,
         seeds=seeds,
         loose=list(check.loose),
-        unseen=findings.unseen,
+        unseen=IntervalRecord.model_validate(check.unseen),
         collision=IntervalRecord.model_validate(check.collision),
         curvature=spectra,
         calibration=named,
-        looks=findings.looks,
+        looks=_looks_record(job, judged),
         warnings=[
             *job.warnings,
-            *words.warnings(findings),
             *(reference_files.remarks(yardstick.files) if yardstick.files else []),
         ],
         failures=[
@@ -122,6 +100,7 @@ def record_of(
         timings=Timings(started=started, seconds=job.seconds),
         versions=versions(),
     )
+    return sentences.worded(record)
 
 
 def _word(verdict: Verdict | None) -> VerdictWord | None:

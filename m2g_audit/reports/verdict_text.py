@@ -24,7 +24,7 @@ from m2g_audit.review.grounds import (
 )
 from m2g_audit.store.run_directory import RECORD_FILE
 from m2g_audit.text import printable
-from m2g_audit.verdict.words import model_lines
+from m2g_audit.verdict.sentences import model_lines
 
 _BAR = 24
 _SHOWN_PROMPT = 240

@@ -12,7 +12,7 @@ from m2g_audit.records.record import (
     ThresholdRecord,
 )
 from m2g_audit.records.vocabulary import RuleWord, VerdictWord
-from m2g_audit.verdict.words import least_found, model_lines
+from m2g_audit.verdict.sentences import least_found, model_lines
 
 _RULES: Mapping[RuleWord, str] = {
     "unseen pictures": "pictures that the model never saw",

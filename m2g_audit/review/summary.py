@@ -24,7 +24,7 @@ from m2g_audit.records.record import (
 from m2g_audit.review.gate import badness, severity
 from m2g_audit.review.grounds import smallest_margins
 from m2g_audit.store.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory, BatchRecord
-from m2g_audit.verdict.words import least_found, model_lines
+from m2g_audit.verdict.sentences import least_found, model_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa

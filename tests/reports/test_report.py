@@ -27,7 +27,7 @@ from m2g_audit.review.gate import WORST_FIRST
 from m2g_audit.review.grounds import MEANINGS, mark, missed, origin
 from m2g_audit.store.run_directory import RunDirectory
 from m2g_audit.store.stored_run import StoredRun
-from m2g_audit.verdict.words import model_lines
+from m2g_audit.verdict.sentences import model_lines
 from tests.support.fakes import picture
 from tests.support.made_run import HANGING, POWER, RELEASE, THRESHOLDS, findings, make_run
 from tests.support.samples import sample_record

@@ -30,11 +30,11 @@ from m2g_audit.records.record import (
     VerdictRecord,
 )
 from m2g_audit.store.batch_directory import BatchDirectory, BatchRecord
-from m2g_audit.verdict import words
 from m2g_audit.verdict.attractors import RepeatSeedCheck
 from m2g_audit.verdict.intervals import Interval
 from m2g_audit.verdict.looks import Look
-from m2g_audit.verdict.rule import UNDETECTED_LIMIT, Grounds, Judgement, Samples, judge
+from m2g_audit.verdict.rule import Grounds, Judgement, Samples, judge
+from m2g_audit.verdict.sentences import worded
 from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 from tests.support.samples import interval, sample_record
 
@@ -149,12 +149,13 @@ def _record(batch: BatchDirectory, made: Made, entry: Entry, given: dict[str, An
         fields["error"] = ErrorRecord(kind="NumericsError", message=made.error, exit_code=5)
     else:
         fields |= _findings(made, folder, fields)
-    return BatchRecord(
+    record = BatchRecord(
         **fields,
         listed=entry.model_dump(exclude={"prompt"}),
         folder=batch.folder(entry),
         evaluations={"images": 480},
     )
+    return record if made.error else worded(record)
 
 
 def _findings(made: Made, folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
@@ -180,37 +181,17 @@ def _findings(made: Made, folder: Path, fields: dict[str, Any]) -> dict[str, Any
     ]
     attractors = _attractors(check, seeds)
     unseen = _interval(check.unseen)
-    said = words.Findings(
-        word=judgement.word.value,
-        shares={s.value: _interval(i) for s, i in judgement.reading.shares.intervals.items()},
+    verdict = VerdictRecord(
+        state=judgement.word.value,
+        summary="",
+        evidence=[],
+        fractions={s.value: _interval(i) for s, i in judgement.reading.shares.intervals.items()},
         level=0.95,
         undetected_mass=check.undetected_mass,
-        undetected_limit=UNDETECTED_LIMIT,
-        seeds=seeds,
-        attractors=attractors,
-        loose=check.loose,
-        unseen=unseen,
-        thresholds=thresholds,
-        reference=fields["reference"],
-        wording=fields["wording"],
-        curvature=(curvature := _curvature(states, home)),
-        power=fields["power"],
-        model=fields["findings"],
-        looks=fields["looks"],
         withheld=[doubt.value for doubt in judgement.withheld],
-        hangs_on_threshold=judgement.hangs_on_threshold,
-    )
-    verdict = VerdictRecord(
-        state=said.word,
-        summary=words.summary(said),
-        evidence=words.evidence(said),
-        fractions=said.shares,
-        level=0.95,
-        undetected_mass=said.undetected_mass,
-        withheld=said.withheld,
         strict=judgement.strict and judgement.strict.value,
         loose=judgement.loose and judgement.loose.value,
-        hangs_on_threshold=said.hangs_on_threshold,
+        hangs_on_threshold=judgement.hangs_on_threshold,
     )
     return {
         "verdict": verdict,
@@ -218,8 +199,7 @@ def _findings(made: Made, folder: Path, fields: dict[str, Any]) -> dict[str, Any
         "attractors": attractors,
         "loose": list(check.loose),
         "unseen": unseen,
-        "curvature": curvature,
-        "warnings": words.warnings(said),
+        "curvature": _curvature(states, home),
     }
 
 

@@ -40,7 +40,7 @@ from m2g_audit.store.run_directory import CALIBRATION_FILE
 from m2g_audit.store.stored_run import StoredRun
 from m2g_audit.text import duration, printable
 from m2g_audit.verdict.intervals import LEVEL, share_intervals
-from m2g_audit.verdict.words import least_found, model_lines
+from m2g_audit.verdict.sentences import least_found, model_lines
 
 INLINE_BYTES = 24_000_000
 REPORT_FILE = "report.html"

@@ -24,7 +24,7 @@ from m2g_audit.review.gate import badness
 from m2g_audit.review.grounds import hanging, margins, mark, missed, origin, own_warnings
 from m2g_audit.store.batch_directory import BatchRecord
 from m2g_audit.text import printable
-from m2g_audit.verdict.words import model_lines
+from m2g_audit.verdict.sentences import model_lines
 
 _SHARES: tuple[StateWord, ...] = ("memorized", "spurious", "attractor", "generalized")
 _SHOWN_PROMPT = 400

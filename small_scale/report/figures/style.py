@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.reports.colours import STATE_COLOURS
-from m2g_audit.verdict.words import METRICS
+from m2g_audit.verdict.sentences import METRICS
 from small_scale.lab import Lab
 from small_scale.lab_folder import Cell
 from small_scale.report.summaries import FRESH, name_of

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from m2g_audit.records.record import (
+    AuditRecord,
     FindingsRecord,
     IntervalRecord,
     LooksRecord,
@@ -19,10 +22,10 @@ from m2g_audit.similarity import METRICS
 from m2g_audit.text import duration
 from m2g_audit.verdict.intervals import Interval
 from m2g_audit.verdict.rule import Doubt, Verdict, decide
+from m2g_audit.verdict.sentences import METRICS as METRIC_NAMES
+from m2g_audit.verdict.sentences import evidence, model_lines, summary, warnings
 from m2g_audit.verdict.shares import find_shares
 from m2g_audit.verdict.states import State
-from m2g_audit.verdict.words import METRICS as METRIC_NAMES
-from m2g_audit.verdict.words import Findings, evidence, model_lines, summary, warnings
 from tests.support.samples import interval, sample_record
 
 RECORD = sample_record()
@@ -42,7 +45,7 @@ def findings(
     unknown: tuple[str, ...] = (),
     undetected_mass: float = 0.26,
     withheld: tuple[Doubt, ...] = (),
-) -> Findings:
+) -> AuditRecord:
     complete = reference is not None and reference.complete
     shares = find_shares(
         sample_states, has_reference=reference is not None, reference_complete=complete
@@ -55,21 +58,35 @@ def findings(
         SEED.model_copy(update={"index": i, "state": state.value, "attractor": None})
         for i, state in enumerate(sample_states)
     ]
-    return Findings(
-        word=word.value,
-        shares={state.value: record(share) for state, share in shares.intervals.items()},
-        level=0.95,
-        undetected_mass=undetected_mass,
-        undetected_limit=0.3,
-        seeds=seeds,
-        attractors=[],
-        loose=[],
-        unseen=RECORD.unseen,  # type: ignore[arg-type]
-        thresholds=RECORD.thresholds,  # type: ignore[arg-type]
-        reference=reference,
-        wording=Wording(unknown_words=list(unknown)),
-        withheld=[doubt.value for doubt in withheld],
+    verdict = RECORD.verdict.model_copy(
+        update={
+            "state": word.value,
+            "fractions": {state.value: record(share) for state, share in shares.intervals.items()},
+            "level": 0.95,
+            "undetected_mass": undetected_mass,
+            "withheld": [doubt.value for doubt in withheld],
+        }
     )
+    changes = {
+        "verdict": verdict,
+        "seeds": seeds,
+        "attractors": [],
+        "loose": [],
+        "reference": reference,
+        "wording": Wording(unknown_words=list(unknown)),
+        "curvature": [],
+        "calibration": None,
+        "looks": None,
+        "power": None,
+        "findings": None,
+        "warnings": [],
+    }
+    return RECORD.model_copy(update=changes)
+
+
+def changed(record: AuditRecord, **verdict: Any) -> AuditRecord:
+    """Return a record with another verdict."""
+    return record.model_copy(update={"verdict": record.verdict.model_copy(update=verdict)})
 
 
 M, S, G = State.MEMORIZED, State.SPURIOUS, State.GENERALIZED
@@ -94,13 +111,13 @@ def test_summaries_say_what_the_word_means(
     sample_states: list[State], reference: ReferenceRecord | None, word: str, said: str
 ) -> None:
     found = findings(sample_states, reference)
-    assert found.word == word
+    assert found.verdict.state == word
     assert said in summary(found)
 
 
 def test_unknown_words_are_named() -> None:
     found = findings([G] * 16, COMPLETE, unknown=("zebra", "crossing"))
-    assert found.word == "undecided"
+    assert found.verdict.state == "undecided"
     assert "“zebra”, “crossing”" in summary(found)
 
 
@@ -115,7 +132,7 @@ def test_unknown_words_are_named() -> None:
 )
 def test_every_reason_not_to_clear_new_pictures_is_said(doubt: Doubt, said: str) -> None:
     found = findings([G] * 16, None, undetected_mass=0.6, withheld=(doubt,))
-    assert found.word == "undecided"
+    assert found.verdict.state == "undecided"
     assert "Most pictures are new (16 of 16 seeds" in summary(found)
     assert said in summary(found)
     others = findings([G] * 16, None, withheld=tuple(set(Doubt) - {doubt}))
@@ -130,7 +147,7 @@ def test_several_reasons_are_one_sentence() -> None:
 
 def test_samples_near_the_threshold_are_counted() -> None:
     found = findings([M] * 8 + [G] * 4 + [U] * 4, COMPLETE)
-    assert found.word == "undecided"
+    assert found.verdict.state == "undecided"
     assert "Near the threshold, for 4 of them" in summary(found)
     assert "4 lie too near the threshold to say" in " ".join(evidence(found))
 
@@ -167,21 +184,21 @@ def test_what_a_model_does_for_any_prompt_is_one_line() -> None:
 
 
 def test_a_collapsed_prompt_is_said_to_tell_nothing() -> None:
-    found = Findings(**{**findings([A] * 16, None).__dict__, "word": "collapsed"})
+    found = changed(findings([A] * 16, None), state="collapsed")
     assert "seeds do little for any prompt" in summary(found)
 
 
 def test_a_verdict_that_hangs_on_the_threshold_is_marked() -> None:
     plain = findings([M] * 16, COMPLETE)
     assert warnings(plain) == []
-    hanging = Findings(**{**plain.__dict__, "hangs_on_threshold": True})
+    hanging = changed(plain, hangs_on_threshold=True)
     [said] = warnings(hanging)
     assert "0.3% or the 3% quantile" in said
 
 
 def test_what_was_noticed_of_thresholds_is_a_warning() -> None:
     thresholds = RECORD.thresholds.model_copy(update={"notes": ["Few pictures."]})  # type: ignore[union-attr]
-    found = Findings(**{**findings([M] * 16, COMPLETE).__dict__, "thresholds": thresholds})
+    found = findings([M] * 16, COMPLETE).model_copy(update={"thresholds": thresholds})
     assert warnings(found) == ["Few pictures."]
 
 
@@ -195,7 +212,7 @@ def test_where_thresholds_come_from_is_said_first() -> None:
     thumb = ThresholdRecord(
         metric="l2", delta_m=None, delta_s=0.15, source="a rule of thumb", calibrated=False
     )
-    first, *_ = evidence(Findings(**{**findings([A] * 16, None).__dict__, "thresholds": thumb}))
+    first, *_ = evidence(findings([A] * 16, None).model_copy(update={"thresholds": thumb}))
     assert "a rule of thumb. It is uncalibrated" in first
 
 
@@ -207,7 +224,7 @@ def test_power_is_said_with_its_table_of_edits(suffices: bool, said: str) -> Non
         suffices=suffices,
         edits={"mirrored": 0.12, "JPEG at 75": 1.0},
     )
-    found = Findings(**{**findings([G] * 16, COMPLETE).__dict__, "power": power})
+    found = findings([G] * 16, COMPLETE).model_copy(update={"power": power})
     [sentence] = [s for s in evidence(found) if "Planted copies" in s]
     assert "93% of the cases (86% or more, 95% sure)" in sentence  # the lesser of the two
     assert said in sentence
@@ -216,7 +233,7 @@ def test_power_is_said_with_its_table_of_edits(suffices: bool, said: str) -> Non
 
 def test_the_look_at_which_a_prompt_ended_is_said() -> None:
     looks = LooksRecord(looks=[8, 16, 32, 64], ended_at=16)
-    found = Findings(**{**findings([G] * 16, None).__dict__, "looks": looks, "level": 0.98})
+    found = changed(findings([G] * 16, None).model_copy(update={"looks": looks}), level=0.98)
     said = " ".join(evidence(found))
     assert "looks at 8, 16, 32 and 64; it ended at 16" in said
     assert "intervals are at 98%" in said
@@ -239,14 +256,8 @@ def test_every_metric_has_a_description() -> None:
 
 def test_attractors_loose_ones_and_curvature_are_described() -> None:
     base = findings([M, M, G, M], COMPLETE)
-    found = Findings(
-        **{
-            **base.__dict__,
-            "attractors": RECORD.attractors * 5,
-            "loose": [2],
-            "curvature": RECORD.curvature,
-        }
-    )
+    several = {"attractors": RECORD.attractors * 5, "loose": [2], "curvature": RECORD.curvature}
+    found = base.model_copy(update=several)
     said = " ".join(evidence(found))
     assert "Seeds 0, 1 and 3 give the same picture (attractor 1" in said
     assert "2 smaller attractors follow" in said

@@ -1,10 +1,8 @@
 """A verdict in sentences for somebody who has not read the paper."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from m2g_audit.records.record import (
-    AttractorRecord,
     AuditRecord,
     CalibrationRecord,
     CurvatureRecord,
@@ -13,11 +11,9 @@ from m2g_audit.records.record import (
     LooksRecord,
     PowerRecord,
     ReferenceRecord,
-    SeedRecord,
     ThresholdRecord,
-    Wording,
 )
-from m2g_audit.records.vocabulary import VerdictWord
+from m2g_audit.verdict.rule import UNDETECTED_LIMIT
 
 METRICS = {
     "l2": "root-mean-square difference of pixels",
@@ -31,92 +27,89 @@ _DESCRIBED = 3
 _DESCRIBED_WORDS = 8
 
 
-@dataclass(frozen=True)
-class Findings:
-    """All that the sentences speak of; the parts are those of the record."""
-
-    word: VerdictWord
-    shares: dict[str, IntervalRecord]
-    level: float
-    undetected_mass: float
-    undetected_limit: float
-    seeds: Sequence[SeedRecord]
-    attractors: Sequence[AttractorRecord]
-    loose: Sequence[int]
-    unseen: IntervalRecord
-    thresholds: ThresholdRecord
-    reference: ReferenceRecord | None
-    wording: Wording
-    curvature: Sequence[CurvatureRecord] = field(default=())
-    calibration: CalibrationRecord | None = None
-    looks: LooksRecord | None = None
-    power: PowerRecord | None = None
-    model: FindingsRecord | None = None
-    withheld: list[str] = field(default_factory=list)
-    hangs_on_threshold: bool = False
-
-    @property
-    def valid(self) -> int:
-        """How many generations did not fail."""
-        return sum(seed.state != "failed" for seed in self.seeds)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole training set is known."""
-        return self.reference is not None and self.reference.complete
-
-    def count(self, state: str) -> int:
-        """How many generations are in a state."""
-        return sum(seed.state == state for seed in self.seeds)
-
-
-def summary(f: Findings) -> str:
+def summary(r: AuditRecord) -> str:
     """Return the verdict as one or two sentences."""
-    if f.calibration is not None and f.calibration.word is not None:
-        return _named(f, f.calibration)
-    if f.word == "undecided":
-        return _undecided(f)
-    if f.word == "memorized":
-        return f"This prompt gives back pictures of the training set: {_share(f, 'memorized')}."
-    if f.word == "spurious":
+    if r.calibration is not None and r.calibration.word is not None:
+        return _named(r, r.calibration)
+    if r.verdict.state == "undecided":
+        return _undecided(r)
+    if r.verdict.state == "memorized":
+        return f"This prompt gives back pictures of the training set: {_share(r, 'memorized')}."
+    if r.verdict.state == "spurious":
         return (
             "Seeds of this prompt fall into pictures that repeat although no training picture "
-            f"looks like them: {_share(f, 'spurious')}."
+            f"looks like them: {_share(r, 'spurious')}."
         )
-    if f.word == "generalized":
+    if r.verdict.state == "generalized":
         return (
-            f"This prompt gives new pictures: {_share(f, 'generalized')}. "
-            f"No attractor of mass above {_percent(f.undetected_mass)} was missed "
-            f"({_level(f)} sure)."
+            f"This prompt gives new pictures: {_share(r, 'generalized')}. "
+            f"No attractor of mass above {_percent(_undetected(r))} was missed "
+            f"({_level(r)} sure)."
         )
-    if f.word == "collapsed":
-        return _collapsed(f)
-    if f.word == "mixed":
+    if r.verdict.state == "collapsed":
+        return _collapsed(r)
+    if r.verdict.state == "mixed":
         return (
             "No behaviour prevails: some seeds repeat each other or the training set "
-            f"({_repeating(f)} of {f.valid}), the others are new."
+            f"({_repeating(r)} of {_valid(r)}), the others are new."
         )
-    return _attractor(f)
+    return _attractor(r)
 
 
-def _named(f: Findings, calibration: CalibrationRecord) -> str:
+def worded(r: AuditRecord) -> AuditRecord:
+    """Return a record with its summary, evidence and warnings said anew, from its numbers.
+
+    Warnings that are there stay, before those of the numbers.
+    """
+    verdict = r.verdict.model_copy(update={"summary": summary(r), "evidence": evidence(r)})
+    said = [*r.warnings, *(w for w in warnings(r) if w not in r.warnings)]
+    return r.model_copy(update={"verdict": verdict, "warnings": said})
+
+
+def _valid(r: AuditRecord) -> int:
+    """How many generations did not fail."""
+    return sum(seed.state != "failed" for seed in r.seeds)
+
+
+def _complete(r: AuditRecord) -> bool:
+    """Whether the whole training set is known."""
+    return r.reference is not None and r.reference.complete
+
+
+def _count(r: AuditRecord, state: str) -> int:
+    """How many generations are in a state."""
+    return sum(seed.state == state for seed in r.seeds)
+
+
+def _thresholds(r: AuditRecord) -> ThresholdRecord:
+    assert r.thresholds is not None  # of a finished audit
+    return r.thresholds
+
+
+def _undetected(r: AuditRecord) -> float:
+    """The mass up to which an attractor may have been missed, all where none was looked for."""
+    mass = r.verdict.undetected_mass
+    return 1.0 if mass is None else mass
+
+
+def _named(r: AuditRecord, calibration: CalibrationRecord) -> str:
     other = "spurious" if calibration.word == "memorized" else "memorized"
     return (
-        f"Seeds of this prompt repeat each other ({_repeating(f)} of {f.valid}). By its curvature "
-        f"what repeats is {calibration.word} rather than {other}, says a calibration that told the "
-        f"two apart with AUROC {_auroc(calibration)} on such a model. That is an inference, not a "
+        f"Seeds of this prompt repeat each other ({_repeating(r)} of {_valid(r)}). By its "
+        f"curvature what repeats is {calibration.word} rather than {other}, says a calibration "
+        f"that told the two apart with AUROC {_auroc(calibration)} on such a model. That is an inference, not a "
         "match with training pictures."
     )
 
 
-def _attractor(f: Findings) -> str:
-    start = f"Seeds of this prompt repeat each other ({_repeating(f)} of {f.valid})"
-    if f.complete:
+def _attractor(r: AuditRecord) -> str:
+    start = f"Seeds of this prompt repeat each other ({_repeating(r)} of {_valid(r)})"
+    if _complete(r):
         return (
-            f"{start}; {f.valid} seeds are too few to say whether copies of training pictures or "
+            f"{start}; {_valid(r)} seeds are too few to say whether copies of training pictures or "
             "repeating pictures of the model's own prevail."
         )
-    if f.reference is None:
+    if r.reference is None:
         return (
             f"{start}. Whether they repeat training pictures can't be told without a reference: "
             "give the training pictures with --reference."
@@ -128,9 +121,9 @@ def _attractor(f: Findings) -> str:
     )
 
 
-def _undecided(f: Findings) -> str:
-    if f.wording.unknown_words:
-        unknown = f.wording.unknown_words
+def _undecided(r: AuditRecord) -> str:
+    if r.wording.unknown_words:
+        unknown = r.wording.unknown_words
         words = ", ".join(f"“{word}”" for word in unknown[:_DESCRIBED_WORDS])
         if len(unknown) > _DESCRIBED_WORDS:
             more = len(unknown) - _DESCRIBED_WORDS
@@ -139,23 +132,23 @@ def _undecided(f: Findings) -> str:
             f"The model was never taught {words}, so its pictures say nothing about this prompt. "
             "`m2g-audit pocket prompts` lists captions that it knows."
         )
-    if f.valid < 2:
+    if _valid(r) < 2:
         return (
-            f"{len(f.seeds) - f.valid} of {len(f.seeds)} pictures are blank or not finite, so "
+            f"{len(r.seeds) - _valid(r)} of {len(r.seeds)} pictures are blank or not finite, so "
             "there is nothing to compare. In half precision, try --dtype float32."
         )
-    if f.withheld:
-        return f"Most pictures are new ({_share(f, 'generalized')}), but {_withheld(f)}"
+    if r.verdict.withheld:
+        return f"Most pictures are new ({_share(r, 'generalized')}), but {_withheld(r)}"
     return (
-        f"{f.valid} seeds allow more than one word: {_repeating(f)} of their pictures repeat each "
-        f"other or match the reference, {f.count('generalized')} are new."
-        + _unsure(f)
+        f"{_valid(r)} seeds allow more than one word: {_repeating(r)} of their pictures repeat "
+        f"each other or match the reference, {_count(r, 'generalized')} are new."
+        + _unsure(r)
         + " Take more --seeds."
     )
 
 
-def _unsure(f: Findings) -> str:
-    unsure = f.count("unsure")
+def _unsure(r: AuditRecord) -> str:
+    unsure = _count(r, "unsure")
     if not unsure:
         return ""
     return (
@@ -164,12 +157,12 @@ def _unsure(f: Findings) -> str:
     )
 
 
-def _withheld(f: Findings) -> str:
+def _withheld(r: AuditRecord) -> str:
     """Why new pictures clear nothing, and what to do, each reason a clause."""
     clauses = {
         "an attractor may have been missed": (
-            f"{f.valid} seeds may miss an attractor of up to {_percent(f.undetected_mass)} of the "
-            f"mass, more than the {_percent(f.undetected_limit)} that `generalized` allows: take "
+            f"{_valid(r)} seeds may miss an attractor of up to {_percent(_undetected(r))} of the "
+            f"mass, more than the {_percent(UNDETECTED_LIMIT)} that `generalized` allows: take "
             "more --seeds"
         ),
         "the distance does not find planted copies": (
@@ -182,20 +175,20 @@ def _withheld(f: Findings) -> str:
             "at the nearest pictures"
         ),
     }
-    return "; ".join(clauses[reason] for reason in f.withheld) + "."
+    return "; ".join(clauses[reason] for reason in r.verdict.withheld) + "."
 
 
-def _collapsed(f: Findings) -> str:
+def _collapsed(r: AuditRecord) -> str:
     return (
-        f"Seeds of this prompt repeat each other ({_repeating(f)} of {f.valid}), but in this model "
-        "seeds do little for any prompt, so that repeats tell nothing of this one. Whether it "
-        "copies training pictures, only a --reference can tell."
+        f"Seeds of this prompt repeat each other ({_repeating(r)} of {_valid(r)}), but in this "
+        "model seeds do little for any prompt, so that repeats tell nothing of this one. Whether "
+        "it copies training pictures, only a --reference can tell."
     )
 
 
-def model_lines(record: AuditRecord) -> list[str]:
+def model_lines(r: AuditRecord) -> list[str]:
     """Return what was found about a record's model, whatever the prompt, a sentence each."""
-    return [] if record.findings is None else _model(record.findings, record.thresholds)
+    return [] if r.findings is None else _model(r.findings, r.thresholds)
 
 
 def _model(model: FindingsRecord, thresholds: ThresholdRecord | None) -> list[str]:
@@ -216,89 +209,90 @@ def _model(model: FindingsRecord, thresholds: ThresholdRecord | None) -> list[st
     return []
 
 
-def warnings(f: Findings) -> list[str]:
+def warnings(r: AuditRecord) -> list[str]:
     """Return what a reader of the verdict must know beside it, a sentence each."""
-    found = [] if f.model is None else _model(f.model, f.thresholds)
-    if f.hangs_on_threshold:
+    found = [] if r.findings is None else _model(r.findings, r.thresholds)
+    if r.verdict.hangs_on_threshold:
         found.append(
             "The verdict hangs on the threshold: by the 0.3% or the 3% quantile of the same "
             "distances it would be another."
         )
-    return [*found, *f.thresholds.notes]
+    return [*found, *_thresholds(r).notes]
 
 
-def evidence(f: Findings) -> list[str]:
+def evidence(r: AuditRecord) -> list[str]:
     """Return what the verdict rests on, one plain sentence or two each, most telling first."""
-    sentences = [_rule(f), _counts(f)]
-    sentences += [_one_attractor(f, i) for i in range(min(len(f.attractors), _DESCRIBED))]
-    if len(f.attractors) > _DESCRIBED:
-        sentences.append(f"{len(f.attractors) - _DESCRIBED} smaller attractors follow.")
-    if f.loose:
+    sentences = [_rule(r), _counts(r)]
+    sentences += [_one_attractor(r, i) for i in range(min(len(r.attractors), _DESCRIBED))]
+    if len(r.attractors) > _DESCRIBED:
+        sentences.append(f"{len(r.attractors) - _DESCRIBED} smaller attractors follow.")
+    if r.loose:
         sentences.append(
-            f"{_seeds(f.loose)} repeat another picture but belong to no group in which all are "
+            f"{_seeds(r.loose)} repeat another picture but belong to no group in which all are "
             "alike, as the pictures of a continuous family do."
         )
-    sentences.append(_not_seen(f))
-    if f.reference is not None:
-        sentences.append(_reference(f.reference))
-    if f.power is not None:
-        sentences.append(_power(f.power))
-    if f.looks is not None:
-        sentences.append(_looks(f, f.looks))
-    if f.curvature:
-        sentences.append(_curvature(f.curvature, f.calibration))
-    if f.calibration is not None:
-        sentences.append(_calibration(f.calibration))
+    sentences.append(_not_seen(r))
+    if r.reference is not None:
+        sentences.append(_reference(r.reference))
+    if r.power is not None:
+        sentences.append(_power(r.power))
+    if r.looks is not None:
+        sentences.append(_looks(r, r.looks))
+    if r.curvature:
+        sentences.append(_curvature(r.curvature, r.calibration))
+    if r.calibration is not None:
+        sentences.append(_calibration(r.calibration))
     return sentences
 
 
-def _counts(f: Findings) -> str:
-    new = "repeat nothing and match nothing" if f.reference else "repeat nothing"
+def _counts(r: AuditRecord) -> str:
+    new = "repeat nothing and match nothing" if r.reference else "repeat nothing"
     parts = [
         f"{n} {what}"
         for n, what in (
-            (f.count("memorized"), "match a training picture"),
-            (f.count("spurious"), "repeat each other and match no training picture"),
-            (f.count("attractor"), "repeat each other"),
-            (f.count("unsure"), "lie too near the threshold to say"),
-            (f.count("generalized"), new),
-            (f.count("failed"), "are blank or not finite and were left out"),
+            (_count(r, "memorized"), "match a training picture"),
+            (_count(r, "spurious"), "repeat each other and match no training picture"),
+            (_count(r, "attractor"), "repeat each other"),
+            (_count(r, "unsure"), "lie too near the threshold to say"),
+            (_count(r, "generalized"), new),
+            (_count(r, "failed"), "are blank or not finite and were left out"),
         )
         if n
     ]
-    return f"Of {len(f.seeds)} pictures from {len(f.seeds)} seeds, {'; '.join(parts)}."
+    return f"Of {len(r.seeds)} pictures from {len(r.seeds)} seeds, {'; '.join(parts)}."
 
 
-def _one_attractor(f: Findings, number: int) -> str:
-    attractor = f.attractors[number]
+def _one_attractor(r: AuditRecord, number: int) -> str:
+    attractor = r.attractors[number]
     mass, nearest = attractor.mass, attractor.nearest_reference
     start = (
         f"{_seeds(attractor.seeds)} give the same picture (attractor {number + 1}: "
         f"{_percent(mass.low)} to {_percent(mass.high)} of all seeds would)."
     )
-    if nearest is None or f.thresholds.delta_m is None:
+    if nearest is None or _thresholds(r).delta_m is None:
         return start
-    at = f"at {nearest.distance:.3g}, where up to {f.thresholds.delta_m:.3g} counts as a copy"
+    at = f"at {nearest.distance:.3g}, where up to {_thresholds(r).delta_m:.3g} counts as a copy"
     if attractor.state == "memorized":
         return f"{start} It is a training picture: {nearest.name} is {at}."
-    if f.complete:
+    if _complete(r):
         return f"{start} It is none of the training pictures: the nearest is {at}."
     return f"{start} It is not in the given reference, whose nearest picture is {at}."
 
 
-def _not_seen(f: Findings) -> str:
+def _not_seen(r: AuditRecord) -> str:
+    assert r.unseen is not None  # of a finished audit
     chance = (
         "One more seed would show something not seen yet with a chance of about "
-        f"{_percent(f.unseen.estimate)} ({_percent(f.unseen.low)} to {_percent(f.unseen.high)})."
+        f"{_percent(r.unseen.estimate)} ({_percent(r.unseen.low)} to {_percent(r.unseen.high)})."
     )
-    if f.undetected_mass >= 1:  # a look that spends nothing on what it may miss
+    if _undetected(r) >= 1:  # a look that spends nothing on what it may miss
         return chance
-    missed = f"{f.valid} seeds can miss an attractor of up to {_percent(f.undetected_mass)}"
+    missed = f"{_valid(r)} seeds can miss an attractor of up to {_percent(_undetected(r))}"
     return f"{missed} of the mass. {chance}"
 
 
-def _rule(f: Findings) -> str:
-    t = f.thresholds
+def _rule(r: AuditRecord) -> str:
+    t = _thresholds(r)
     copy = "" if t.delta_m is None else f"; a copy of a reference picture up to {t.delta_m:.3g}"
     return (
         f"Two pictures count as the same up to a distance of {_number(t.delta_s)} in {t.metric} "
@@ -318,12 +312,12 @@ def _reference(reference: ReferenceRecord) -> str:
     )
 
 
-def _looks(f: Findings, looks: LooksRecord) -> str:
+def _looks(r: AuditRecord, looks: LooksRecord) -> str:
     early = ", ".join(map(str, looks.looks[:-1]))
     return (
         f"Seeds were taken until the verdict was settled, with looks at {early} and "
         f"{looks.looks[-1]}; it ended at {looks.ended_at}. To allow for the looks, intervals are "
-        f"at {_level(f)}."
+        f"at {_level(r)}."
     )
 
 
@@ -374,11 +368,11 @@ def _calibration(calibration: CalibrationRecord) -> str:
     )
 
 
-def _share(f: Findings, state: str) -> str:
-    share = f.shares[state]
+def _share(r: AuditRecord, state: str) -> str:
+    share = r.verdict.fractions[state]
     return (
-        f"{f.count(state)} of {f.valid} seeds, that is {_percent(share.low)} to "
-        f"{_percent(share.high)} ({_level(f)} sure)"
+        f"{_count(r, state)} of {_valid(r)} seeds, that is {_percent(share.low)} to "
+        f"{_percent(share.high)} ({_level(r)} sure)"
     )
 
 
@@ -387,8 +381,8 @@ def _auroc(calibration: CalibrationRecord) -> str:
     return f"{auroc.estimate:.2f} ({auroc.low:.2f} to {auroc.high:.2f})"
 
 
-def _repeating(f: Findings) -> int:
-    return sum(f.count(state) for state in ("memorized", "spurious", "attractor"))
+def _repeating(r: AuditRecord) -> int:
+    return sum(_count(r, state) for state in ("memorized", "spurious", "attractor"))
 
 
 def _seeds(indices: Sequence[int]) -> str:
@@ -399,8 +393,8 @@ def _seeds(indices: Sequence[int]) -> str:
     return f"Seeds {', '.join(map(str, indices[:-1]))} and {indices[-1]}"
 
 
-def _level(f: Findings) -> str:
-    return f"{100 * f.level:.4g}%"
+def _level(r: AuditRecord) -> str:
+    return f"{100 * r.verdict.level:.4g}%"
 
 
 def _percent(share: float) -> str:
