@@ -29,7 +29,7 @@ from m2g_audit.diagnostics import basin, score_model
 from m2g_audit.diagnostics.basin import (
     COARSE,
     Basin,
-    Search,
+    CriticalTimeSearch,
     algorithm1,
     check_times,
     critical_time,
@@ -78,7 +78,9 @@ def main() -> None:
     table = load_table(TABLE if asked.model == POCKET else weights / "truth.json")
     if table.model_sha256 != pipeline.identity.sha256:
         parser.error(f"the truth table beside {asked.model} belongs to other weights: measure it")
-    search = Search(table.delta_m, asked.delta_p, asked.trials, asked.steps, asked.stride)
+    search = CriticalTimeSearch(
+        table.delta_m, asked.delta_p, asked.trials, asked.steps, asked.stride
+    )
     settings = {"weights": table.model_sha256, **asdict(search)}
     pieces = Pieces(asked.work, settings, (basin, score_model))
     rows = []
@@ -163,7 +165,7 @@ def measure(
     pipeline: TextToImage,
     table: TruthTable,
     chosen: Result,
-    search: Search,
+    search: CriticalTimeSearch,
     fresh: int,
     pieces: Pieces,
 ) -> Result:

@@ -32,7 +32,7 @@ from small_scale.models.network import make_network, make_scheduler
 from small_scale.models.pictures import as_input
 from small_scale.models.synthesis import synthesise
 from small_scale.models.training import train
-from small_scale.settings import Settings, Synthesis, settings_for
+from small_scale.settings import SweepSettings, Synthesis, settings_for
 
 K, STEPS, IMAGES = 256, 60, 250
 RESULTS = Path(__file__).parent / "results"
@@ -88,7 +88,7 @@ def measure(ways: dict[str, Callable[[Path], None]], repeat: int) -> Result:
     return {name: seconds[name] for name in names}
 
 
-def plain_training(settings: Settings, pictures: Tensor, *, mixed: bool) -> None:
+def plain_training(settings: SweepSettings, pictures: Tensor, *, mixed: bool) -> None:
     """The loop of diffusers' tutorial on unconditional generation, with its EMA."""
     torch.manual_seed(0)
     network = make_network(settings.network, settings.side, settings.channels)
@@ -111,14 +111,14 @@ def plain_training(settings: Settings, pictures: Tensor, *, mixed: bool) -> None
             step += 1
 
 
-def lab_sampling(out: Path, model: Path, settings: Settings) -> None:
+def lab_sampling(out: Path, model: Path, settings: SweepSettings) -> None:
     """One shard of a synthetic set."""
     synthesis = Synthesis(multiple=1, at_least=IMAGES, sampler="ddim", steps=50)
     made = synthesise(out, model, synthesis, 2, device=torch.device("cpu"), mixed_precision=True)
     assert len(made) == IMAGES
 
 
-def plain_sampling(model: Path, settings: Settings) -> None:
+def plain_sampling(model: Path, settings: SweepSettings) -> None:
     """As many pictures by diffusers' own pipeline, batches of 64."""
     network = UNet2DModel.from_pretrained(model, subfolder="unet")
     pipeline = DDIMPipeline(network, DDIMScheduler.from_config(make_scheduler().config))

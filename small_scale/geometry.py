@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit.diagnostics.basin import Basin, Distance, Search, algorithm1, critical_time
+from m2g_audit.diagnostics.basin import (
+    Basin,
+    CriticalTimeSearch,
+    Distance,
+    algorithm1,
+    critical_time,
+)
 from m2g_audit.diagnostics.energy import relative_energy
 from m2g_audit.diagnostics.exact_spectrum import alg2
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, fast_spectra
@@ -77,7 +83,7 @@ class Measurements:
 
         def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
             x0 = as_input(images)
-            search = Search(
+            search = CriticalTimeSearch(
                 delta_d,
                 settings.delta_p,
                 settings.trials,

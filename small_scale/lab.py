@@ -27,7 +27,7 @@ from small_scale.classification import (
 )
 from small_scale.histogram_thresholds import Threshold
 from small_scale.lab_folder import Cell, LabFolder
-from small_scale.settings import Settings
+from small_scale.settings import SweepSettings
 from small_scale.sizes import transition
 
 GROUPS = ("training", "memorized", "spurious", "generalized")
@@ -47,7 +47,7 @@ class Lab:
         return cls(LabFolder.open(path))
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> SweepSettings:
         """The sweep's settings."""
         return self.folder.settings
 

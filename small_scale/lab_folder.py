@@ -28,7 +28,7 @@ from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.files import check_writable, digest, is_draft, write_atomically
 from small_scale.arrays import save_arrays
 from small_scale.classification import Neighbours
-from small_scale.settings import Geometry, Network, Settings, Synthesis, Training
+from small_scale.settings import Geometry, Network, SweepSettings, Synthesis, Training
 
 SETTINGS_FILE, DATA_FILE, WEIGHTS_FILE = "settings.json", "data.json", "metric-weights.json"
 _PARTS: Mapping[str, Any] = {
@@ -68,17 +68,17 @@ class LabFolder:
     """The folder of one sweep: where its files lie, and who may write them."""
 
     path: Path
-    settings: Settings
+    settings: SweepSettings
 
     @classmethod
-    def create(cls, folder: Path, settings: Settings) -> LabFolder:
+    def create(cls, folder: Path, settings: SweepSettings) -> LabFolder:
         """The sweep of these settings at `folder`, new or continued; raises as `at`."""
         lab = cls.at(folder, settings)
         lab.begin()
         return lab
 
     @classmethod
-    def at(cls, folder: Path, settings: Settings) -> LabFolder:
+    def at(cls, folder: Path, settings: SweepSettings) -> LabFolder:
         """The sweep of these settings that `folder` has or can take; nothing is written yet.
 
         Raises OutputError where the folder can't be written, holds another sweep, whose differences
@@ -123,7 +123,7 @@ class LabFolder:
             parts: dict[str, Any] = {
                 name: kind(**_tuples(stored.pop(name))) for name, kind in _PARTS.items()
             }
-            return cls(folder, Settings(**_tuples(stored), **parts))
+            return cls(folder, SweepSettings(**_tuples(stored), **parts))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise OutputError(
                 f"{path} is not the settings of a sweep that this version reads ({error}). Give "
@@ -237,7 +237,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _differences(there: Settings, now: Settings) -> str:
+def _differences(there: SweepSettings, now: SweepSettings) -> str:
     first, second = _flat(asdict(there)), _flat(asdict(now))
     return "; ".join(
         f"{key}: {first.get(key)} there, {second.get(key)} now"

@@ -16,8 +16,8 @@ from small_scale.settings import (
     PUBLISHED,
     PresetName,
     Sampler,
-    Settings,
     SpectrumEstimator,
+    SweepSettings,
     preset_sizes,
     settings_for,
 )
@@ -40,7 +40,7 @@ def settings_of(
     multiple: int | None,
     sampler: Sampler | None,
     spectrum: SpectrumEstimator | None,
-) -> Settings:
+) -> SweepSettings:
     """The settings of a new sweep; UsageError for those that can't be."""
     # The folder must mean the same wherever the sweep is continued.
     data = data if data in PUBLISHED else str(Path(data).resolve())
@@ -60,7 +60,7 @@ def settings_of(
     )
 
 
-def check_no_settings(data: str, settings: Settings, own: Sequence[object]) -> None:
+def check_no_settings(data: str, settings: SweepSettings, own: Sequence[object]) -> None:
     """Raise UsageError where a sweep that is to be continued was given settings."""
     if any(value is not None for value in own):
         raise UsageError(
@@ -70,7 +70,7 @@ def check_no_settings(data: str, settings: Settings, own: Sequence[object]) -> N
         )
 
 
-def sizes_left_out(settings: Settings) -> str | None:
+def sizes_left_out(settings: SweepSettings) -> str | None:
     """What is to be told of sizes that a preset has and the pictures are too few for."""
     total = open_source(settings.data).train
     preset = preset_sizes(settings.preset)
@@ -94,7 +94,7 @@ def check_given(delta_m: float | None, delta_s: float | None) -> None:
             )
 
 
-def weights_by_name(settings: Settings, files: Sequence[Path]) -> dict[str, Path]:
+def weights_by_name(settings: SweepSettings, files: Sequence[Path]) -> dict[str, Path]:
     """The weights files given for the sweep's distances, that of the states first."""
     learned = [name for name in metrics_of(settings) if name in LEARNED]
     if len(files) > len(learned):
@@ -105,14 +105,14 @@ def weights_by_name(settings: Settings, files: Sequence[Path]) -> dict[str, Path
     return dict(zip(learned, files, strict=False))
 
 
-def check_metrics(settings: Settings, weights: dict[str, Path]) -> None:
+def check_metrics(settings: SweepSettings, weights: dict[str, Path]) -> None:
     """Raises now, not after weeks of training, where a distance lacks weights or pixels."""
     for name in metrics_of(settings):
         blank = torch.zeros(1, 3, settings.side, settings.side)
         load_metric(name, weights=weights.get(name)).embed(blank)
 
 
-def metrics_of(settings: Settings) -> list[str]:
+def metrics_of(settings: SweepSettings) -> list[str]:
     """The distances of states and of Alg. 1, once where they are one."""
     return list(dict.fromkeys((settings.metric, settings.geometry.basin_metric or settings.metric)))
 

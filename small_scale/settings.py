@@ -93,7 +93,7 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SweepSettings:
     """One sweep.
 
     `sizes`: K of each model, and `refine` more between the ends of the transition that they show;
@@ -185,7 +185,7 @@ def settings_for(
     sampler: Sampler | None = None,
     spectrum: SpectrumEstimator | None = None,
     sizes: tuple[int, ...] | None = None,
-) -> Settings:
+) -> SweepSettings:
     """The settings of a preset for `total` training pictures, with what the user set by hand.
 
     `data`: a name of PUBLISHED, or the path of pictures. Raises UsageError for numbers out of
@@ -221,7 +221,7 @@ def settings_for(
     return made
 
 
-def check(settings: Settings, total: int) -> None:
+def check(settings: SweepSettings, total: int) -> None:
     """Raises UsageError for sizes, a picture or a network that cannot be."""
     if settings.sizes[0] < 2:
         raise UsageError(f"A training size of {settings.sizes[0]} is too small: K starts at 2.")
@@ -240,13 +240,13 @@ def check(settings: Settings, total: int) -> None:
         raise UsageError(f"A width of {settings.network.width} is no multiple of 8.")
 
 
-def _paper(published: Published, total: int) -> Settings:
+def _paper(published: Published, total: int) -> SweepSettings:
     """Table 3 to the letter, and the geometry of App. C to E: Alg. 2 itself at t0 = 2 (D.2).
 
     What the paper does not say: |S'| is at least 1,000; gradients are clipped at norm 1, as in
     diffusers' own training; the fast search of critical times stands for Alg. 1.
     """
-    return Settings(
+    return SweepSettings(
         preset="paper",
         data="",
         side=published.side,
@@ -265,9 +265,9 @@ def _paper(published: Published, total: int) -> Settings:
     )
 
 
-def _lab(published: Published, total: int) -> Settings:
+def _lab(published: Published, total: int) -> SweepSettings:
     """Half an hour of one GPU: the sparse search with smaller networks and short trainings."""
-    return Settings(
+    return SweepSettings(
         preset="lab",
         data="",
         side=published.side,
@@ -295,10 +295,10 @@ def _lab(published: Published, total: int) -> Settings:
     )
 
 
-def _desk(published: Published, total: int) -> Settings:
+def _desk(published: Published, total: int) -> SweepSettings:
     """Two CPU cores, at most 75 minutes."""
     iterations = 1500
-    return Settings(
+    return SweepSettings(
         preset="desk",
         data="",
         side=16,
@@ -332,9 +332,9 @@ def _desk(published: Published, total: int) -> Settings:
     )
 
 
-def _smoke(published: Published, total: int) -> Settings:
+def _smoke(published: Published, total: int) -> SweepSettings:
     """Minutes, for the test suite: nothing of it means anything."""
-    return Settings(
+    return SweepSettings(
         preset="smoke",
         data="",
         side=8,

@@ -16,7 +16,7 @@ from small_scale.lab import Lab
 from small_scale.lab_folder import Cell
 from small_scale.models.training import MODEL, train
 from small_scale.report.sheets import is_current, save_sheet
-from small_scale.settings import Geometry, Settings
+from small_scale.settings import Geometry, SweepSettings
 from small_scale.workshop import Workshop
 
 # In forward passes of one picture: a step of training is three; a spectrum takes some hundreds.
@@ -36,7 +36,7 @@ class Stage:
     said: str
     needs: Callable[[Lab, Cell], Iterable[tuple[str, Cell]]]
     done: Callable[[Lab, Cell], bool]
-    cost: Callable[[Settings, int], int]
+    cost: Callable[[SweepSettings, int], int]
     do: Callable[[Workshop, Cell, OnProgress], None]
     by_cell: bool = False
 
@@ -64,7 +64,7 @@ def _trained(lab: Lab, cell: Cell) -> bool:
     return (lab.folder.model(cell) / MODEL / "model_index.json").exists()
 
 
-def _training_cost(settings: Settings, K: int) -> int:
+def _training_cost(settings: SweepSettings, K: int) -> int:
     training = settings.training
     batch = training.batch if training.fill_batch else min(training.batch, K)
     return 3 * training.iterations * batch
@@ -87,7 +87,7 @@ def _synthesised(lab: Lab, cell: Cell) -> bool:
     return any(lab.folder.synthetic(cell).glob(f"*-{n:06d}.npz"))
 
 
-def _synthesis_cost(settings: Settings, K: int) -> int:
+def _synthesis_cost(settings: SweepSettings, K: int) -> int:
     return settings.synthesis.size(K) * settings.synthesis.steps
 
 
@@ -107,7 +107,7 @@ def _find_neighbours(shop: Workshop, cell: Cell, on_progress: OnProgress) -> Non
 # -- geometry
 
 
-def _geometry(name: str, said: str, cost: Callable[[Settings, int], int]) -> Stage:
+def _geometry(name: str, said: str, cost: Callable[[SweepSettings, int], int]) -> Stage:
     """A measurement of `Measurements`, by its name."""
 
     def done(lab: Lab, cell: Cell) -> bool:
@@ -127,24 +127,24 @@ def _measured(geometry: Geometry, images: int) -> int:
     return 3 * images + (geometry.training_points or images)
 
 
-def _basin_cost(settings: Settings, K: int) -> int:
+def _basin_cost(settings: SweepSettings, K: int) -> int:
     geometry = settings.geometry
     return _measured(geometry, geometry.basin_images) * geometry.trials * _PER_TRIAL
 
 
-def _spectrum_cost(settings: Settings, K: int) -> int:
+def _spectrum_cost(settings: SweepSettings, K: int) -> int:
     geometry = settings.geometry
     one = 8 * settings.channels * settings.side**2
     each = _SPECTRUM_COST if geometry.spectrum == "fast" else one
     return _measured(geometry, geometry.spectrum_images) * each
 
 
-def _energy_cost(settings: Settings, K: int) -> int:
+def _energy_cost(settings: SweepSettings, K: int) -> int:
     geometry = settings.geometry
     return _measured(geometry, geometry.energy_images) * geometry.references * geometry.points
 
 
-def _little(settings: Settings, K: int) -> int:
+def _little(settings: SweepSettings, K: int) -> int:
     return 1
 
 

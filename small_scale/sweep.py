@@ -19,7 +19,7 @@ from small_scale.lab_folder import Cell, LabFolder
 from small_scale.models.network import make_network
 from small_scale.models.pictures import as_input
 from small_scale.report.whole_report import write_report
-from small_scale.settings import Settings
+from small_scale.settings import SweepSettings
 from small_scale.stages import BY_NAME, NAMES, REPORT, STAGES, Stage
 from small_scale.workshop import Workshop
 
@@ -188,7 +188,7 @@ class Sweep:
 
 
 def run_sweep(
-    settings: Settings,
+    settings: SweepSettings,
     folder: str | Path,
     *,
     stages: Sequence[str] = NAMES,
@@ -225,18 +225,18 @@ def _cells(lab: Lab) -> list[Cell]:
     return [*lab.first_cells, *lab.around_peak()]
 
 
-def _cost(settings: Settings, work: Work) -> int:
+def _cost(settings: SweepSettings, work: Work) -> int:
     return work.stage.cost(settings, work.cell.K)
 
 
-def _expected_cost(settings: Settings, stages: Sequence[Stage]) -> int:
+def _expected_cost(settings: SweepSettings, stages: Sequence[Stage]) -> int:
     sizes = settings.sizes
     more = settings.refine + 3 * (len(settings.seeds) - 1)
     cells = [*sizes, *(sizes[len(sizes) // 2] for _ in range(more))]
     return sum(stage.cost(settings, K) for K in cells for stage in stages)
 
 
-def seconds_per_pass(settings: Settings, device: torch.device) -> float:
+def seconds_per_pass(settings: SweepSettings, device: torch.device) -> float:
     """The seconds of one picture's forward pass; with `Sweep.cost` good to a factor of 2."""
     network = make_network(settings.network, settings.side, settings.channels).to(device).eval()
     shape = (64, settings.channels, settings.side, settings.side)

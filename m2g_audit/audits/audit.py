@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from m2g_audit.audits.basins import measure_basins
-from m2g_audit.audits.generations import Pictures, generate
+from m2g_audit.audits.generations import PromptPictures, generate
 from m2g_audit.audits.job import Job
 from m2g_audit.audits.judging import Judged, judge
 from m2g_audit.audits.recording import error_record, record_of
@@ -36,7 +36,7 @@ def execute(job: Job, run: RunDirectory, on_progress: Progress = silent) -> Audi
     started = now()
     try:
         yardstick = gather(job.setup, [job.prompt], job.seconds, on_progress)
-        pictures = Pictures(job, run)
+        pictures = PromptPictures(job, run)
         for look in job.setup.looks:
             with timed(job.seconds, "images"):
                 generated = generate(job, pictures, look.seeds, partial(on_progress, "images"))

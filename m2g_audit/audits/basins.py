@@ -12,8 +12,8 @@ from torch import Tensor
 from m2g_audit.audits.job import Job
 from m2g_audit.diagnostics.basin import (
     Basin,
+    CriticalTimeSearch,
     Distance,
-    Search,
     algorithm1,
     check_times,
     critical_time,
@@ -53,7 +53,7 @@ def measure_basins(
     def report(done: int, most: int, before: int = 0) -> None:
         on_progress(before * most + done, len(medoids) * most)
 
-    search = Search(delta_d)
+    search = CriticalTimeSearch(delta_d)
     if job.setup.settings.basin_exact:
         basins = [
             algorithm1(
@@ -89,7 +89,7 @@ def picture_distance(pipeline: TextToImage, metric: Metric) -> Distance:
     return distance
 
 
-def _basin_record(job: Job, basin: Basin, search: Search) -> BasinRecord:
+def _basin_record(job: Job, basin: Basin, search: CriticalTimeSearch) -> BasinRecord:
     return BasinRecord(
         algorithm="alg1" if job.setup.settings.basin_exact else "bisection",
         critical_time=basin.critical_time,
@@ -110,7 +110,7 @@ def _basin_record(job: Job, basin: Basin, search: Search) -> BasinRecord:
 
 def basin_steps(schedule: int, *, exact: bool) -> int:
     """Return the most sampling steps that the search for one critical time can take."""
-    search = Search(delta_d=0.0)  # which costs the same at any distance
+    search = CriticalTimeSearch(delta_d=0.0)  # which costs the same at any distance
     times = check_times(schedule, search.stride)
     if exact:
         return search.trials * sum(min(search.steps, t) for t in times)

@@ -34,7 +34,7 @@ from m2g_audit.verdict.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PromptDistances:
     """Generations against each other and against S: distances, and which pictures are nearest."""
 
     samples: Samples
@@ -44,7 +44,7 @@ class Comparison:
 
 def compare(
     job: Job, run: RunDirectory, generated: Generated, yardstick: Yardstick, on_progress: OnProgress
-) -> Comparison:
+) -> PromptDistances:
     """Return distances of the generations to each other, kept in the run, and to S."""
     images, failed, metric = generated.images, generated.failed, job.setup.metric
     embeddings = metric.embed(images)
@@ -54,22 +54,22 @@ def compare(
     neighbours = [int(i) for i in others.argmin(axis=1)]
     reference, cut = yardstick.reference, yardstick.near_duplicates
     if reference is None:
-        return Comparison(Samples(pairs, None, failed), neighbours, None)
+        return PromptDistances(Samples(pairs, None, failed), neighbours, None)
     if cut is None or not isinstance(reference, ReferenceSet):
         nearest, matches = reference.nearest(metric, images, on_progress)
-        return Comparison(Samples(pairs, np.array(nearest), failed), neighbours, matches)
+        return PromptDistances(Samples(pairs, np.array(nearest), failed), neighbours, matches)
     to_reference, numbers, ratios = nearest_and_ratios(
         reference, metric, embeddings, cut, on_progress
     )
     samples = Samples(pairs, to_reference, failed, ratios)
-    return Comparison(samples, neighbours, numbers.tolist())
+    return PromptDistances(samples, neighbours, numbers.tolist())
 
 
 def seed_records(
     job: Job,
     run: RunDirectory,
     judgement: Judgement,
-    found: Comparison,
+    found: PromptDistances,
     yardstick: Yardstick,
 ) -> list[SeedRecord]:
     """Return the record of each generation, whose nearest pictures of S are kept in the run."""
@@ -91,7 +91,7 @@ def seed_records(
 
 
 def _nearest_sample(
-    check: RepeatSeedCheck, found: Comparison, i: int, thresholds: Thresholds
+    check: RepeatSeedCheck, found: PromptDistances, i: int, thresholds: Thresholds
 ) -> NearestSample | None:
     distance = float(check.nearest[i])
     if not np.isfinite(distance):
@@ -102,7 +102,7 @@ def _nearest_sample(
 
 
 def _nearest_reference(
-    run: RunDirectory, found: Comparison, yardstick: Yardstick, i: int
+    run: RunDirectory, found: PromptDistances, yardstick: Yardstick, i: int
 ) -> NearestReference | None:
     """The nearest picture of S; a copy of it is kept in the run, so that a report can show it."""
     reference, samples = yardstick.reference, found.samples

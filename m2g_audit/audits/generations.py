@@ -31,7 +31,7 @@ class Generated:
     failed: NDArray[np.bool_]
 
 
-class Pictures:
+class PromptPictures:
     """The pictures of one prompt in its folder: those that are there, and those still to make."""
 
     def __init__(self, job: Job, run: RunDirectory) -> None:
@@ -93,7 +93,7 @@ def _overflow(count: int) -> NumericsError:
     )
 
 
-def generate(job: Job, pictures: Pictures, count: int, on_progress: OnProgress) -> Generated:
+def generate(job: Job, pictures: PromptPictures, count: int, on_progress: OnProgress) -> Generated:
     """Return the first `count` pictures of a job, made or kept.
 
     `on_progress` gets image-steps done and in all. Raises NumericsError where nothing finite came;

@@ -19,7 +19,7 @@ from m2g_audit.models.base_model import BaseModel, find_base
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.models.stable_diffusion import resolve_guidance
-from m2g_audit.pictures.decoding import Reading
+from m2g_audit.pictures.decoding import PictureReading
 from m2g_audit.pocket.provenance import Provenance, find_provenance
 from m2g_audit.progress import Progress, silent
 from m2g_audit.prompts import STDIN
@@ -222,7 +222,9 @@ def _scan(
     return scan(
         folder.expanduser(),
         flipped=flipped,
-        reading=Reading(options.reference_exif, options.reference_alpha, options.reference_pages),
+        reading=PictureReading(
+            options.reference_exif, options.reference_alpha, options.reference_pages
+        ),
         leave_out=[out] if out is not None else [],
     )
 

@@ -23,7 +23,7 @@ from itertools import groupby
 import torch
 
 from m2g_audit.audits.audit import conclude, gather
-from m2g_audit.audits.generations import Pictures, blank
+from m2g_audit.audits.generations import PromptPictures, blank
 from m2g_audit.audits.job import make_job
 from m2g_audit.audits.judging import Judged, judge
 from m2g_audit.audits.recording import error_record
@@ -32,7 +32,7 @@ from m2g_audit.audits.yardstick import Yardstick
 from m2g_audit.batch.batch_size import BatchSize
 from m2g_audit.batch.opening import to_batch_record
 from m2g_audit.batch.tally import Tally
-from m2g_audit.batch.work import Work
+from m2g_audit.batch.work import ClaimedPrompt
 from m2g_audit.errors import NumericsError, OutputError, UsageError, as_audit_error
 from m2g_audit.progress import Progress, silent
 from m2g_audit.prompts import Entry
@@ -61,7 +61,7 @@ class Batch:
         self._size = BatchSize.of(setup)
         self._looks = setup.looks
         self._found: Yardstick | None = None
-        self._in_work: deque[Work] = deque()
+        self._in_work: deque[ClaimedPrompt] = deque()
         self._others: deque[Entry] = deque()
         self._each = setup.pipeline.evaluations(
             steps=setup.settings.steps,
@@ -175,16 +175,16 @@ class Batch:
         else:
             self._in_work.append(self._begin(entry, claim))
 
-    def _begin(self, entry: Entry, claim: Claim) -> Work:
+    def _begin(self, entry: Entry, claim: Claim) -> ClaimedPrompt:
         path = self.directory.path / self.directory.folder(entry)
         try:
             job = make_job(self._setup, entry.prompt, entry.negative_prompt)
         except Exception as error:  # a tokenizer that can't take the text
             job = make_job(self._setup, entry.prompt, entry.negative_prompt, wording=Wording())
-            work = Work(entry, job, RunDirectory(path, job.identity), claim)
+            work = ClaimedPrompt(entry, job, RunDirectory(path, job.identity), claim)
             self._fail(work, error)
             return work
-        work = Work(entry, job, RunDirectory(path, job.identity), claim)
+        work = ClaimedPrompt(entry, job, RunDirectory(path, job.identity), claim)
         work.run.clear_drafts(age=0)  # the claim is this process's: whoever wrote them is no more
         try:
             work.run = RunDirectory.open(path, job.identity)
@@ -192,7 +192,7 @@ class Batch:
             if finished is not None:  # by a process that died before it wrote the line
                 work.filed = self._writing.submit(self._file, work, finished)
                 return work
-            work.pictures = Pictures(job, work.run)
+            work.pictures = PromptPictures(job, work.run)
         except Exception as error:
             self._fail(work, error)
             return work
@@ -251,13 +251,13 @@ class Batch:
             )
             self._judge_if_complete(work)
 
-    def _judge_if_complete(self, work: Work) -> None:
+    def _judge_if_complete(self, work: ClaimedPrompt) -> None:
         if not work.missing:
             work.judged = self._comparing.submit(self._judge, work)
 
-    def _next_pairs(self) -> list[tuple[Work, int]]:
+    def _next_pairs(self) -> list[tuple[ClaimedPrompt, int]]:
         """Return the pictures to make at once, taken off their prompts' lists, oldest first."""
-        pairs: list[tuple[Work, int]] = []
+        pairs: list[tuple[ClaimedPrompt, int]] = []
         for work in self._in_work:
             if work.alone and pairs:
                 continue
@@ -267,7 +267,7 @@ class Batch:
                 break
         return pairs
 
-    def _part(self, pairs: Sequence[tuple[Work, int]], error: Exception) -> None:
+    def _part(self, pairs: Sequence[tuple[ClaimedPrompt, int]], error: Exception) -> None:
         """Find which prompt of a batch is at fault: each is tried alone, and then fails alone."""
         if all(work is pairs[0][0] for work, _ in pairs):
             self._fail(pairs[0][0], error)
@@ -276,7 +276,7 @@ class Batch:
             work.alone = True
             work.missing.appendleft(index)
 
-    def _conclude(self, work: Work) -> None:
+    def _conclude(self, work: ClaimedPrompt) -> None:
         assert work.judged is not None
         try:
             judged = work.judged.result()
@@ -292,13 +292,13 @@ class Batch:
         work.let_go_of_pictures()
         work.filed = self._writing.submit(self._file, work, record)
 
-    def _go_to_next_look(self, work: Work) -> None:
+    def _go_to_next_look(self, work: ClaimedPrompt) -> None:
         work.looks.popleft()
         work.judged = None
         work.ask_for_pictures()
         self._judge_if_complete(work)
 
-    def _fail(self, work: Work, error: BaseException) -> None:
+    def _fail(self, work: ClaimedPrompt, error: BaseException) -> None:
         known = as_audit_error(error)
         disk = isinstance(known, OutputError) and work.pictures is not None
         if disk or isinstance(known, UsageError):
@@ -309,7 +309,7 @@ class Batch:
 
     # -- the comparing and the writing thread
 
-    def _judge(self, work: Work) -> Judged:
+    def _judge(self, work: ClaimedPrompt) -> Judged:
         for kept in work.kept:
             kept.result()
         assert work.pictures is not None
@@ -317,7 +317,7 @@ class Batch:
         pictures = work.pictures.first(look.seeds)
         return judge(work.job, work.run, pictures, yardstick, look=look)
 
-    def _file(self, work: Work, record: AuditRecord) -> BatchRecord:
+    def _file(self, work: ClaimedPrompt, record: AuditRecord) -> BatchRecord:
         """Write a prompt's record into its folder and the batch's, and let go of the prompt."""
         work.run.save_record(record)
         filed = to_batch_record(record, work.entry, self.directory.folder(work.entry), self._each)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from m2g_audit.audits.generations import Pictures
+from m2g_audit.audits.generations import PromptPictures
 from m2g_audit.audits.job import Job
 from m2g_audit.audits.judging import Judged
 from m2g_audit.audits.timing import now
@@ -18,7 +18,7 @@ from m2g_audit.verdict.looks import Look
 
 
 @dataclass(eq=False)
-class Work:
+class ClaimedPrompt:
     """A prompt that this process has claimed."""
 
     entry: Entry
@@ -26,7 +26,7 @@ class Work:
     run: RunDirectory
     claim: Claim
     started: str = field(default_factory=now)
-    pictures: Pictures | None = None
+    pictures: PromptPictures | None = None
     missing: deque[int] = field(default_factory=deque)
     looks: deque[Look] = field(default_factory=deque)
     alone: bool = False

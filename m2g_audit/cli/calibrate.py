@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from small_scale.lab_folder import LabFolder
-    from small_scale.settings import Settings
+    from small_scale.settings import SweepSettings
 
 
 def calibrate(
@@ -182,7 +182,9 @@ def calibrate(
         shown.show(lab, others, Terminal(soft_wrap=True, highlight=False))
 
 
-def _accelerator(settings: Settings, folder: Path, tracker: str | None, cpu: bool) -> Accelerator:
+def _accelerator(
+    settings: SweepSettings, folder: Path, tracker: str | None, cpu: bool
+) -> Accelerator:
     from accelerate import Accelerator
 
     from m2g_audit.errors import UsageError

@@ -63,7 +63,7 @@ class Basin:
 
 
 @dataclass(frozen=True)
-class Search:
+class CriticalTimeSearch:
     """The numbers of a search for critical times, by default the paper's (App. C.1), all data sets.
 
     delta_d: up to this distance a sample counts as recovered; delta_p: the share of trials that
@@ -83,7 +83,7 @@ def critical_time(
     x0: Float[Tensor, " n *shape"],
     distance: Distance,
     *,
-    search: Search,
+    search: CriticalTimeSearch,
     coarse: int = COARSE,
     seeds: Sequence[int],
     block: int = 32,
@@ -149,7 +149,7 @@ def algorithm1(
     x0: Float[Tensor, " *shape"],
     distance: Distance,
     *,
-    search: Search,
+    search: CriticalTimeSearch,
     seed: int,
     shared_noise: bool = False,
     block: int = 32,
@@ -211,7 +211,7 @@ def check_times(schedule: int, stride: int) -> range:
     return range(1, last + 1, stride)
 
 
-def most_denoisings(times: int, search: Search, coarse: int = COARSE) -> int:
+def most_denoisings(times: int, search: CriticalTimeSearch, coarse: int = COARSE) -> int:
     """The most denoisings for one sample in `critical_time` on a grid of so many times.
 
     Checks of all trials; and those of single trials, as many as may have failed at a check that
@@ -247,7 +247,7 @@ def _coarse_checks(times: int, coarse: int) -> Int[np.ndarray, " c"]:
 def _search_samples(
     trials: _Trials,
     grid: Int[np.ndarray, " g"],
-    search: Search,
+    search: CriticalTimeSearch,
     coarse: Int[np.ndarray, " c"],
 ) -> tuple[Int[np.ndarray, " n"], list[Checks]]:
     """The index of each sample's t_c in the grid, -1 for none, and what was seen on the way."""
@@ -328,7 +328,7 @@ class _Trials:
     x0: Float[Tensor, " n *shape"]
     seeds: Sequence[int]
     distance: Distance
-    search: Search
+    search: CriticalTimeSearch
     block: int
     shared_noise: bool
     on_denoised: Callable[[int], None]

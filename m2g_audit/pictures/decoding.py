@@ -63,7 +63,7 @@ _SIGNATURES = (
 
 
 @dataclass(frozen=True)
-class Reading:
+class PictureReading:
     """How training read its pictures, where trainers differ.
 
     exif: whether a picture is turned as its EXIF says; transparency: dropped, as
@@ -78,11 +78,11 @@ class Reading:
     @property
     def pixels(self) -> str:
         """Return what the pixels of one page depend on, as text; empty for the defaults."""
-        plain = Reading(pages=self.pages)
+        plain = PictureReading(pages=self.pages)
         return "" if self == plain else f"exif={self.exif} transparency={self.transparency}"
 
 
-AS_MOST_TRAINERS = Reading()
+AS_MOST_TRAINERS = PictureReading()
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,14 @@ def _what_else(head: bytes) -> str:
     return "no picture in a format that is read"
 
 
-def open_picture(file: Path | BinaryIO, reading: Reading = AS_MOST_TRAINERS) -> Image:
+def open_picture(file: Path | BinaryIO, reading: PictureReading = AS_MOST_TRAINERS) -> Image:
     """Return a file's picture, its first page, in RGB; OSError or ValueError if broken."""
     return decode(file, reading).picture
 
 
-def decode(file: Path | BinaryIO, reading: Reading = AS_MOST_TRAINERS, page: int = 0) -> Decoded:
+def decode(
+    file: Path | BinaryIO, reading: PictureReading = AS_MOST_TRAINERS, page: int = 0
+) -> Decoded:
     """Return a page of a file in RGB, with what was done to it; OSError or ValueError if broken."""
     with opened(file) as picture:
         if page:

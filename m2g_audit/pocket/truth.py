@@ -27,7 +27,7 @@ from m2g_audit.pocket.training_pictures import (
     to_levels,
     world_hash,
 )
-from m2g_audit.pocket.truth_table import SOURCE, CaptionTruth, Shares, TruthTable
+from m2g_audit.pocket.truth_table import SOURCE, CaptionShares, CaptionTruth, TruthTable
 from m2g_audit.references.power import PLANTS, Plants, plant
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
 from m2g_audit.verdict.states import S_PRIME, duplicate_chances
@@ -228,14 +228,14 @@ class Seen:
         chances = duplicate_chances(near.sum(1), int((~self.failed).sum()), size)
         return np.where((self.to_training <= thresholds.delta_m) | self.failed, 0.0, chances)
 
-    def shares(self, thresholds: Thresholds, size: int = S_PRIME) -> Shares:
+    def shares(self, thresholds: Thresholds, size: int = S_PRIME) -> CaptionShares:
         """Shares of the three states among samples that did not fail; all nan if all failed."""
         valid = ~self.failed
         if not valid.any():
-            return Shares(*[float("nan")] * 3)
+            return CaptionShares(*[float("nan")] * 3)
         memorized = float((self.to_training[valid] <= thresholds.delta_m).mean())
         spurious = float(self.spurious(thresholds, size)[valid].mean())
-        return Shares(memorized, spurious, max(0.0, 1 - memorized - spurious))
+        return CaptionShares(memorized, spurious, max(0.0, 1 - memorized - spurious))
 
     def false_memorized(self, delta_m: float) -> float:
         """Share of samples that did not fail near pictures never seen; nan if all failed."""

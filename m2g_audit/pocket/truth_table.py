@@ -19,7 +19,7 @@ SOURCE = "1% quantiles over fresh pictures of the pocket world"
 
 
 @dataclass(frozen=True)
-class Shares:
+class CaptionShares:
     """Shares of the three states among samples that did not fail (Eq. 9-11)."""
 
     memorized: float
@@ -42,10 +42,10 @@ class CaptionTruth:
     caption: str
     k: int
     role: Role
-    truth: Shares
-    of_256: Shares
-    half: Shares
-    twice: Shares
+    truth: CaptionShares
+    of_256: CaptionShares
+    half: CaptionShares
+    twice: CaptionShares
     delta_m: float
     delta_s: float
     strict: tuple[float, float]
@@ -120,7 +120,10 @@ def load_table(path: Path = TABLE) -> TruthTable:
             CaptionTruth(
                 **{
                     **row,
-                    **{name: Shares(**row[name]) for name in ("truth", "of_256", "half", "twice")},
+                    **{
+                        name: CaptionShares(**row[name])
+                        for name in ("truth", "of_256", "half", "twice")
+                    },
                     **{name: tuple(row[name]) for name in ("strict", "loose")},
                 }
             )

@@ -23,7 +23,7 @@ from m2g_audit.files import cache_folder, digest, write_atomically
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.caption_files import find_captions
 from m2g_audit.pictures.containers import PictureFile, as_text
-from m2g_audit.pictures.decoding import AS_MOST_TRAINERS, Reading, crop, decode
+from m2g_audit.pictures.decoding import AS_MOST_TRAINERS, PictureReading, crop, decode
 from m2g_audit.pictures.folder import PictureFolder, find_pictures, reason, refuse_broken
 from m2g_audit.pictures.tensors import to_levels
 from m2g_audit.progress import OnProgress
@@ -42,7 +42,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-class Pictures(Protocol):
+class PictureArray(Protocol):
     """Pictures of one size: a uint8 tensor [n, 3, h, w], or something that reads slices of one."""
 
     def __len__(self) -> int: ...
@@ -97,7 +97,7 @@ class ReferenceSet:
     those that lie beside the pictures, one for each entry or none at all.
     """
 
-    images: Pictures
+    images: PictureArray
     names: Sequence[str]
     complete: bool = False
     source: str = ""
@@ -237,7 +237,7 @@ class FolderContents:
     found: PictureFolder
     entries: tuple[_Entry, ...]
     flipped: bool
-    reading: Reading
+    reading: PictureReading
 
     @property
     def folder(self) -> Path:
@@ -277,7 +277,7 @@ def scan(
     folder: Path,
     *,
     flipped: bool = False,
-    reading: Reading = AS_MOST_TRAINERS,
+    reading: PictureReading = AS_MOST_TRAINERS,
     leave_out: Iterable[Path] = (),
 ) -> FolderContents:
     """Return what lies in `folder` and below it, by name; needs no model and decodes nothing.
@@ -369,7 +369,9 @@ def _hash_of(file: PictureFile) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _prepared(entry: _Entry, reading: Reading, size: tuple[int, int]) -> tuple[Tensor, PixelFacts]:
+def _prepared(
+    entry: _Entry, reading: PictureReading, size: tuple[int, int]
+) -> tuple[Tensor, PixelFacts]:
     try:
         with entry.file.open() as content:
             decoded = decode(content, reading, entry.page)

@@ -97,8 +97,8 @@ def _named(r: AuditRecord, calibration: CalibrationRecord) -> str:
     return (
         f"Seeds of this prompt repeat each other ({_repeating(r)} of {_valid(r)}). By its "
         f"curvature what repeats is {calibration.word} rather than {other}, says a calibration "
-        f"that told the two apart with AUROC {_auroc(calibration)} on such a model. That is an inference, not a "
-        "match with training pictures."
+        f"that told the two apart with AUROC {_auroc(calibration)} on such a model. That is an "
+        "inference, not a match with training pictures."
     )
 
 

@@ -38,14 +38,14 @@ def open_run(out: Path, recipe: Recipe) -> RunDirectory:
 
 def run(folder: RunDirectory, recipe: Recipe, on_step: Progress) -> None:
     """Make all that is missing of a run, then write RESULTS from what it has kept."""
-    stages = Lab(folder, recipe, on_step).stages()
+    stages = Circle(folder, recipe, on_step).stages()
     for stage, make in stages.items():
         keep(folder, stage, make)
     results.write(folder, recipe, stages)
 
 
 @dataclass
-class Lab:
+class Circle:
     """One run under way: its folder, its recipe and whom it tells of its steps."""
 
     folder: RunDirectory

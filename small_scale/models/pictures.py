@@ -27,7 +27,7 @@ from m2g_audit.pictures.decoding import crop, open_picture
 from m2g_audit.pictures.folder import PictureFolder, find_pictures, listed, refuse_broken
 from m2g_audit.progress import OnProgress
 from small_scale.models.copies import first_of_each
-from small_scale.settings import PUBLISHED, SUBSET_SEED, Settings
+from small_scale.settings import PUBLISHED, SUBSET_SEED, SweepSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -198,7 +198,7 @@ class Pictures:
 
 
 def load_pictures(
-    source: Source, settings: Settings, on_progress: OnProgress | None = None
+    source: Source, settings: SweepSettings, on_progress: OnProgress | None = None
 ) -> Pictures:
     """The pictures that a sweep needs: twice its largest K if there are, and some held out.
 
@@ -231,7 +231,7 @@ def load_pictures(
 
 
 def _check_enough(
-    source: Source, settings: Settings, train: int, fresh: int, remarks: Sequence[str] = ()
+    source: Source, settings: SweepSettings, train: int, fresh: int, remarks: Sequence[str] = ()
 ) -> None:
     most = settings.sizes[-1]
     if train < most or fresh < _FEWEST_FRESH:
@@ -328,7 +328,7 @@ def _read(
     source: Source,
     rows: NDArray[np.int64],
     fresh: bool,
-    settings: Settings,
+    settings: SweepSettings,
     report: Callable[[int], None],
 ) -> Tensor:
     side, mode = settings.side, "L" if settings.channels == 1 else "RGB"

@@ -27,7 +27,7 @@ from m2g_audit.errors import NumericsError, OutputError
 from m2g_audit.progress import OnProgress
 from small_scale.models.network import make_network, make_scheduler
 from small_scale.models.pictures import as_input
-from small_scale.settings import Settings, Training
+from small_scale.settings import SweepSettings, Training
 
 MODEL, CHECKPOINT, LOG, STATE = "model", "checkpoint", "log.jsonl", "training.pt"
 _LOG_EVERY = 50
@@ -36,7 +36,7 @@ _FINAL_RATE = 0.05
 
 def train(
     folder: Path,
-    settings: Settings,
+    settings: SweepSettings,
     pictures: Tensor,
     seed: int,
     *,
@@ -69,7 +69,7 @@ class _Run:
     def __init__(
         self,
         folder: Path,
-        settings: Settings,
+        settings: SweepSettings,
         pictures: Tensor,
         seed: int,
         accelerator: Accelerator,

@@ -16,7 +16,7 @@ from PIL import Image
 import m2g_audit
 from m2g_audit.pictures.decoding import (
     AS_MOST_TRAINERS,
-    Reading,
+    PictureReading,
     crop,
     decode,
     header,
@@ -33,11 +33,13 @@ PIXELS = np.stack([4 * _X, 5 * _Y, 255 - 2 * _X - 2 * _Y], -1).astype(np.uint8)
 GREY = PIXELS[..., 0]
 
 
-def levels(file: Path, reading: Reading = AS_MOST_TRAINERS) -> NDArray[np.int64]:
+def levels(file: Path, reading: PictureReading = AS_MOST_TRAINERS) -> NDArray[np.int64]:
     return np.asarray(open_picture(file, reading)).astype(np.int64)
 
 
-def off(file: Path, expected: NDArray[np.uint8], reading: Reading = AS_MOST_TRAINERS) -> float:
+def off(
+    file: Path, expected: NDArray[np.uint8], reading: PictureReading = AS_MOST_TRAINERS
+) -> float:
     """The mean difference to what a file should show, in levels."""
     if expected.ndim == 2:
         expected = np.repeat(expected[..., None], 3, -1)
@@ -157,7 +159,7 @@ def test_pictures_are_turned_as_exif_says(tmp_path: Path, turn: int, suffix: str
     assert off(path, upright) < 2
     assert decode(path).turned == (turn > 1)
     if suffix != "avif":  # which has no turn but in its own boxes; Pillow's reader obeys them
-        assert off(path, PIXELS, Reading(exif="keep")) < 2
+        assert off(path, PIXELS, PictureReading(exif="keep")) < 2
 
 
 def _turned(turn: int) -> Image.Image:
@@ -215,7 +217,7 @@ def test_transparency_is_dropped_or_laid_over_a_colour(
     alpha = Image.fromarray(np.array([[0, 255, 255, 255]] * 4, np.uint8))
     picture.putalpha(alpha)
     picture.save(tmp_path / "a.png")
-    reading = Reading(transparency=transparency)  # type: ignore[arg-type]
+    reading = PictureReading(transparency=transparency)  # type: ignore[arg-type]
     assert levels(tmp_path / "a.png", reading)[0, :, 0].tolist() == [seen, 200, 200, 200]
     assert decode(tmp_path / "a.png", reading).transparent
 
@@ -226,14 +228,14 @@ def test_palettes_with_transparency(tmp_path: Path) -> None:
     picture.putpixel((1, 0), 1)
     picture.save(tmp_path / "a.png", transparency=bytes([0, 255]))
     assert levels(tmp_path / "a.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
-    white = levels(tmp_path / "a.png", Reading(transparency="white"))
+    white = levels(tmp_path / "a.png", PictureReading(transparency="white"))
     assert white.tolist() == [[[255] * 3, [40, 50, 60]]]
 
 
 def test_an_opaque_alpha_channel_is_no_transparency(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).convert("RGBA").save(tmp_path / "a.png")
     assert not decode(tmp_path / "a.png").transparent
-    assert off(tmp_path / "a.png", PIXELS, Reading(transparency="black")) == 0
+    assert off(tmp_path / "a.png", PIXELS, PictureReading(transparency="black")) == 0
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])

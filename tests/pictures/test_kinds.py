@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 from pyarrow import parquet
 
-from m2g_audit.pictures.decoding import Reading, crop, decode
+from m2g_audit.pictures.decoding import PictureReading, crop, decode
 from m2g_audit.pictures.folder import find_pictures
 
 PAGE = Path(__file__).parents[2] / "docs" / "pictures.md"
@@ -101,7 +101,7 @@ def test_it_is_the_same_picture(tmp_path: Path, kind: Kind) -> None:
     (tmp_path / "x").write_bytes(kind.make())  # without a suffix: its content says what it is
     [file] = find_pictures(tmp_path).files
     with file.open() as content:
-        read = np.asarray(crop(decode(content, Reading()).picture, (SIDE, SIDE))).astype(int)
+        read = np.asarray(crop(decode(content, PictureReading()).picture, (SIDE, SIDE))).astype(int)
     expected = np.asarray(kind.same()).astype(int)
     assert np.sqrt(((read - expected) ** 2).mean()) <= kind.apart
     flipped = np.sqrt(((read[:, ::-1] - expected) ** 2).mean())

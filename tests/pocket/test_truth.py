@@ -12,8 +12,8 @@ from m2g_audit.errors import ModelError
 from m2g_audit.pocket.captions import all_captions, trained_captions
 from m2g_audit.pocket.truth import FreshDistances, Seen, caption_truth
 from m2g_audit.pocket.truth_table import (
+    CaptionShares,
     CaptionTruth,
-    Shares,
     TruthTable,
     load_table,
     save_table,
@@ -72,7 +72,7 @@ def test_duplicates_are_looked_for_among_16_whatever_the_number_of_samples() -> 
 def test_failed_samples_are_counted_and_duplicate_nothing() -> None:
     row = _truth([1.0] * 32, [*[0] * 4, *range(1, 29)], failed=[1, 2, 3])
     assert row.failed == 3
-    assert row.truth == Shares(0.0, 0.0, 1.0)
+    assert row.truth == CaptionShares(0.0, 0.0, 1.0)
 
 
 def test_twice_the_threshold_finds_no_fewer_matches() -> None:

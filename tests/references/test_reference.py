@@ -16,7 +16,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 from m2g_audit.audits.options import AuditOptions
 from m2g_audit.audits.setup import set_up
 from m2g_audit.errors import OutputError, ReferenceFolderError, ResourceError
-from m2g_audit.pictures.decoding import Reading, crop
+from m2g_audit.pictures.decoding import PictureReading, crop
 from m2g_audit.records.vocabulary import Pages
 from m2g_audit.references.reference import ReferenceSet, embed_stored, load_folder, scan
 from m2g_audit.references.reference_files import describe, refuse_unread, remarks
@@ -188,7 +188,7 @@ def test_pages_are_read_where_training_saw_them(folder: Path) -> None:
     two_pages(folder / "t.tif")
     first = scan(folder)
     assert [entry.name for entry in first.entries][3:] == ["t.tif"]
-    contents = scan(folder, flipped=True, reading=Reading(pages="all"))
+    contents = scan(folder, flipped=True, reading=PictureReading(pages="all"))
     reference = load_folder(contents, HalvingPipeline())
     assert list(reference.names)[6:] == [
         "t.tif",
@@ -197,7 +197,11 @@ def test_pages_are_read_where_training_saw_them(folder: Path) -> None:
         "t.tif (page 2) (mirrored)",
     ]
     assert reference.images[6:10][:, 0, 0, 0].tolist() == [30, 30, 60, 60]
-    assert scan(folder, reading=Reading(pages="first")).sha256 == first.sha256 != contents.sha256
+    assert (
+        scan(folder, reading=PictureReading(pages="first")).sha256
+        == first.sha256
+        != contents.sha256
+    )
 
 
 def test_more_pages_than_a_file_can_have_are_refused(
@@ -207,7 +211,7 @@ def test_more_pages_than_a_file_can_have_are_refused(
     monkeypatch.setattr("m2g_audit.references.reference._MOST_PAGES", 1)
     assert len(scan(folder).entries) == 4
     with pytest.raises(ReferenceFolderError, match=r"t\.tif \(it says that it has 2 pages"):
-        scan(folder, reading=Reading(pages="all"))
+        scan(folder, reading=PictureReading(pages="all"))
 
 
 def test_names_can_not_steer_the_terminal(folder: Path) -> None:
@@ -222,7 +226,7 @@ def test_ways_of_reading_are_kept_apart(folder: Path) -> None:
     picture.save(folder / "t.png")
     seen = {}
     for ground in ("drop", "white", "black"):
-        contents = scan(folder, reading=Reading(transparency=ground))  # type: ignore[arg-type]
+        contents = scan(folder, reading=PictureReading(transparency=ground))  # type: ignore[arg-type]
         reference = load_folder(contents, HalvingPipeline())
         seen[ground] = (int(reference.images[3:4].max()), reference.sha256)
     assert [level for level, _ in seen.values()] == [0, 128, 0]
@@ -280,7 +284,7 @@ def test_a_complete_reference_is_read_whole_or_refused(
 @pytest.mark.parametrize("pages", ["first", "all"])
 def test_pages_are_no_hole_once_training_is_known(folder: Path, pages: Pages) -> None:
     two_pages(folder / "x.tif")
-    refuse_unread(scan(folder, reading=Reading(pages=pages)))
+    refuse_unread(scan(folder, reading=PictureReading(pages=pages)))
 
 
 def test_the_cache_is_no_part_of_the_reference(

@@ -16,7 +16,7 @@ from m2g_audit.progress import OnProgress
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import Lab
 from small_scale.lab_folder import Cell, LabFolder
-from small_scale.settings import Settings, settings_for
+from small_scale.settings import SweepSettings, settings_for
 from small_scale.stages import STAGES, Stage
 from small_scale.sweep import Sweep, run_sweep
 from small_scale.workshop import Workshop
@@ -56,7 +56,7 @@ def blocks_of_one() -> Iterator[None]:
         yield
 
 
-def settings(pictures: Path) -> Settings:
+def settings(pictures: Path) -> SweepSettings:
     return settings_for("smoke", str(pictures), 140, channels=1, sizes=(2, 8))
 
 

@@ -14,7 +14,7 @@ from small_scale.lab import Lab
 from small_scale.lab_folder import Cell, LabFolder
 from small_scale.models.pictures import Pictures
 from small_scale.report.sheets import save_sheet
-from small_scale.settings import Settings, settings_for
+from small_scale.settings import SweepSettings, settings_for
 
 SIZES = (2, 16, 64, 256)
 CELLS = (*(Cell(K, 0) for K in SIZES), *(Cell(K, 1) for K in SIZES[1:]))
@@ -28,7 +28,7 @@ STEEPNESS = {"training": 0.9, "memorized": 0.9, "spurious": 0.6, "generalized": 
 """Of each group's spectra; basins and critical times are in the same order."""
 
 
-def fake_settings() -> Settings:
+def fake_settings() -> SweepSettings:
     made = settings_for("smoke", "mnist", 60_000, sizes=SIZES)
     synthesis = replace(made.synthesis, at_least=N, multiple=1)
     return replace(made, synthesis=synthesis, seeds=(0, 1), fresh=FRESH)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from m2g_audit.errors import ReferenceFolderError, ResourceError, UsageError
 from small_scale.models.pictures import load_pictures, open_source
-from small_scale.settings import Settings, settings_for
+from small_scale.settings import SweepSettings, settings_for
 
 
 def png(level: int, size: tuple[int, int] = (8, 8), grey: bool = True) -> bytes:
@@ -40,7 +40,7 @@ def parquet(path: Path, levels: Sequence[int]) -> Path:
     return path
 
 
-def settings(source: str, total: int, **changed: object) -> Settings:
+def settings(source: str, total: int, **changed: object) -> SweepSettings:
     return settings_for("smoke", source, total, **changed)  # type: ignore[arg-type]
 
 

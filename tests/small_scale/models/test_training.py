@@ -15,10 +15,10 @@ from torch import Tensor
 
 from m2g_audit.errors import NumericsError, OutputError
 from small_scale.models.training import CHECKPOINT, STATE, _Run, batch_rows, learning_rate, train
-from small_scale.settings import Settings, Training, settings_for
+from small_scale.settings import SweepSettings, Training, settings_for
 
 
-def settings(**changed: object) -> Settings:
+def settings(**changed: object) -> SweepSettings:
     made = settings_for("smoke", "mnist", 100, sizes=(2, 8))
     training = replace(made.training, iterations=12, checkpoint_every=4, **changed)  # type: ignore[arg-type]
     # Dropout, so that its random numbers are part of what has to be the same.
