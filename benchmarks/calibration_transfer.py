@@ -27,7 +27,7 @@ from named_by_curvature import CALIBRATION
 from resumable import Result, in_words, machine
 from sklearn.metrics import roc_auc_score
 
-from m2g_audit.calibration.calibration import Readout, Transfer, load, read_out
+from m2g_audit.calibration.calibration_record import Readout, Transfer, load, read_out
 from m2g_audit.files import write_atomically
 from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.records.record import IntervalRecord

@@ -36,7 +36,7 @@ from pocket_verdicts import BENCHMARK_SEED, SEEDS
 from resumable import Pieces, Result, in_words, machine
 from torch import Tensor
 
-from m2g_audit.calibration.calibration import (
+from m2g_audit.calibration.calibration_record import (
     Calibration,
     CalibrationData,
     CalibrationModel,

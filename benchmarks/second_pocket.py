@@ -30,7 +30,7 @@ from pocket_curvature import RESULTS, Groups, areas, interval
 from pocket_verdicts import BENCHMARK_SEED, SEEDS, agreement
 from resumable import Result, in_words, machine
 
-from m2g_audit.calibration.calibration import Transfer, load
+from m2g_audit.calibration.calibration_record import Transfer, load
 from m2g_audit.files import write_atomically
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from m2g_audit.calibration.calibration import (
+from m2g_audit.calibration.calibration_record import (
     Calibration,
     CalibrationData,
     CalibrationModel,

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m2g_audit.audits.options import AuditOptions
-from m2g_audit.calibration import calibration as calibrations
-from m2g_audit.calibration.calibration import Facts, Fitting, ModelKind
+from m2g_audit.calibration import calibration_record, fitting
+from m2g_audit.calibration.calibration_record import ModelKind
+from m2g_audit.calibration.fitting import Facts, Fitting
 from m2g_audit.errors import UsageError
 from m2g_audit.models.base_model import BaseModel, find_base
 from m2g_audit.models.loading import load_model
@@ -110,7 +111,7 @@ def set_up(
     contents = _scan_reference(options, name, provenance, out)
     unseen = _scan_unseen(options, name, provenance, out)
     if options.calibration is not None:
-        calibrations.load(options.calibration)
+        calibration_record.load(options.calibration)
     on_progress("loading the model", 0, 1)
     pipeline = (load or load_model)(
         options.model,
@@ -303,7 +304,7 @@ def _fit_calibration(
         sigma_t0=float(pipeline.schedule.sigma(settings.t0)),
         scale=1.0,  # to which the VAE's scaling factor brings latents
     )
-    return calibrations.fit(options.calibration, facts)
+    return fitting.fit(options.calibration, facts)
 
 
 def _identify(setup: Setup, options: AuditOptions) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from m2g_audit.calibration.calibration import Fitting, read_out
+from m2g_audit.calibration.calibration_record import read_out
+from m2g_audit.calibration.fitting import Fitting
 from m2g_audit.records.record import AttractorRecord, CalibrationReading, CalibrationRecord
 from m2g_audit.verdict.looks import Look
 from m2g_audit.verdict.rule import Verdict, verdict_of_named

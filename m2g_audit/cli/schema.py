@@ -26,7 +26,7 @@ def schema(
 def _schema(of: str) -> Any:
     from pydantic import BaseModel
 
-    from m2g_audit.calibration.calibration import Calibration
+    from m2g_audit.calibration.calibration_record import Calibration
     from m2g_audit.records.record import AuditRecord
     from m2g_audit.records.schemas import schema_of
     from m2g_audit.review.compare import Comparison

@@ -19,7 +19,7 @@ import typer
 
 from m2g_audit import cli, doctor
 from m2g_audit.audits import audit, estimates
-from m2g_audit.calibration.calibration import Calibration
+from m2g_audit.calibration.calibration_record import Calibration
 from m2g_audit.cli import app, main
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS
 from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 import m2g_audit
-from m2g_audit.calibration.calibration import Calibration
+from m2g_audit.calibration.calibration_record import Calibration
 from m2g_audit.records.record import (
     AuditRecord,
     format_record,

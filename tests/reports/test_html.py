@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from m2g_audit.calibration.calibration import Calibration, SpectrumQuantiles, StateFacts
+from m2g_audit.calibration.calibration_record import Calibration, SpectrumQuantiles, StateFacts
 from m2g_audit.cli.prompt import prompt as prompt_verb
 from m2g_audit.files import write_atomically
 from m2g_audit.records.record import AuditRecord, CalibrationRecord
@@ -37,7 +37,8 @@ from m2g_audit.review.gate import WORST_FIRST, badness
 from m2g_audit.store.run_directory import CALIBRATION_FILE
 from m2g_audit.store.stored_run import StoredRun
 from m2g_audit.verdict.states import State
-from tests.calibration.test_calibration import audit, calibration
+from tests.calibration.test_calibration import audit
+from tests.calibration.test_calibration_record import calibration
 from tests.support.made_run import (
     HANGING,
     POWER,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2g_audit.calibration import calibration
+from m2g_audit.calibration.calibration_record import load
 from m2g_audit.errors import OutputError, UsageError
 from m2g_audit.files import draft_of
 from m2g_audit.progress import OnProgress
@@ -90,7 +90,7 @@ def test_a_sweep_leaves_all_that_it_is_about(finished: Lab) -> None:
 
 
 def test_its_calibration_is_one_that_an_audit_reads(finished: Lab) -> None:
-    written = calibration.load(finished.path / "calibration.json")
+    written = load(finished.path / "calibration.json")
     assert [entry.K for entry in written.trained] == [2, 8]
     assert written.model.kind.space == "pixels"
     assert written.data.images == 140

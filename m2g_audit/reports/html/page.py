@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from m2g_audit.calibration.calibration import load
+from m2g_audit.calibration.calibration_record import load
 from m2g_audit.current_folder import worker_processes
 from m2g_audit.errors import AuditError, OutputError
 from m2g_audit.files import cannot_write, write_atomically

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from m2g_audit.calibration.calibration import Calibration
+from m2g_audit.calibration.calibration_record import Calibration
 from m2g_audit.current_folder import import_matplotlib
 from m2g_audit.records.record import AuditRecord, CurvatureRecord, ThresholdRecord
 from m2g_audit.records.vocabulary import StateWord

@@ -17,23 +17,21 @@ from pydantic import ValidationError
 import m2g_audit
 from m2g_audit.audits.options import AuditOptions
 from m2g_audit.audits.setup import set_up
-from m2g_audit.calibration import calibration as calibrations
-from m2g_audit.calibration.calibration import (
+from m2g_audit.calibration.calibration_record import (
     Calibration,
     CalibrationData,
     CalibrationModel,
     CriticalTimes,
     DistanceFacts,
-    Facts,
     ModelKind,
     SpectrumQuantiles,
     StateFacts,
     Trained,
     Transfer,
-    check_fit,
     load,
     read_out,
 )
+from m2g_audit.calibration.fitting import Facts, Fitting, check_fit
 from m2g_audit.calibration.naming import name_attractors
 from m2g_audit.errors import UsageError
 from m2g_audit.records.record import AttractorRecord, AuditRecord, IntervalRecord, parse_record
@@ -278,7 +276,7 @@ def named(
             states[i] = State(state)
         start += size
     found = name_attractors(
-        calibrations.Fitting(calibration(), b"a file", transfer(**changes)),
+        Fitting(calibration(), b"a file", transfer(**changes)),
         Verdict.ATTRACTOR,
         states,
         [5] * n,
