@@ -20,7 +20,7 @@ from m2g_audit.errors import ReferenceFolderError, UsageError
 from m2g_audit.pictures.containers import PictureFile
 from m2g_audit.pictures.folder import find_pictures
 from m2g_audit.prompts import PromptList, read_prompts
-from tests.prompts.test_kinds import FORMS, TEXTS
+from tests.support.list_forms import FORMS, TEXTS
 
 MOST_LETTERS = 3000
 

@@ -22,12 +22,10 @@ from m2g_audit.errors import NumericsError, UsageError
 from m2g_audit.pictures.tensors import to_picture
 from m2g_audit.records.record import AttractorRecord, AuditRecord, SeedRecord, format_record
 from m2g_audit.store.run_directory import DISTANCES_FILE, RunDirectory, read_record
+from tests.support.calibrations import PROMPT, REPEATING, training_folder
 from tests.support.fakes import FakePipeline, picture, to_latents
 from tests.support.samples import interval
 from tests.support.setups import fake_job, run_job
-
-PROMPT = "a print of the old harbour"
-REPEATING = [1] * 8 + [2, 2, 1, 1, 3] + [1] * 7
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +35,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def audit(pipeline: FakePipeline, out: Path, **options: object) -> AuditRecord:
     return run_job(fake_job(pipeline, out=out, **options), out)
-
-
-def training_folder(path: Path, *numbers: int) -> Path:
-    path.mkdir()
-    for number in numbers:
-        to_picture(picture(number)).save(path / f"{number}.png")
-    return path
 
 
 def comparable(record: AuditRecord) -> dict[str, object]:

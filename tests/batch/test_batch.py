@@ -33,8 +33,8 @@ from m2g_audit.store.batch_directory import (
     BatchRecord,
 )
 from m2g_audit.store.run_directory import RunDirectory
-from tests.prompts.test_reading import HOSTILE
 from tests.support.batch_work import ManyPrompts, open_batch, run_batch, work
+from tests.support.hostile_texts import HOSTILE
 from tests.support.setups import fake_setup
 
 PROMPTS = ["same kite", "new dog", "half cat", "torn sail", "same harbour", "new hill"]

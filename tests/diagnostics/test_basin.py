@@ -28,9 +28,7 @@ from m2g_audit.diagnostics.numerics import noise_for, seed_for
 from m2g_audit.diagnostics.oracles import Empirical, GaussianSubspace
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import NumericsError, UsageError
-from tests.diagnostics.test_exact_spectrum import Cramped
-from tests.diagnostics.test_oracles import random
-from tests.diagnostics.test_score_model import SCHEDULES, VE, VP
+from tests.support.score_models import SCHEDULES, VE, VP, Cramped, random
 
 SHORT = NoiseSchedule.vp(VP.alphas[::10] ** 2)
 TWO_MEMORIES = torch.tensor([[1.0], [-1.0]])

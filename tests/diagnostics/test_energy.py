@@ -18,9 +18,7 @@ from m2g_audit.diagnostics.energy import beta_0, gap, relative_energy
 from m2g_audit.diagnostics.oracles import Empirical, GaussianSubspace
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import NumericsError, UsageError
-from tests.diagnostics.test_exact_spectrum import Cramped
-from tests.diagnostics.test_oracles import random
-from tests.diagnostics.test_score_model import ABAR, VP
+from tests.support.score_models import ABAR, VP, Cramped, random
 
 # At t = 0 wide enough that a few points of the arc follow the density.
 WIDE_VP = NoiseSchedule.vp(torch.tensor([0.5, 0.4], dtype=torch.float64))

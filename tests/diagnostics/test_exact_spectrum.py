@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from m2g_audit.diagnostics import exact_spectrum
 from m2g_audit.diagnostics.exact_spectrum import (
@@ -21,36 +20,21 @@ from m2g_audit.diagnostics.exact_spectrum import (
     exact_jacobian,
 )
 from m2g_audit.diagnostics.free_probability import point_mass_curve
-from m2g_audit.diagnostics.oracles import Circle, Empirical, GaussianSubspace
-from m2g_audit.diagnostics.score_model import ScoreModel
+from m2g_audit.diagnostics.oracles import Circle, Empirical
 from m2g_audit.errors import NumericsError, ResourceError, UsageError
-from tests.diagnostics.test_numerics import Restless
-from tests.diagnostics.test_oracles import random
-from tests.diagnostics.test_score_model import SCHEDULES, VE, VP
+from tests.support.score_models import (
+    SCHEDULES,
+    T0,
+    VE,
+    VP,
+    Cramped,
+    Linear,
+    Restless,
+    random,
+    subspace,
+)
 
-T0 = 5
 ALGORITHMS = pytest.mark.parametrize("algorithm", [alg2, alg3, exact_jacobian])
-
-
-class Linear(ScoreModel):
-    """A score s = A (x - centre) with any Jacobian A."""
-
-    device = torch.device("cpu")
-    dtype = torch.float64
-    schedule = VP
-
-    def __init__(self, jacobian: Tensor, centre: Tensor | None = None) -> None:
-        self.jacobian = jacobian
-        self.centre = torch.zeros(len(jacobian)).double() if centre is None else centre
-        self.shape = (len(jacobian),)
-
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        return -float(self.schedule.sigma(t)) * (x - self.centre) @ self.jacobian.T
-
-
-def subspace(N: int, d: int, schedule=VP) -> GaussianSubspace:
-    basis = torch.linalg.qr(random(N, d))[0]
-    return GaussianSubspace(basis, torch.full((d,), 4.0), schedule)
 
 
 @SCHEDULES
@@ -240,17 +224,6 @@ def test_a_random_or_broken_network_gives_no_spectrum(algorithm: Callable) -> No
         algorithm(Restless(random(1, 3), VP), random(3), T0, seed=0)
     with pytest.raises(NumericsError, match="not finite"):
         algorithm(Linear(torch.eye(3).double() * float("nan")), random(3), T0, seed=0)
-
-
-class Cramped(Empirical):
-    """A model of which only `limit` items fit in memory."""
-
-    limit = 3
-
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        if len(x) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().predict_noise(x, t)
 
 
 @ALGORITHMS

@@ -28,11 +28,18 @@ from m2g_audit.diagnostics.operators import Matrices
 from m2g_audit.diagnostics.oracles import Empirical, GaussianSubspace
 from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.errors import NumericsError, ResourceError, UsageError
-from tests.diagnostics.test_exact_spectrum import T0, Cramped, Linear, subspace
-from tests.diagnostics.test_krylov import prescribed, rotation
-from tests.diagnostics.test_numerics import Restless
-from tests.diagnostics.test_oracles import random
-from tests.diagnostics.test_score_model import SCHEDULES, VP
+from tests.support.score_models import (
+    SCHEDULES,
+    T0,
+    VP,
+    Cramped,
+    Linear,
+    Restless,
+    prescribed,
+    random,
+    rotation,
+    subspace,
+)
 
 SIGMA = float(VP.sigma(T0))
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from m2g_audit.diagnostics import krylov
 from m2g_audit.diagnostics.krylov import (
@@ -19,20 +18,7 @@ from m2g_audit.diagnostics.krylov import (
     single,
 )
 from m2g_audit.diagnostics.operators import Matrices
-from tests.diagnostics.test_oracles import random
-
-
-def rotation(N: int, seed: int) -> Tensor:
-    return torch.linalg.qr(random(N, N, seed=seed))[0]
-
-
-def prescribed(*spectra: np.ndarray | list[float], seed: int = 0) -> Matrices:
-    """Matrices with these singular values and unlike rotations on both sides."""
-    values = [torch.as_tensor(np.array(spectrum, dtype=float)) for spectrum in spectra]
-    rotations = [(rotation(len(s), seed + 2 * i), rotation(len(s), seed + 2 * i + 1))
-                 for i, s in enumerate(values)]  # fmt: skip
-    return Matrices(torch.stack([(left * s) @ right.T for s, (left, right)
-                                 in zip(values, rotations, strict=True)]))  # fmt: skip
+from tests.support.score_models import prescribed, random, rotation
 
 
 def run(

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from m2g_audit.diagnostics.numerics import (
     check_finite,
@@ -18,7 +17,7 @@ from m2g_audit.diagnostics.numerics import (
 )
 from m2g_audit.diagnostics.oracles import Empirical
 from m2g_audit.errors import NumericsError
-from tests.diagnostics.test_score_model import VP
+from tests.support.score_models import VP, Restless
 
 
 @given(run_seed=st.integers(0, 2**63), prompt=st.text(), start=st.integers(0, 10**6), n=st.just(64))
@@ -93,13 +92,6 @@ def test_check_finite_counts_what_is_wrong() -> None:
     assert check_finite(values[:1], "x") is not None
     with pytest.raises(NumericsError, match=r"2 of 3 values of the spectrum.*--dtype float32"):
         check_finite(values, "the spectrum")
-
-
-class Restless(Empirical):
-    """A memory with dropout."""
-
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        return super().predict_noise(x, t) + 1e-3 * torch.rand_like(x)
 
 
 def test_the_probe_finds_a_random_network() -> None:

@@ -18,10 +18,8 @@ from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.errors import NumericsError
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage
-from tests.diagnostics.test_exact_spectrum import Linear
-from tests.diagnostics.test_oracles import random
-from tests.diagnostics.test_score_model import SCHEDULES, VP
 from tests.support import tiny
+from tests.support.score_models import SCHEDULES, VP, Linear, random
 
 T0 = 5
 

@@ -19,11 +19,7 @@ from m2g_audit.diagnostics.oracles import (
     dense_am_energy,
 )
 from m2g_audit.diagnostics.score_model import NoiseSchedule
-from tests.diagnostics.test_score_model import SCHEDULES, VE, VP
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+from tests.support.score_models import SCHEDULES, VE, VP, random
 
 
 def gradient(function, x: Tensor) -> Tensor:

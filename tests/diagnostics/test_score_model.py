@@ -18,12 +18,7 @@ from m2g_audit.diagnostics.score_model import (
     perturb,
     predict_sample,
 )
-
-T = 1000
-ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2, 0)
-VP = NoiseSchedule.vp(ABAR)
-VE = NoiseSchedule.ve(torch.linspace(1e-3, 1, T, dtype=torch.float64).sqrt())
-SCHEDULES = pytest.mark.parametrize("schedule", [VP, VE], ids=["vp", "ve"])
+from tests.support.score_models import SCHEDULES, VE, VP, T
 
 
 def test_schedules_are_what_they_say() -> None:

@@ -40,8 +40,8 @@ from m2g_audit.models.loading import load_model
 from m2g_audit.models.prediction import noise_from_output
 from m2g_audit.models.protocol import Generations, TextToImage
 from m2g_audit.models.stable_diffusion import resolve_guidance
-from tests.diagnostics.test_score_model import VP
 from tests.support import tiny
+from tests.support.score_models import VP
 
 PROMPT = "a print of the old harbour"
 STEPS, GUIDANCE = 4, 3.0

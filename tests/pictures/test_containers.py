@@ -25,7 +25,7 @@ from m2g_audit.pictures.folder import find_pictures
 from m2g_audit.prompts import read_prompts
 from m2g_audit.references.reference import load_folder, scan
 from small_scale.models.pictures import open_source
-from tests.references.test_reference import HalvingPipeline
+from tests.support.halving import HalvingPipeline
 
 CAPTIONS = ["a red barn", "a boat", "a field"]
 

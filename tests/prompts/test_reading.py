@@ -19,7 +19,6 @@ from pyarrow import parquet
 
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts import (
-    MAX_PROMPT,
     PromptList,
     from_python,
     parse_list,
@@ -29,20 +28,7 @@ from m2g_audit.prompts import (
 from m2g_audit.prompts import parquet as parquet_lists
 from m2g_audit.records.vocabulary import ListFormat
 from m2g_audit.text import printable
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '=HYPERLINK("http://example.org")',
-    "bell \a and \x1b[31mcolour\x1b[0m",
-    "nul \0 inside",
-    "form\ffeed and next\x85line and \u2028separator",
-    "مرحبا بالعالم",
-    "right-to-left \u202eoverride",
-    "emoji 👩‍👩‍👧 and 𝔉raktur",
-    "a, comma; semicolon\tand tab | pipe",
-    '"quoted"',
-    "x" * MAX_PROMPT,
-]
+from tests.support.hostile_texts import HOSTILE
 
 
 def texts(prompts: PromptList) -> list[str]:

@@ -1,8 +1,6 @@
 """Reference pictures are what training saw; folders that can't be used are refused by name."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,28 +19,7 @@ from m2g_audit.records.vocabulary import Pages
 from m2g_audit.references.reference import ReferenceSet, embed_stored, load_folder, scan
 from m2g_audit.references.reference_files import describe, refuse_unread, remarks
 from m2g_audit.similarity import Metric, load_metric
-
-
-@dataclass(frozen=True)
-class Identity:
-    sha256: str = "00"
-    dtype: str = "float32"
-    configuration: dict[str, Any] = field(default_factory=dict)
-    configuration_sha256: str = ""
-
-
-class HalvingPipeline:
-    """A VAE whose round trip darkens a picture to half, and counts how many it was given."""
-
-    image_size = (8, 8)
-
-    def __init__(self, sha256: str = "00", **configuration: Any) -> None:
-        self.identity = Identity(sha256, configuration=configuration)
-        self.seen = 0
-
-    def round_trip(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
-        return images / 2
+from tests.support.halving import HalvingPipeline
 
 
 @pytest.fixture(autouse=True)

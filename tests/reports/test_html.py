@@ -37,8 +37,7 @@ from m2g_audit.review.gate import WORST_FIRST, badness
 from m2g_audit.store.run_directory import CALIBRATION_FILE
 from m2g_audit.store.stored_run import StoredRun
 from m2g_audit.verdict.states import State
-from tests.calibration.test_calibration import audit
-from tests.calibration.test_calibration_record import calibration
+from tests.support.calibrations import audit, calibration
 from tests.support.made_run import (
     HANGING,
     POWER,

@@ -25,7 +25,7 @@ from m2g_audit.review.gate import (
     write_junit,
 )
 from m2g_audit.store.batch_directory import BatchRecord
-from tests.store.test_batch_directory import record as batch_record
+from tests.support.batch_records import record as batch_record
 from tests.support.samples import interval, sample_record
 
 FAIL_ON = get_args(FailOn)

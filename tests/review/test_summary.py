@@ -12,7 +12,7 @@ from pyarrow import parquet
 from m2g_audit.prompts import from_python
 from m2g_audit.review.summary import Summary, finish, summarise
 from m2g_audit.store.batch_directory import BatchDirectory, BatchRecord
-from tests.store.test_batch_directory import IDENTITY, record
+from tests.support.batch_records import IDENTITY, record
 from tests.support.made_run import HANGING, POWER, RELEASE, THRESHOLDS, make_run
 
 ROWS = [

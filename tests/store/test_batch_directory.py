@@ -13,30 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2g_audit.errors import OutputError, UsageError
-from m2g_audit.prompts import Listed, PromptList, from_python, prompt_id
-from m2g_audit.records.record import ErrorRecord
+from m2g_audit.prompts import PromptList, from_python, prompt_id
 from m2g_audit.store.batch_directory import (
     DAMAGED_FILE,
     RECORDS_FILE,
     BatchDirectory,
-    BatchRecord,
     RecordLog,
 )
-from tests.support.samples import sample_record
+from tests.support.batch_records import IDENTITY, record
 
-IDENTITY = {"model": "pocket", "seeds": 16, "guidance": 3.0}
 LISTED = from_python(["a kite", "a dog", "a cat"])
-
-
-def record(prompt: str, *, failed: bool = False, seed: int = 0) -> BatchRecord:
-    one = sample_record()
-    fields = {name: getattr(one, name) for name in type(one).model_fields}
-    fields["prompt"] = prompt
-    fields["settings"] = one.settings.model_copy(update={"seed": seed})
-    if failed:
-        fields["error"] = ErrorRecord(kind="NumericsError", message="NaN", exit_code=5)
-    listed = Listed(index=0, id=prompt_id(prompt), rows=[1])
-    return BatchRecord(**fields, listed=listed, folder="prompts/x", evaluations={"images": 10})
 
 
 def filled(folder: Path, *prompts: str) -> RecordLog:
