@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 from resumable import in_words, machine
 
-from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
+from m2g_audit.models.model_folder import POCKET_FOLDER
+from m2g_audit.models.names import POCKET
 
 PROMPT = "a print of the old harbour"
 SEEDS = 16

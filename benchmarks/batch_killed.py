@@ -24,7 +24,7 @@ from PIL import Image
 from resumable import Result, in_words, machine
 
 from m2g_audit.files import write_atomically
-from m2g_audit.models.model_folder import POCKET
+from m2g_audit.models.names import POCKET
 from m2g_audit.pocket.captions import MEDIA, MOODS, PLACES, all_captions, compose
 from m2g_audit.store.batch_directory import RECORDS_FILE, BatchDirectory
 

@@ -30,7 +30,8 @@ from audit_seconds import RESULTS, program, timed
 from PIL import Image
 from resumable import in_words, machine
 
-from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
+from m2g_audit.models.model_folder import POCKET_FOLDER
+from m2g_audit.models.names import POCKET
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.prompts import from_python
 from m2g_audit.store.batch_directory import BatchDirectory

@@ -71,7 +71,7 @@ Pairs = dict[str, list[tuple[Side, Side]]]
 
 def runs_without_a_change(folder: Path, n: int, lists: int) -> Pairs:
     """Two disjoint runs of n seeds, drawn `lists` times, by caption."""
-    table = load_table(folder / "truth.json")
+    table = load_table(folder / "weights" / "truth.json")
     with np.load(folder / "samples" / DISTANCES_FILE) as kept:
         to_training = kept["to_training"]
     metric = load_metric(table.metric)

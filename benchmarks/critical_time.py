@@ -10,27 +10,36 @@ score takes two.
     python benchmarks/critical_time.py --samples 3 --trials 4 --stride 100 --out /tmp/look
 
 Writes critical_time.{md,json} into --out. Finished searches stay in --work, and an interrupted run
-goes on from them; a run for more samples or seeds takes them up, too.
+continues from them; a run for more samples or seeds takes them up, too.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from resumable import Pieces, Result, in_words, machine
 
-from m2g_audit.audits.audit import picture_distance
+from m2g_audit.audits.basins import picture_distance
 from m2g_audit.diagnostics import basin, score_model
-from m2g_audit.diagnostics.basin import COARSE, Basin, algorithm1, check_times, critical_time
+from m2g_audit.diagnostics.basin import (
+    COARSE,
+    Basin,
+    Search,
+    algorithm1,
+    check_times,
+    critical_time,
+)
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.model_folder import POCKET_FOLDER
+from m2g_audit.models.names import POCKET
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
@@ -64,14 +73,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/critical_time"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    pipeline = TextToImage.load(asked.model)
+    pipeline = load_model(asked.model)
     weights = POCKET_FOLDER if asked.model == POCKET else Path(asked.model)
-    table = load_table(TABLE if asked.model == POCKET else weights.parent / "truth.json")
+    table = load_table(TABLE if asked.model == POCKET else weights / "truth.json")
     if table.model_sha256 != pipeline.identity.sha256:
         parser.error(f"the truth table beside {asked.model} belongs to other weights: measure it")
-    search = {name: getattr(asked, name) for name in ("delta_p", "trials", "steps", "stride")}
-    search["delta_d"] = table.delta_m
-    settings = {"weights": table.model_sha256, **search}
+    search = Search(table.delta_m, asked.delta_p, asked.trials, asked.steps, asked.stride)
+    settings = {"weights": table.model_sha256, **asdict(search)}
     pieces = Pieces(asked.work, settings, (basin, score_model))
     rows = []
     for chosen in choose(pipeline, table, weights, asked.samples, pieces):
@@ -155,7 +163,7 @@ def measure(
     pipeline: TextToImage,
     table: TruthTable,
     chosen: Result,
-    search: dict[str, Any],
+    search: Search,
     fresh: int,
     pieces: Pieces,
 ) -> Result:
@@ -165,10 +173,10 @@ def measure(
     model = pipeline.bind(caption, kind="guided")
     distance = picture_distance(pipeline, load_metric(table.metric))
     seeds = [seed_for(SEED, f"search {caption}", i) for i in range(1 + fresh)]
-    alg1 = partial(algorithm1, model, x0[0], distance, **search)
+    alg1 = partial(algorithm1, model, x0[0], distance, search=search)
 
     def bisection() -> Basin:
-        return critical_time(model, x0, distance, seeds=seeds[:1], **search)[0]
+        return critical_time(model, x0, distance, search=search, seeds=seeds[:1])[0]
 
     def found(name: str, search: Callable[[], Basin]) -> Result:
         return pieces.get(f"{name} for {caption} {number}", partial(timed, search))

@@ -9,7 +9,7 @@ the share that a threshold chosen on the other captions names right (mean of bot
 
     python benchmarks/curvature_confirmation.py runs/pocket      # what `pocket measure` worked in
 
-Finished captions stay in --work, and an interrupted run goes on from them.
+Finished captions stay in --work, and an interrupted run continues from them.
 """
 
 import argparse
@@ -37,10 +37,12 @@ from m2g_audit.diagnostics import fast_spectrum, krylov, operators
 from m2g_audit.diagnostics.fast_spectrum import FIRST_SHELLS, fast_spectra
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.models.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.truth import SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
+from m2g_audit.records.vocabulary import ScoreKind
 from m2g_audit.verdict.states import State
 
 T0, QUANTILE = 5, 0.1
@@ -55,8 +57,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="of each state and caption")
     parser.add_argument("--work", type=Path, default=Path(f"runs/{NAME}"))
     asked = parser.parse_args()
-    table = load_table(asked.folder / "truth.json")
-    pipeline = TextToImage.load(asked.folder / "weights")
+    table = load_table(asked.folder / "weights" / "truth.json")
+    pipeline = load_model(asked.folder / "weights")
     seen = {row["caption"] for row in json.loads((RESULTS / "pocket_curvature.json").read_text())}
     rows = measure_all(pipeline, asked.folder, table, asked.samples, asked.work, without=seen)
     content = {"rows": rows, "before": sorted(seen), "machine": machine()}

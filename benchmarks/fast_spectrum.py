@@ -13,9 +13,9 @@ classified with the thresholds of the table and all training pictures.
     python benchmarks/fast_spectrum.py --grid-samples 0   # without the grid
     python benchmarks/fast_spectrum.py --model runs/pocket/weights
 
-The truth table is truth.json beside the weights' folder, as `m2g-audit pocket measure` leaves it,
-or the shipped one for `pocket`. Finished pieces stay in --work, and an interrupted run goes on from
-them. Writes results/fast_spectrum.{md,json}.
+The truth table is truth.json in the weights' folder, as `m2g-audit pocket measure` leaves it,
+or the shipped one for `pocket`. Finished pieces stay in --work, and an interrupted run continues
+from them. Writes results/fast_spectrum.{md,json}.
 """
 
 import argparse
@@ -47,13 +47,16 @@ from m2g_audit.diagnostics.numerics import noises_for, seed_for
 from m2g_audit.diagnostics.operators import FORWARD_COST, GRAPH_COST, REVERSE_COST, ScoreJacobian
 from m2g_audit.diagnostics.score_model import ScoreModel, perturb
 from m2g_audit.files import write_atomically
-from m2g_audit.models.model_folder import POCKET, POCKET_FOLDER
-from m2g_audit.models.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.model_folder import POCKET_FOLDER
+from m2g_audit.models.names import POCKET
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
 from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TABLE, TruthTable, load_table
+from m2g_audit.records.vocabulary import ScoreKind
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.verdict.states import State, classify
 
@@ -102,8 +105,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/fast_spectrum"))
     asked = parser.parse_args()
     folder = POCKET_FOLDER if asked.model == POCKET else Path(asked.model)
-    table = load_table(TABLE if asked.model == POCKET else folder.parent / "truth.json")
-    pipeline = TextToImage.load(folder)
+    table = load_table(TABLE if asked.model == POCKET else folder / "truth.json")
+    pipeline = load_model(folder)
     if table.model_sha256 != pipeline.identity.sha256:
         raise SystemExit("The truth table belongs to other weights than the model.")
     settings = {

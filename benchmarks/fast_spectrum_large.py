@@ -16,7 +16,7 @@ a rehearsal with a small network of the same classes, and is not written to the 
     python benchmarks/fast_spectrum_large.py --unet          # under an hour on two cores, 20 GB
 
 Writes results/fast_spectrum_large.{md,json}; each part keeps what the other wrote. Finished pieces
-stay in --work, and an interrupted run goes on from them.
+stay in --work, and an interrupted run continues from them.
 """
 
 import argparse

@@ -35,12 +35,13 @@ from PIL import Image
 from resumable import in_words, machine
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from m2g_audit.audits.request import Request, set_up
-from m2g_audit.audits.yardstick import find_yardstick
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
+from m2g_audit.audits.yardstick_search import find_yardstick
 from m2g_audit.diagnostics.fast_spectrum import fast_spectra
 from m2g_audit.diagnostics.numerics import noises_for
 from m2g_audit.diagnostics.operators import ScoreJacobian
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pocket import components
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.recipe import Recipe
@@ -127,15 +128,14 @@ def make_pictures(folder: Path, count: int, side: int) -> None:
 
 
 def measure(room: Path, asked: argparse.Namespace) -> Result:
-    request = Request(
-        prompt="",
+    options = AuditOptions(
         model=str(room / "model"),
         device=asked.device,
         steps=asked.steps,
         reference=str(room / "pictures"),
         reference_complete=True,
     )
-    setup = set_up(request)
+    setup = set_up(options)
     pipeline = setup.pipeline
     found: Result = {
         "machine": machine(),

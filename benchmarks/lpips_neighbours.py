@@ -13,7 +13,7 @@ do not need trained ones. Pictures are fresh ones of the pocket world, 32 x 32.
     OMP_NUM_THREADS=1 python benchmarks/lpips_neighbours.py     # five minutes on an idle core
 
 Writes results/lpips_neighbours.{md,json}. Finished repeats stay in --work, and an interrupted run
-goes on from them.
+continues from them.
 """
 
 import argparse

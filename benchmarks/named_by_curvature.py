@@ -52,12 +52,14 @@ from m2g_audit.diagnostics import fast_spectrum, krylov, operators
 from m2g_audit.diagnostics.fast_spectrum import fast_spectra
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.files import write_atomically
-from m2g_audit.models.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions
 from m2g_audit.pocket.truth import sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
 from m2g_audit.records.record import IntervalRecord
+from m2g_audit.records.vocabulary import ScoreKind
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.verdict.attractors import RepeatSeedCheck
 from m2g_audit.verdict.intervals import LEVEL
@@ -81,8 +83,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what `m2g-audit pocket measure` worked in")
     parser.add_argument("--work", type=Path, default=Path(f"runs/{NAME}"))
     asked = parser.parse_args()
-    table = load_table(asked.folder / "truth.json")
-    pipeline = TextToImage.load(asked.folder / "weights")
+    table = load_table(asked.folder / "weights" / "truth.json")
+    pipeline = load_model(asked.folder / "weights")
     of_caption = {row.caption: row for row in table.captions}
     samples = json.loads((RESULTS / f"{CONFIRMATION}.json").read_text())["rows"]
     rows = name_attractors(

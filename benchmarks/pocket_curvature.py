@@ -7,7 +7,7 @@ judged on that one (cross-fitted), with an interval over captions and samples.
 
     python benchmarks/pocket_curvature.py runs/pocket      # a folder that `pocket measure` finished
 
-Finished captions stay in --work, and an interrupted run goes on from them.
+Finished captions stay in --work, and an interrupted run continues from them.
 """
 
 import argparse
@@ -28,10 +28,12 @@ from m2g_audit.diagnostics import fast_spectrum, krylov, operators
 from m2g_audit.diagnostics.fast_spectrum import FIRST_SHELLS, FastSpectrum, fast_spectra
 from m2g_audit.diagnostics.free_probability import point_mass_curve
 from m2g_audit.diagnostics.numerics import seed_for
-from m2g_audit.models.pipelines import ScoreKind, TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.truth import DISTANCES_FILE, SAMPLES, TRUTH_SEED, sample
 from m2g_audit.pocket.truth_table import TruthTable, load_table
+from m2g_audit.records.vocabulary import ScoreKind
 from m2g_audit.reports.colours import STATE_COLOURS
 from m2g_audit.similarity import distances, load_metric
 from m2g_audit.verdict.states import State, classify
@@ -79,8 +81,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10, help="of each state and caption")
     parser.add_argument("--work", type=Path, default=Path("runs/pocket_curvature"))
     asked = parser.parse_args()
-    table = load_table(asked.folder / "truth.json")
-    pipeline = TextToImage.load(asked.folder / "weights")
+    table = load_table(asked.folder / "weights" / "truth.json")
+    pipeline = load_model(asked.folder / "weights")
     settings = {"model": table.model_sha256, "tolerance": TOLERANCE, "samples": asked.samples}
     pieces = Pieces(asked.work, settings, (fast_spectrum, krylov, operators))
     measured = []

@@ -19,7 +19,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from m2g_audit.diagnostics.numerics import seed_for
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import Caption, all_captions
 from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
@@ -79,8 +80,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what `m2g-audit pocket measure` worked in")
     folder = parser.parse_args().folder
-    table = load_table(folder / "truth.json")
-    pipeline = TextToImage.load(folder / "weights")
+    table = load_table(folder / "weights" / "truth.json")
+    pipeline = load_model(folder / "weights")
     audited = audit_all(pipeline, folder, table)
     covered = coverage(pipeline, folder, table)
     (RESULTS / "pocket_verdicts.md").write_text(report(audited, covered, table))

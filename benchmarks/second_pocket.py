@@ -14,7 +14,7 @@ front of the one within pocket: this one is to another model, whatever it shows.
     m2g-audit pocket train --out runs/second --seed 1 && m2g-audit pocket measure runs/second
     python benchmarks/second_pocket.py runs/second
 
-Finished captions stay in --work, and an interrupted run goes on from them.
+Finished captions stay in --work, and an interrupted run continues from them.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from resumable import Result, in_words, machine
 
 from m2g_audit.calibration.calibration import Transfer, load
 from m2g_audit.files import write_atomically
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.captions import all_captions
 from m2g_audit.pocket.training_pictures import TrainingPictures, load_index, nearest_training
@@ -61,8 +62,8 @@ def main() -> None:
     asked = parser.parse_args()
     calibration, of_pocket = load(CALIBRATION), load_table()
     within = calibration.transfers[-1]
-    table = load_table(asked.folder / "truth.json")
-    pipeline = TextToImage.load(asked.folder / "weights")
+    table = load_table(asked.folder / "weights" / "truth.json")
+    pipeline = load_model(asked.folder / "weights")
     audited = audit_all(pipeline, asked.folder, table, of_pocket)
     samples = measure_all(pipeline, asked.folder, table, asked.samples, asked.work)
     named = name_attractors(

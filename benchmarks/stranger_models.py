@@ -8,9 +8,9 @@ captions have 1 to 600 pictures each, so that the whole transition happens betwe
     M2G_DATA=... python benchmarks/stranger_models.py A --out runs/strangers
     M2G_DATA=... python benchmarks/stranger_models.py B --out runs/strangers
 
-An hour of a core each. A training that was stopped goes on by the same command; the models that the
-results are of lie in benchmarks/strangers, and copied to --out they are not trained again. Beside
-the folders `base` and `tuned` of a stranger it leaves what its user has: `reference` (the
+An hour of a core each. A training that was stopped continues by the same command; the models that
+the results are of lie in benchmarks/strangers, and copied to --out they are not trained again.
+Beside the folders `base` and `tuned` of a stranger it leaves what its user has: `reference` (the
 fine-tune's pictures with metadata.jsonl, as trainers read it), `unseen` and `captions.csv`.
 """
 

@@ -27,10 +27,12 @@ import torch
 from stranger_models import STRANGERS, Stranger, Taught, fresh_rows, pictures_of, taught
 from torch import Tensor
 
-from m2g_audit.audits.request import Request, set_up
-from m2g_audit.audits.yardstick import find_yardstick
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
+from m2g_audit.audits.yardstick_search import find_yardstick
 from m2g_audit.diagnostics.numerics import seed_for
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.training_pictures import to_levels
 from m2g_audit.pocket.truth import Seen
@@ -134,7 +136,7 @@ def main() -> None:
 
 def measure_truth(folder: Path, stranger: Stranger) -> None:
     """Writes `truth.json`: the shares of each caption, by both metrics."""
-    pipeline = TextToImage.load(folder / "tuned")
+    pipeline = load_model(folder / "tuned")
     captions = taught(stranger)
     rows = [asdict(row) for name in METRICS for row in truths(folder, stranger, pipeline, name)]
     (folder / "truth.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -251,8 +253,7 @@ def measure_cost(folder: Path, stranger: Stranger) -> None:
     With an empty cache but for the reference's own round trip through the VAE.
     """
     texts = [caption.text for caption in taught(stranger)][:COSTED]
-    request = Request(
-        prompt="",
+    options = AuditOptions(
         model=str(folder / "tuned"),
         reference=str(folder / "reference"),
         reference_complete=True,
@@ -262,7 +263,7 @@ def measure_cost(folder: Path, stranger: Stranger) -> None:
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["M2G_CACHE"] = cache
-        setup = set_up(request)
+        setup = set_up(options)
         assert setup.contents is not None
         reference = load_folder(setup.contents, setup.pipeline, complete=True)
         started = time.perf_counter()

@@ -4,7 +4,7 @@ python examples/audit_in_python.py
 """
 
 from m2g_audit.diagnostics.numerics import seed_for
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket.truth_table import load_table
 from m2g_audit.similarity import distances, load_metric
@@ -12,7 +12,7 @@ from m2g_audit.verdict.attractors import find_attractors
 
 PROMPT = "a print of the old harbour"
 
-pipeline = TextToImage.load("pocket")
+pipeline = load_model("pocket")
 seeds = [seed_for(0, PROMPT, index) for index in range(16)]
 images = pipeline.generate(PROMPT, seeds, batch_size=16).images
 

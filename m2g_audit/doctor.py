@@ -13,7 +13,8 @@ import torch
 
 from m2g_audit.errors import AuditError
 from m2g_audit.files import cache_folder
-from m2g_audit.models.model_folder import DEFAULT_MODEL, POCKET, TEXT_TO_IMAGE, check, resolve
+from m2g_audit.models.model_folder import TEXT_TO_IMAGE, check, resolve
+from m2g_audit.models.names import DEFAULT_MODEL, POCKET
 from m2g_audit.models.weight_files import Place
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
 from m2g_audit.verdict.words import METRICS as METRIC_NAMES
@@ -22,7 +23,7 @@ from m2g_audit.versions import versions
 
 @dataclass(frozen=True)
 class Item:
-    """Something an audit may need: whether it is at hand, and if not how to get it."""
+    """Something an audit may need: whether it is available, and if not how to get it."""
 
     name: str
     at_hand: bool

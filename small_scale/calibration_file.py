@@ -22,7 +22,7 @@ from m2g_audit.calibration.calibration import (
     Trained,
 )
 from m2g_audit.files import digest
-from m2g_audit.models.pipelines import UnconditionalModel
+from m2g_audit.models.ddpm import UnconditionalModel
 from m2g_audit.versions import versions
 from small_scale.classification import Classified, RuleName
 from small_scale.histogram_thresholds import Threshold

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m2g_audit.diagnostics.basin import Basin, Distance, algorithm1, critical_time
+from m2g_audit.diagnostics.basin import Basin, Distance, Search, algorithm1, critical_time
 from m2g_audit.diagnostics.energy import relative_energy
 from m2g_audit.diagnostics.exact_spectrum import alg2
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, fast_spectra
 from m2g_audit.diagnostics.numerics import check_finite, seed_for
-from m2g_audit.models.pipelines import UnconditionalModel
-from m2g_audit.similarity.base import Metric
+from m2g_audit.models.ddpm import UnconditionalModel
+from m2g_audit.progress import OnProgress
+from m2g_audit.similarity import Metric
 from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import GROUPS, Cell, Lab, chosen
@@ -28,8 +28,6 @@ from small_scale.models.pictures import Pictures, as_input, in_colour, to_levels
 from small_scale.models.training import MODEL
 
 Arrays = dict[str, np.ndarray]
-OnProgress = Callable[[int, int], None]
-
 _SEED = 34
 MOST_MIXTURES = 1000
 BLOCK = 16
@@ -78,20 +76,22 @@ class Measurements:
 
         def measure(images: Tensor, seeds: list[int], report: OnProgress) -> Arrays:
             x0 = as_input(images)
-            asked: dict[str, Any] = {
-                "delta_d": delta_d,
-                "delta_p": settings.delta_p,
-                "trials": settings.trials,
-                "steps": settings.denoising_steps,
-                "stride": settings.stride,
-                "block": 64,
-            }
+            search = Search(
+                delta_d,
+                settings.delta_p,
+                settings.trials,
+                settings.denoising_steps,
+                settings.stride,
+            )
             found: list[Basin] = []
             if settings.basin_search == "bisection":
-                found = critical_time(model, x0, distance, seeds=seeds, on_progress=report, **asked)
+                found = critical_time(
+                    model, x0, distance, search=search, seeds=seeds, block=64, on_progress=report
+                )
             else:
                 for i, seed in enumerate(seeds):
-                    found.append(algorithm1(model, x0[i], distance, seed=seed, **asked))
+                    basin = algorithm1(model, x0[i], distance, search=search, seed=seed, block=64)
+                    found.append(basin)
                     report(i + 1, len(seeds))
             return {
                 "times": np.stack([each.times for each in found]),

@@ -107,7 +107,7 @@ class Lab:
             if there != settings:
                 raise OutputError(
                     f"{folder} holds another sweep ({_differences(there, settings)}). Choose "
-                    "another --out, or go on with that one by `m2g-audit calibrate "
+                    "another --out, or continue that one by `m2g-audit calibrate "
                     f"{folder}`."
                 )
             return cls(folder, settings)
@@ -298,7 +298,7 @@ class Lab:
             sizes = ", ".join(f"{K:,}" for K in sorted({cell.K for cell in missing}))
             raise UsageError(
                 f"The sweep in {self.folder} is not finished: the states at K = {sizes} are not "
-                f"known yet. Go on with it by `m2g-audit calibrate {self.folder}`."
+                f"known yet. Continue it by `m2g-audit calibrate {self.folder}`."
             )
 
     # -- geometry

@@ -52,7 +52,8 @@ _SPECTRUM_COST, _PER_TRIAL = 400, 60
 class Teller(Protocol):
     """Who is told of progress: of the stage under way, and of the whole sweep."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take in how much of a stage is done."""
 
     def overall(self, done: int, total: int) -> None:
         """Tell how much of all work is done, in units of cost."""
@@ -84,7 +85,7 @@ def _cells(lab: Lab) -> list[Cell]:
 class Sweep:
     """A sweep at work on its folder; pictures are read when the first piece needs them.
 
-    `weights`: files of learned distances by name, where they are not those at hand.
+    `weights`: files of learned distances by name, where they are not those available.
     """
 
     def __init__(

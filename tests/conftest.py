@@ -14,7 +14,10 @@ settings.register_profile("suite", deadline=None, max_examples=30, derandomize=T
 settings.load_profile("suite")
 
 # Only in the rooms where tensors are handed on; elsewhere annotations are mypy's affair.
-SHAPED = ("m2g_audit.diagnostics", "m2g_audit.models.pipelines")
+SHAPED = tuple(
+    f"m2g_audit.{name}"
+    for name in ("diagnostics", "models.stable_diffusion", "models.ddpm", "models.prediction")
+)
 install_import_hook(SHAPED, "beartype.beartype")
 
 

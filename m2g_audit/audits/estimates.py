@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from m2g_audit.audits.audit import basin_steps
-from m2g_audit.audits.request import Job
-from m2g_audit.audits.yardstick import images_needed
+from m2g_audit.audits.basins import basin_steps
+from m2g_audit.audits.job import Job
+from m2g_audit.audits.yardstick_search import images_needed
 from m2g_audit.diagnostics import exact_spectrum, fast_spectrum
 from m2g_audit.errors import ResourceError
 from m2g_audit.store.run_directory import RunDirectory
@@ -70,47 +70,47 @@ def estimate(job: Job, run: RunDirectory, prompts: Sequence[str] = ()) -> Estima
 
     Extrapolated; good to about a factor of 1.5 (curvature.estimate_cost).
     """
-    settings = job.settings
+    settings = job.setup.settings
     missing = sum(not (run.path / run.image_name(i)).exists() for i in range(settings.seeds))
-    others = images_needed(job, prompts or [job.request.prompt])
+    others = images_needed(job.setup, prompts or [job.prompt])
     step, rest = (0.0, 0.0)
-    if missing or others or job.contents or settings.basin:
+    if missing or others or job.setup.contents or settings.basin:
         step, rest = _time_generation(job)
     each = settings.steps * step + rest
     seconds = {"images": missing * each}
     if others:
         seconds["thresholds"] = others * each
-    folders = [folder for folder in (job.contents, job.unseen) if folder is not None]
+    folders = [folder for folder in (job.setup.contents, job.setup.unseen) if folder is not None]
     if folders:
         # Encoding costs about what decoding does.
-        pending = sum(len(folder.pending(job.pipeline)) for folder in folders)
+        pending = sum(len(folder.pending(job.setup.pipeline)) for folder in folders)
         seconds["reference"] = pending * 2 * rest
     if settings.basin:
         # How many attractors there are is what the run will show.
-        most = basin_steps(len(job.pipeline.schedule), exact=settings.basin_exact)
+        most = basin_steps(len(job.setup.pipeline.schedule), exact=settings.basin_exact)
         seconds["each attractor's basin, at most"] = step * most
     needed = 0
     if settings.spectrum != "none":
         cost = _spectrum_cost(job)
         seconds["curvature"] = cost.seconds * min(settings.spectrum_samples, settings.seeds)
         needed = cost.bytes
-    return Estimate(seconds, needed, free_bytes(job.pipeline.device))
+    return Estimate(seconds, needed, free_bytes(job.setup.pipeline.device))
 
 
 def _time_generation(job: Job) -> tuple[float, float]:
     """Seconds of one step and of all besides the steps, for one image."""
-    batch = job.settings.batch_size
+    batch = job.setup.settings.batch_size
 
     def run(steps: int) -> float:
         start = time.perf_counter()
-        job.pipeline.generate(
-            job.request.prompt,
+        job.setup.pipeline.generate(
+            job.prompt,
             [job.generator_seed(i) for i in range(batch)],
-            negative_prompt=job.request.negative_prompt,
+            negative_prompt=job.negative_prompt,
             steps=steps,
-            guidance=job.settings.guidance,
+            guidance=job.setup.settings.guidance,
             batch_size=batch,
-            scheduler=job.request.scheduler,
+            scheduler=job.setup.settings.scheduler,
         )
         return time.perf_counter() - start
 
@@ -121,16 +121,16 @@ def _time_generation(job: Job) -> tuple[float, float]:
 
 
 def _spectrum_cost(job: Job) -> exact_spectrum.Cost:
-    model = job.pipeline.bind(
-        job.request.prompt,
-        guidance=job.settings.guidance,
-        kind=job.request.spectrum_score,
-        negative_prompt=job.request.negative_prompt,
+    model = job.setup.pipeline.bind(
+        job.prompt,
+        guidance=job.setup.settings.guidance,
+        kind=job.setup.settings.spectrum_score,
+        negative_prompt=job.negative_prompt,
     )
-    if job.settings.spectrum == "fast":
-        return fast_spectrum.estimate_cost(model, job.settings.t0)
-    algorithm: exact_spectrum.Algorithm = job.settings.spectrum  # type: ignore[assignment]
-    return exact_spectrum.estimate_cost(model, job.settings.t0, algorithm=algorithm)
+    if job.setup.settings.spectrum == "fast":
+        return fast_spectrum.estimate_cost(model, job.setup.settings.t0)
+    algorithm: exact_spectrum.Algorithm = job.setup.settings.spectrum  # type: ignore[assignment]
+    return exact_spectrum.estimate_cost(model, job.setup.settings.t0, algorithm=algorithm)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2g_audit.audits.request import Job
+from m2g_audit.audits.job import Job
 from m2g_audit.audits.run_tensors import load_generation, save_generation
 from m2g_audit.errors import NumericsError
 from m2g_audit.pictures.tensors import is_failed
+from m2g_audit.progress import OnProgress
 from m2g_audit.store.run_directory import RunDirectory
 from m2g_audit.verdict.states import S_PRIME
 
@@ -35,11 +36,11 @@ class Pictures:
 
     def __init__(self, job: Job, run: RunDirectory) -> None:
         self._run = run
-        self._first = min(S_PRIME, job.settings.seeds)
+        self._first = min(S_PRIME, job.setup.settings.seeds)
         self._unsaved: list[int] = []
         self._kept = {
             i: pair
-            for i in range(job.settings.seeds)
+            for i in range(job.setup.settings.seeds)
             if (pair := load_generation(run, i)) is not None
         }
 
@@ -92,24 +93,22 @@ def _overflow(count: int) -> NumericsError:
     )
 
 
-def generate(
-    job: Job, pictures: Pictures, count: int, on_progress: Callable[[int, int], None]
-) -> Generated:
+def generate(job: Job, pictures: Pictures, count: int, on_progress: OnProgress) -> Generated:
     """Return the first `count` pictures of a job, made or kept.
 
     `on_progress` gets image-steps done and in all. Raises NumericsError where nothing finite came;
     pictures that overflow beside finite ones count as failed.
     """
-    steps, total = job.settings.steps, count * job.settings.steps
+    steps, total = job.setup.settings.steps, count * job.setup.settings.steps
     missing = pictures.missing(count)
-    for start in range(0, len(missing), job.settings.batch_size):
+    for start in range(0, len(missing), job.setup.settings.batch_size):
         done = total - (len(missing) - start) * steps
         on_progress(done, total)
 
         def report(made: int, done: int = done) -> None:
             on_progress(done + made, total)
 
-        batch = missing[start : start + job.settings.batch_size]
+        batch = missing[start : start + job.setup.settings.batch_size]
         pictures.add(batch, *_make(job, batch, report))
     on_progress(total, total)
     return pictures.first(count)
@@ -117,14 +116,14 @@ def generate(
 
 def _make(job: Job, batch: Sequence[int], on_step: Callable[[int], None]) -> tuple[Tensor, Tensor]:
     try:
-        made = job.pipeline.generate(
-            job.request.prompt,
+        made = job.setup.pipeline.generate(
+            job.prompt,
             [job.generator_seed(i) for i in batch],
-            negative_prompt=job.request.negative_prompt,
-            steps=job.settings.steps,
-            guidance=job.settings.guidance,
+            negative_prompt=job.negative_prompt,
+            steps=job.setup.settings.steps,
+            guidance=job.setup.settings.guidance,
             batch_size=len(batch),
-            scheduler=job.request.scheduler,
+            scheduler=job.setup.settings.scheduler,
             on_progress=on_step,
         )
     except NumericsError:  # of these; whether of all of them is seen at the end
@@ -134,8 +133,8 @@ def _make(job: Job, batch: Sequence[int], on_step: Callable[[int], None]) -> tup
 
 def blank(job: Job, count: int) -> tuple[Tensor, Tensor]:
     """Return what stands for pictures that overflowed: black images and latents of NaN."""
-    images = torch.zeros((count, 3, *job.pipeline.image_size))
-    return images, torch.full((count, *job.pipeline.latent_shape), torch.nan)
+    images = torch.zeros((count, 3, *job.setup.pipeline.image_size))
+    return images, torch.full((count, *job.setup.pipeline.latent_shape), torch.nan)
 
 
 def _finite(latents: Tensor) -> Tensor:

@@ -12,14 +12,17 @@ from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
-from m2g_audit.prompts import ListFormat, PromptList, Quotes, from_python, read_prompts
-from m2g_audit.review.gate import FailOn, Outcome, outcome
+from m2g_audit.audits.loaders import loader_of
+from m2g_audit.audits.setup import set_up, with_list
+from m2g_audit.prompts import PromptList, from_python, read_prompts
+from m2g_audit.records.vocabulary import FailOn, ListFormat, Quotes
+from m2g_audit.review.gate import Outcome, outcome
 from m2g_audit.review.summary import Summary, finish, summarise
 from m2g_audit.store.batch_directory import BatchDirectory, BatchRecord
 from m2g_audit.text import printable
 
 if TYPE_CHECKING:
-    from m2g_audit.audits.request import Setup
+    from m2g_audit.audits.setup import Setup
 
 _SHOWN = 10
 
@@ -50,12 +53,21 @@ class Auditor(JupyterMixin):
     ) -> None:
         """Read the prompts: a file, or an iterable of texts or of mappings with a column of them.
 
-        out: the batch's folder, by default one below runs/. options: those of `m2g-audit batch`
-        with _ for -, such as seeds, model or reference. Raises UsageError for prompts or options
-        that can't be used; no model is loaded yet.
-        """
-        from m2g_audit.audits.request import Request
+        Args:
+            prompts: A list's file, or texts, or mappings with a column of them.
+            out: The batch's folder, by default one below runs/.
+            column: Of the prompts, by name or place.
+            label_column: Of what prompts are known to be.
+            encoding: Of a list that is not UTF-8.
+            read_as: What the list is, else by its content.
+            quotes: Whether quotes in a table surround fields.
+            header: Whether a table's first row names its columns.
+            options: Those of AuditOptions, such as seeds or reference; model may be a diffusers
+                pipeline in memory, which is audited as it is.
 
+        Raises:
+            UsageError: Prompts or options can't be used; no model is loaded yet.
+        """
         if isinstance(prompts, str | Path):
             listed = read_prompts(
                 prompts,
@@ -70,30 +82,22 @@ class Auditor(JupyterMixin):
         else:
             listed = from_python(prompts, column=column, label_column=label_column)
             self._name = "prompts"
-        try:
-            self.request = Request(prompt="", out=None if out is None else Path(out), **options)
-        except TypeError as error:
-            from m2g_audit.errors import UsageError
-
-            raise UsageError(f"There is no such option: {error}.") from error
-        if isinstance(prompts, str | Path):
-            self.request = self.request.with_list(prompts)
-        self.request.check_options()
-        self.prompts: PromptList = listed.with_negative_prompt(self.request.negative_prompt)
+        self._out = None if out is None else Path(out)
+        self._load, asked = loader_of(options)
+        self.options = with_list(asked, prompts) if isinstance(prompts, str | Path) else asked
+        self.prompts: PromptList = listed.with_negative_prompt(self.options.negative_prompt)
 
     @cached_property
     def setup(self) -> Setup:
         """Return the model with all that is resolved, loaded when it is first asked for."""
-        from m2g_audit.audits.request import set_up
-
-        return set_up(self.request)
+        return set_up(self.options, out=self._out, load=self._load)
 
     @cached_property
     def directory(self) -> BatchDirectory:
         """Return the batch's folder; UsageError where it holds another batch."""
-        from m2g_audit.batch.batch import open_directory
+        from m2g_audit.batch.opening import open_directory
 
-        directory = open_directory(self.setup, self.prompts, self._name)
+        directory = open_directory(self.setup, self.prompts, self._name, self._out)
         directory.log.repair()
         return directory
 
@@ -140,7 +144,7 @@ class Auditor(JupyterMixin):
         return outcome(self.records(), len(self), fail_on)
 
     def __repr__(self) -> str:
-        return f"Auditor({len(self):,} prompts, model={self.request.model!r})"
+        return f"Auditor({len(self):,} prompts, model={self.options.model!r})"
 
     def __rich__(self) -> Group:
         if "directory" not in self.__dict__:  # to look at it must not load a model

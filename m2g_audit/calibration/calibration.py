@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,16 +37,20 @@ Readout = Literal["mean", "median", "quantile 0.1", "quantile 0.9"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class ModelKind(_Part):
-    """What kind of model a number belongs to: class names, shape of a sample, space, and score."""
+    """What kind of model a number belongs to."""
 
     architecture: str
+    """Class names."""
     shape: tuple[int, ...]
+    """Of a sample."""
     space: Literal["pixels", "latents"]
+    """What a sample is."""
     score: Literal["conditional", "unconditional", "guided"]
+    """Which of its scores."""
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.shape))
@@ -54,36 +58,42 @@ class ModelKind(_Part):
 
 
 class CalibrationData(_Part):
-    """The data of the sweep: how many pictures there are, of which shape (c, h, w).
-
-    `scale`: standard deviation of all values as the model sees them, such as pixels in [-1, 1].
-    """
+    """The data of the sweep."""
 
     name: str
+    """Of the data set."""
     images: Count
+    """How many pictures there are."""
     shape: tuple[int, ...]
+    """Channels, height and width."""
     scale: Positive
+    """Standard deviation of all values as the model sees them, such as pixels in [-1, 1]."""
 
 
 class CalibrationModel(_Part):
-    """The models of the sweep; `configuration`: digest of what they were trained with."""
+    """The models of the sweep."""
 
     kind: ModelKind
+    """Of what kind."""
     parameters: Count
+    """How many parameters."""
     configuration: str
+    """Digest of what they were trained with."""
 
 
 class SpectrumQuantiles(_Part):
-    """Normalised `jacobian` spectra of some samples, from their quantiles.
-
-    `mean` and `sd`: over samples, of each sample's quantile at `at`; `medians`: of each sample.
-    """
+    """Normalised `jacobian` spectra of some samples, from their quantiles."""
 
     samples: Count
+    """How many."""
     at: list[Share]
+    """The quantiles."""
     mean: list[Finite]
+    """Over samples, of each sample's quantile."""
     sd: list[Distance]
+    """Over samples, of each sample's quantile."""
     medians: list[Finite]
+    """Of each sample."""
 
     @classmethod
     def of(cls, spectra: ArrayLike, at: Sequence[float] = QUANTILES) -> SpectrumQuantiles:
@@ -108,14 +118,20 @@ class SpectrumQuantiles(_Part):
 
 
 class CriticalTimes(_Part):
-    """Critical times t_c of some samples, by the named search: moments, and `quantiles` at `at`."""
+    """Critical times t_c of some samples."""
 
     algorithm: Literal["bisection", "alg1"]
+    """The search."""
     samples: Count
+    """How many."""
     mean: Finite
+    """Over samples."""
     sd: Distance
+    """Over samples."""
     at: list[Share]
+    """The quantiles."""
     quantiles: list[Finite]
+    """Their values."""
 
     @classmethod
     def of(
@@ -143,61 +159,76 @@ class CriticalTimes(_Part):
 
 
 class StateFacts(_Part):
-    """Samples in one state: how many, and what was measured on some of them."""
+    """Samples in one state."""
 
     state: Literal["memorized", "spurious", "generalized"]
+    """Which."""
     count: Index
+    """How many."""
     spectrum: SpectrumQuantiles | None = None
+    """Of some of them."""
     critical_time: CriticalTimes | None = None
+    """Of some of them."""
 
 
 class DistanceFacts(_Part):
-    """Thresholds in one distance, and the states that they gave.
-
-    `rule`: how the thresholds were found, in a sentence; `samples`: |S'|, the set in which a
-    duplicate was looked for; `fresh`: how many never trained pictures gave delta_m, and as many as
-    `samples`, if there were, delta_s.
-    """
+    """Thresholds in one distance, and the states that they gave."""
 
     metric: str
+    """The distance."""
     delta_m: Distance
+    """Of Eq. 9."""
     delta_s: Distance
+    """Of Eq. 10."""
     rule: str
+    """How the thresholds were found, in a sentence."""
     fresh: Count
+    """How many never trained pictures gave delta_m and, as many as `samples`, delta_s."""
     samples: Count
+    """|S'|, the set in which a duplicate was looked for."""
     states: list[StateFacts]
+    """What the samples are."""
 
 
 class Trained(_Part):
-    """One model of the sweep: its training size K, seed, weights, and results by distance."""
+    """One model of the sweep."""
 
     K: Count
+    """Its training size."""
     seed: int
+    """Of its training."""
     sha256: str
+    """The hash of its weights."""
     distances: Annotated[list[DistanceFacts], Field(min_length=1)]
+    """Results by distance."""
 
 
 class Transfer(_Part):
-    """How a read-out told memorized from spurious samples on a model of another kind.
-
-    A sample whose `readout` is at `threshold` or above is called memorized. `auroc`: of the
-    read-out itself, memorized above spurious, over so many samples of the model `name`.
-    `balanced_accuracy`: share named right by the threshold, mean of both states, null where it was
-    not measured; `base_rate`: share right of always giving the commoner word, to the prompts that
-    it names where that was measured.
-    """
+    """How a read-out told memorized from spurious samples on a model of another kind."""
 
     name: str
+    """Of that model."""
     to: ModelKind
+    """Of what kind that model is."""
     sha256: str
+    """The hash of its weights."""
     readout: Readout
+    """What of a spectrum is read."""
     threshold: Finite
+    """A sample whose read-out is this or above is called memorized."""
     auroc: IntervalRecord
+    """Of the read-out itself, memorized above spurious."""
     balanced_accuracy: IntervalRecord | None = None
+    """Share named right by the threshold, mean of both states; null where it was not measured."""
     base_rate: Share = 0.5
+    """Share right of always giving the commoner word, to the prompts that it names where that
+    was measured."""
     memorized: Count
+    """How many memorized samples."""
     spurious: Count
+    """How many spurious samples."""
     date: datetime.date
+    """When it was measured."""
 
     @property
     def tells(self) -> bool:
@@ -215,23 +246,31 @@ class Transfer(_Part):
 
 
 class Calibration(_Part):
-    """A sweep's measurements at `t0`, where the schedule has `sigma_t0`.
-
-    `peak_K`: where the spurious share is largest, if it is known; `transfers`: of several to one
-    kind of model the first counts, so that none is chosen by its result.
-    """
+    """A sweep's measurements at one noise level."""
 
     schema_version: str = SCHEMA_VERSION
+    """Of this schema."""
     date: datetime.date
+    """When it was written."""
     data: CalibrationData
+    """What was trained on."""
     model: CalibrationModel
+    """What was trained."""
     t0: Index
+    """The noise level, an index into the schedule."""
     sigma_t0: Positive
+    """The schedule's sigma there."""
     spectrum: Literal["jacobian"] = "jacobian"
+    """The kind of its spectra."""
     trained: Annotated[list[Trained], Field(min_length=1)]
+    """What each model showed."""
     peak_K: Count | None
+    """Where the spurious share is largest, if it is known."""
     transfers: list[Transfer] = []
+    """To other kinds of model; of several to one kind the first counts, so that none is chosen
+    by its result."""
     versions: dict[str, str]
+    """Of packages, and the commit."""
 
     @field_validator("schema_version")
     @classmethod
@@ -387,9 +426,3 @@ def fit(path: Path, facts: Facts) -> Fitting:
             "--calibration, or give one that was made for such a model."
         )
     return Fitting(calibration, content, transfer)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a calibration."""
-    schema = Calibration.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -7,7 +7,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from m2g_audit.cli import batch, calibrate, compare, doctor, pocket, prompt, report, schema, toy
+from m2g_audit.cli import (
+    batch,
+    calibrate,
+    compare,
+    doctor,
+    pocket,
+    prompt,
+    report,
+    schema,
+    show,
+    toy,
+)
 from m2g_audit.errors import Interrupted, as_audit_error
 from m2g_audit.text import printable
 
@@ -50,6 +61,7 @@ def _options(
 
 app.command("prompt")(prompt.prompt)
 app.command("batch")(batch.batch)
+app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("calibrate")(calibrate.calibrate)

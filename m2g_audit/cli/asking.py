@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m2g_audit.audits.request import Request
+    from m2g_audit.audits.options import AuditOptions
 
 ASK_ABOVE_SECONDS = 600
 
@@ -27,15 +27,15 @@ def ask(what: str, yes: bool) -> None:
         raise Interrupted("not started.")
 
 
-def ask_for_download(request: Request, yes: bool, console: Console) -> None:
+def ask_for_download(options: AuditOptions, yes: bool, console: Console) -> None:
     """Say what has to be downloaded first, and ask if it is much."""
     from m2g_audit.models.downloads import BYTES_PER_SECOND, pending_bytes
 
-    size = pending_bytes(request.model, request.revision, allow_pickle=request.allow_pickle)
+    size = pending_bytes(options.model, options.revision, allow_pickle=options.allow_pickle)
     if not size:
         return
     seconds = size / BYTES_PER_SECOND
-    what = f"{request.model} has to be downloaded first: {size / 1e9:.1f} GB"
+    what = f"{options.model} has to be downloaded first: {size / 1e9:.1f} GB"
     console.print(f"{what}.", soft_wrap=True)
     if seconds > ASK_ABOVE_SECONDS:
         ask(what, yes)

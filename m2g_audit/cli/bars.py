@@ -85,6 +85,7 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take in how much of a stage is done."""
         if stage not in self._tasks:
             if not self._keep:
                 for task in self._tasks.values():
@@ -127,6 +128,7 @@ class Lines:
         self._thread.join()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take in how much of a stage is done."""
         with self._lock:
             if self._stage is None or self._stage.name != stage:
                 self._stage = Stage(stage, done, time.monotonic())

@@ -5,63 +5,26 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2g_audit.audits.options import AuditOptions
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask, ask_for_download
-from m2g_audit.cli.options import (
-    OUTPUT,
-    T0,
-    AllowPickle,
-    Base,
-    Basin,
-    BasinExact,
-    BatchSize,
-    Calibration,
-    ControlPrompts,
-    Controls,
-    DeltaM,
-    DeltaS,
-    Device,
-    Dtype,
-    Format,
-    Guidance,
-    Metric,
-    MetricWeights,
-    Model,
-    NegativePrompt,
-    Reference,
-    ReferenceAlpha,
-    ReferenceComplete,
-    ReferenceExif,
-    ReferenceFlipped,
-    ReferencePages,
-    Revision,
-    Scheduler,
-    Seed,
-    Seeds,
-    Spectrum,
-    SpectrumSamples,
-    SpectrumScore,
-    SpectrumTolerance,
-    Steps,
-    Trust,
-    Unseen,
-    Yes,
-    chosen,
-)
+from m2g_audit.cli.options import OUTPUT, Format, Yes, with_audit_options
+from m2g_audit.records.vocabulary import FailOn, ListFormat, Quotes
 
 if TYPE_CHECKING:
-    from m2g_audit.audits.request import Request, Setup
+    from m2g_audit.audits.setup import Setup
     from m2g_audit.batch.batch import Batch
     from m2g_audit.prompts import Entry, PromptList
-    from m2g_audit.review.gate import FailOn, Outcome
+    from m2g_audit.review.gate import Outcome
     from m2g_audit.store.batch_directory import BatchDirectory
 
 _LIST, _GATE = "The list", "Gate"
 
 
+@with_audit_options
 def batch(
     prompts: Annotated[
         str,
@@ -71,7 +34,6 @@ def batch(
             show_default=False,
         ),
     ],
-    seeds: Seeds = "16",
     column: Annotated[
         str | None,
         typer.Option(
@@ -93,8 +55,7 @@ def batch(
         typer.Option(help="The text's encoding, if it is not UTF-8.", rich_help_panel=_LIST),
     ] = None,
     read_as: Annotated[
-        Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "a1111", "kohya", "infotext"]
-        | None,
+        ListFormat | None,
         typer.Option(
             metavar="<format>",
             help="What the list is: txt (each line as it stands), csv, tsv, json, jsonl, parquet; "
@@ -104,7 +65,7 @@ def batch(
         ),
     ] = None,
     quotes: Annotated[
-        Literal["csv", "none"] | None,
+        Quotes | None,
         typer.Option(
             metavar="<csv|none>",
             help="Whether quotes in a table surround fields, or are part of the text. Else by what "
@@ -120,7 +81,6 @@ def batch(
             rich_help_panel=_LIST,
         ),
     ] = None,
-    negative_prompt: NegativePrompt = None,
     shard: Annotated[
         str,
         typer.Option(
@@ -129,41 +89,10 @@ def batch(
             rich_help_panel=_LIST,
         ),
     ] = "1/1",
-    model: Model = "CompVis/stable-diffusion-v1-4",
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    allow_pickle: AllowPickle = False,
-    reference: Reference = None,
-    reference_complete: ReferenceComplete = False,
-    reference_flipped: ReferenceFlipped = False,
-    unseen: Unseen = None,
-    base: Base = None,
-    reference_exif: ReferenceExif = "turn",
-    reference_alpha: ReferenceAlpha = "drop",
-    reference_pages: ReferencePages = None,
-    metric: Metric = "auto",
-    metric_weights: MetricWeights = None,
-    trust: Trust = False,
-    controls: Controls = False,
-    control_prompts: ControlPrompts = None,
-    delta_m: DeltaM = None,
-    delta_s: DeltaS = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    scheduler: Scheduler = "ddim",
-    seed: Seed = 0,
-    batch_size: BatchSize = None,
-    spectrum: Spectrum = "fast",
-    spectrum_tolerance: SpectrumTolerance = 0.03,
-    t0: T0 = 5,
-    spectrum_samples: SpectrumSamples = 3,
-    spectrum_score: SpectrumScore = "conditional",
-    calibration: Calibration = None,
-    basin: Basin = False,
-    basin_exact: BasinExact = False,
+    *,
+    options: dict[str, Any],
     fail_on: Annotated[
-        Literal["undecided", "spurious", "attractor", "memorized"] | None,
+        FailOn | None,
         typer.Option(
             metavar="<verdict>",
             help="End with exit code 1 if a prompt is found this bad or worse: undecided, "
@@ -182,7 +111,7 @@ def batch(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The batch's folder; runs/LIST-HASH if left away. The same command continues.",
+            help="The batch's folder; runs/LIST-HASH if left out. The same command continues.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -198,7 +127,6 @@ def batch(
 
     Example: m2g-audit batch prompts.csv --model pocket --out runs/release --fail-on memorized
     """
-    arguments = locals()
     run = _Run(fail_on, junit)
     try:
         from m2g_audit.prompts import read_prompts
@@ -211,15 +139,16 @@ def batch(
             read_as=read_as,
             quotes=quotes,
             header=header,
-        ).with_negative_prompt(negative_prompt)
+        )
+        asked = AuditOptions.of(**options)
+        listed = listed.with_negative_prompt(asked.negative_prompt)
         run.take(listed, _share(listed, shard))
-        from m2g_audit.audits.request import Request
+        from m2g_audit.audits.setup import with_list
 
-        asked = Request(prompt="", **chosen(arguments))
-        request = asked.with_list(prompts)
-        if request != asked:
+        resolved = with_list(asked, prompts)
+        if resolved != asked:
             run.note(f"The pictures of {prompts} are the reference too; --reference none for none.")
-        run.start(request, Path(prompts).stem or "prompts", yes)
+        run.start(resolved, Path(prompts).stem or "prompts", out, yes)
         outcome = run.end(output_format)
     except BaseException as error:
         if os.environ.get("M2G_DEBUG") == "1":
@@ -265,22 +194,22 @@ class _Run:
         """Take in what is to be said about the run."""
         self._notices.append(notice)
 
-    def start(self, request: Request, name: str, yes: bool) -> None:
+    def start(self, options: AuditOptions, name: str, out: Path | None, yes: bool) -> None:
         """Audit what has no verdict yet; raises what stops a run."""
-        from m2g_audit.audits import request as requests
-        from m2g_audit.batch.batch import Batch, open_directory
+        from m2g_audit.audits.setup import set_up
+        from m2g_audit.batch.batch import Batch
+        from m2g_audit.batch.opening import open_directory
         from m2g_audit.cli.bars import progress_on
         from m2g_audit.cli.batch_progress import watching
         from m2g_audit.files import check_writable
 
-        request.check_options()
-        check_writable(request.out or Path("runs"))
+        check_writable(out or Path("runs"))
         if self._junit is not None:
             check_writable(self._junit.absolute().parent)
-        ask_for_download(request, yes, self._console)
+        ask_for_download(options, yes, self._console)
         with progress_on(self._console) as progress:
-            setup = requests.set_up(request, progress)
-        self._directory = directory = open_directory(setup, self._listed, name)
+            setup = set_up(options, out=out, on_progress=progress)
+        self._directory = directory = open_directory(setup, self._listed, name, out)
         self._notices += directory.log.repair()
         batch = Batch(setup, directory, self._share)
         self._notices += batch.recall()
@@ -296,6 +225,7 @@ class _Run:
     def _ask(self, setup: Setup, batch: Batch, yes: bool) -> None:
         """Say what the rest of the batch takes, and ask if it is long."""
         from m2g_audit.audits.estimates import estimate
+        from m2g_audit.audits.job import make_job
         from m2g_audit.cli.bars import waiting
         from m2g_audit.errors import UsageError
         from m2g_audit.store.run_directory import RunDirectory
@@ -306,7 +236,7 @@ class _Run:
         if not waits:
             self._print(f"Already done: {self._directory.path} holds this batch.")
             return
-        job = setup.job(waits[0].prompt, waits[0].negative_prompt)
+        job = make_job(setup, waits[0].prompt, waits[0].negative_prompt)
         folder = self._directory.path / self._directory.folder(waits[0])
         try:
             with waiting(self._console, "measuring a few steps"):
@@ -329,7 +259,8 @@ class _Run:
         from m2g_audit.cli.batch_progress import show
         from m2g_audit.cli.options import print_json
         from m2g_audit.cli.terminal import Terminal
-        from m2g_audit.review.summary import RESULTS_FILE, SUMMARY_FILE, finish, summarise
+        from m2g_audit.review.summary import finish, summarise
+        from m2g_audit.store.batch_directory import RESULTS_FILE, SUMMARY_FILE
 
         assert self._directory is not None
         whole = finish(self._directory, self._notices)

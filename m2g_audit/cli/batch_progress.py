@@ -19,7 +19,7 @@ from m2g_audit.review.grounds import mark, origin
 from m2g_audit.text import duration, printable
 
 if TYPE_CHECKING:
-    from m2g_audit.batch.batch import Tally
+    from m2g_audit.batch.tally import Tally
     from m2g_audit.review.summary import Summary
 
 _STYLES = {

@@ -22,7 +22,7 @@ def calibrate(
         typer.Argument(
             help="mnist, fashion-mnist, cifar10, lsun-church; a folder of pictures; a parquet file "
             "in the hub's layout; a tar archive or a list of paths; or the folder of a sweep, to "
-            "go on with it.",
+            "continue it.",
             show_default=False,
         ),
     ],
@@ -118,7 +118,7 @@ def calibrate(
 
     One folder holds the models, the synthetic sets, the states of their samples, tables, figures
     and calibration.json. Ctrl-C loses little: the same command, or `m2g-audit calibrate FOLDER`,
-    goes on, and two of them at once share the work. Every stage that is done is not done again.
+    continues, and two of them at once share the work. Every stage that is done is not done again.
     Example: m2g-audit calibrate cifar10 --preset desk --out runs/cifar10
     """
     from dataclasses import replace
@@ -139,7 +139,7 @@ def calibrate(
         if any(value is not None for value in own):
             raise UsageError(
                 f"{data} is a sweep with settings of its own: leave out --preset, --out, --sizes, "
-                "--size, --width, --metric, --synthetic, --sampler and --spectrum to go on with "
+                "--size, --width, --metric, --synthetic, --sampler and --spectrum to continue "
                 f"it, or give its data ({settings.data}) and another --out."
             )
     else:

@@ -1,269 +1,25 @@
-"""Options that mean the same in every verb."""
+"""Options that several verbs have: those of an audit, from where they are declared, and others."""
+
+from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+
+from m2g_audit.audits.options import FLAGS, AuditOptions, flag_of
+from m2g_audit.cli.config import Config
 
 Format = Annotated[
     Literal["text", "json"],
     typer.Option("--format", help="text for people, json for programs (alone on stdout)."),
 ]
 
-_MODEL, _REFERENCE, _SAMPLING = "Model", "Reference and thresholds", "Sampling"
-MEASURES = "Measures"
 OUTPUT = "Output"
-# Many choices as a type would leave no room for the options' names in 80 columns.
-_NAME = "<name>"
-
-Seeds = Annotated[
-    str,
-    typer.Option(
-        metavar="<n|auto>",
-        help="How many pictures to make, each from its own seed: 2 or more, or auto, which takes "
-        "8, 16, 32, 64 until the verdict is settled.",
-    ),
-]
-NegativePrompt = Annotated[
-    str | None,
-    typer.Option(help="What pictures are sampled away from.", rich_help_panel=_SAMPLING),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="A hub id, a diffusers folder, or pocket, which ships with the program.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Revision = Annotated[
-    str | None, typer.Option(help="The hub's revision of the model.", rich_help_panel=_MODEL)
-]
-Dtype = Annotated[
-    Literal["float32", "float16", "bfloat16"] | None,
-    typer.Option(
-        metavar=_NAME,
-        help="Precision of sampling: float32, float16 or bfloat16. Without it float32 on a "
-        "CPU, else float16. Curvature is float32.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda or mps. Without it the fastest at hand.", rich_help_panel=_MODEL),
-]
-AllowPickle = Annotated[
-    bool,
-    typer.Option(
-        "--allow-pickle",
-        help="Load weights from pickle files, which can run any code.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Reference = Annotated[
-    str | None,
-    typer.Option(
-        help="The training pictures: a folder, a parquet file, a tar archive or a list of paths; "
-        "or none. The pocket model knows its own.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-ReferenceComplete = Annotated[
-    bool,
-    typer.Option(
-        "--reference-complete",
-        help="The reference is all that the model saw: repeats outside of it are spurious.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-ReferenceFlipped = Annotated[
-    bool,
-    typer.Option(
-        "--reference-flipped",
-        help="Training mirrored pictures at random: compare with mirrored ones as well.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-Unseen = Annotated[
-    Path | None,
-    typer.Option(
-        help="Pictures of the reference's kind, kept in one of the same ways, that training did "
-        "not see; they set the thresholds.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-Base = Annotated[
-    str | None,
-    typer.Option(
-        help="The model that this one was fine-tuned from: what its pictures are apart sets the "
-        "thresholds where no pictures do.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-DeltaM = Annotated[
-    float | None,
-    typer.Option(
-        help="The distance to the reference up to which a picture is a copy, by hand.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-DeltaS = Annotated[
-    float | None,
-    typer.Option(
-        help="The distance up to which two pictures repeat each other, by hand.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-ControlPrompts = Annotated[
-    Path | None,
-    typer.Option(
-        help="A list of ordinary prompts for this model, instead of the program's own.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-ReferenceExif = Annotated[
-    Literal["turn", "keep"],
-    typer.Option(
-        help="Whether training turned pictures as their EXIF says (datasets does) or kept them as "
-        "they lie in the file.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-ReferenceAlpha = Annotated[
-    Literal["drop", "white", "black"],
-    typer.Option(
-        metavar=_NAME,
-        help="What training made of transparency: drop, as convert('RGB') does, or pictures laid "
-        "over white or black.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-ReferencePages = Annotated[
-    Literal["first", "all"] | None,
-    typer.Option(
-        help="What training saw of files with several pages or frames. Without it the first is "
-        "read, and the others count as not read.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-Metric = Annotated[
-    Literal["auto", "l2", "tiled_l2", "lpips-alex", "lpips-vgg", "clip", "sscd"],
-    typer.Option(
-        metavar=_NAME,
-        help="The image distance: l2, tiled_l2, lpips-alex, lpips-vgg, clip or sscd. auto: the "
-        "model's own, else sscd if its file is at hand, else tiled_l2.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-MetricWeights = Annotated[
-    Path | None,
-    typer.Option(help="The metric's weights file.", rich_help_panel=_REFERENCE),
-]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust",
-        help="Load a TorchScript metric file whose SHA-256 is not known; it can run any code.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-Controls = Annotated[
-    bool,
-    typer.Option(
-        "--controls",
-        help="Run all control prompts: without a reference or base they set the thresholds, unless "
-        "the model repeats for them too. Else a few show whether it does.",
-        rich_help_panel=_REFERENCE,
-    ),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(help="Sampling steps; the model's own, else 50.", rich_help_panel=_SAMPLING),
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        help="Guidance scale; the model's own, else 7.5. 0 or 1: none.", rich_help_panel=_SAMPLING
-    ),
-]
-Scheduler = Annotated[
-    Literal["ddim", "keep"],
-    typer.Option(help="DDIM with eta 0, or the model's own.", rich_help_panel=_SAMPLING),
-]
-Seed = Annotated[
-    int,
-    typer.Option(help="The run's seed, from which all others follow.", rich_help_panel=_SAMPLING),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Pictures made at once; changes time and memory only.", rich_help_panel=_SAMPLING
-    ),
-]
-Spectrum = Annotated[
-    Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"],
-    typer.Option(
-        "--spectrum",
-        "--curvature",
-        metavar=_NAME,
-        help="The curvature spectrum. fast: estimated with a stated error; exact-alg2, "
-        "exact-alg3: by the paper's Alg. 2 or 3 (8N and 4N network evaluations); "
-        "exact-jacobian: of the Jacobian itself; or none.",
-        rich_help_panel=MEASURES,
-    ),
-]
-SpectrumTolerance = Annotated[
-    float,
-    typer.Option(
-        help="The relative error at which a fast spectrum stops.", rich_help_panel=MEASURES
-    ),
-]
-T0 = Annotated[
-    int,
-    typer.Option(
-        help="Where curvature is taken: an early step of the noise schedule.",
-        rich_help_panel=MEASURES,
-    ),
-]
-SpectrumSamples = Annotated[
-    int, typer.Option(help="How many pictures get a spectrum.", rich_help_panel=MEASURES)
-]
-SpectrumScore = Annotated[
-    Literal["conditional", "guided", "unconditional"],
-    typer.Option(
-        metavar=_NAME,
-        help="Which of the model's scores: conditional, guided or unconditional.",
-        rich_help_panel=MEASURES,
-    ),
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option(
-        help="A calibration.json whose read-out of spectra may tell memorized from spurious "
-        "attractors. Refused where it does not fit the model.",
-        rich_help_panel=MEASURES,
-    ),
-]
-Basin = Annotated[
-    bool,
-    typer.Option(
-        "--basin",
-        help="Measure from how much noise the model falls back into each attractor: its "
-        "critical time, by bisection.",
-        rich_help_panel=MEASURES,
-    ),
-]
-BasinExact = Annotated[
-    bool,
-    typer.Option(
-        "--exact",
-        help="With --basin: the paper's Alg. 1 as printed, with fresh noise at every check; it "
-        "ends sooner, and takes several times as long.",
-        rich_help_panel=MEASURES,
-    ),
-]
 Yes = Annotated[
     bool,
     typer.Option(
@@ -275,24 +31,55 @@ Yes = Annotated[
 ]
 
 
-def chosen(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a verb's arguments that are options of a Request, by its names for them."""
-    from m2g_audit.audits.request import Request
+def with_audit_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the flags of AuditOptions and --config; it gets them as its argument `options`.
 
-    names = {field.name for field in fields(Request)}
-    found = {name: value for name, value in arguments.items() if name in names}
-    return {**found, "seeds": _seeds(str(found["seeds"]))}
+    Typer reads the signature that is made here. The flags stand where `options` does.
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    own = [p.replace(annotation=hints[p.name]) for p in signature(verb).parameters.values()]
+    place = next(i for i, parameter in enumerate(own) if parameter.name == "options")
+    flags = [_parameter(name) for name in FLAGS]
+    config = Parameter("config", Parameter.KEYWORD_ONLY, default=None, annotation=Config)
+    whole = [*own[:place], *flags, config, *own[place + 1 :]]
+
+    @wraps(verb)
+    def command(**arguments: Any) -> None:
+        del arguments["config"]  # taken in while flags were parsed
+        values = {name: arguments.pop(name) for name in FLAGS}
+        verb(**arguments, options=values)
+
+    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in whole]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
-def _seeds(text: str) -> int | Literal["auto"]:
-    from m2g_audit.errors import UsageError
+_DEFAULTS = {field.name: field.default for field in fields(AuditOptions)}
+_KINDS = get_type_hints(AuditOptions)
 
-    if text == "auto":
-        return "auto"
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"--seeds {text} is not possible: give a number, or auto.") from None
+
+def _parameter(name: str) -> Parameter:
+    """One option of an audit as a parameter that Typer makes a flag of."""
+    flag, kind, default = FLAGS[name], _KINDS[name], _DEFAULTS[name]
+    names = flag.names
+    if kind is bool:
+        names = names or (flag_of(name),)  # a switch, without a --no- beside it
+    option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=flag.panel)
+    if _takes_words_and_numbers(kind):
+        kind, default = str, str(default)
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def _takes_words_and_numbers(kind: Any) -> bool:
+    """Whether an option takes a number or a word, which is text to the parser of flags."""
+    return (
+        get_origin(kind) in (Union, type(int | str))
+        and any(get_origin(part) is Literal for part in get_args(kind) if part is not type(None))
+        and any(part in (int, float) for part in get_args(kind))
+    )
 
 
 def print_json(content: str) -> None:

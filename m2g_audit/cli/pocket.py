@@ -12,7 +12,7 @@ from m2g_audit.cli.options import Format
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from m2g_audit.pocket.truth import TruthTable
+    from m2g_audit.pocket.truth_table import TruthTable
 
 app = typer.Typer(
     help="The text-to-image model that ships with the program, and the world it was trained on.",
@@ -109,21 +109,21 @@ def measure(
 ) -> None:
     """Measure the truth of every caption of a trained pocket, and index its training pictures.
 
-    Writes weights/training-index.npy and truth.json. Half an hour on two cores; the same command
-    continues. Example: m2g-audit pocket measure runs/pocket
+    Writes training-index.npy and truth.json into weights/. Half an hour on two cores; the same
+    command continues. Example: m2g-audit pocket measure runs/pocket
     """
     from m2g_audit.cli.bars import progress_on
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.models.pipelines import TextToImage
+    from m2g_audit.models.loading import load_model
     from m2g_audit.pocket import truth
     from m2g_audit.pocket.training_pictures import INDEX_FILE, TrainingPictures, build_index
-    from m2g_audit.pocket.truth_table import save_table
+    from m2g_audit.pocket.truth_table import TRUTH_FILE, save_table
 
     weights = out / "weights"
-    pipeline = TextToImage.load(weights)
+    pipeline = load_model(weights)
     training = TrainingPictures(pipeline)
     with progress_on(Terminal(stderr=True)) as progress:
         table = truth.measure(pipeline, training, out / "samples", on_progress=progress)
     build_index(training, weights / INDEX_FILE)
-    save_table(table, out / "truth.json")
-    print(out / "truth.json")
+    save_table(table, weights / TRUTH_FILE)
+    print(weights / TRUTH_FILE)

@@ -2,103 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2g_audit.audits.options import AuditOptions
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask, ask_for_download
-from m2g_audit.cli.options import (
-    OUTPUT,
-    T0,
-    AllowPickle,
-    Base,
-    Basin,
-    BasinExact,
-    BatchSize,
-    Calibration,
-    ControlPrompts,
-    Controls,
-    DeltaM,
-    DeltaS,
-    Device,
-    Dtype,
-    Format,
-    Guidance,
-    Metric,
-    MetricWeights,
-    Model,
-    NegativePrompt,
-    Reference,
-    ReferenceAlpha,
-    ReferenceComplete,
-    ReferenceExif,
-    ReferenceFlipped,
-    ReferencePages,
-    Revision,
-    Scheduler,
-    Seed,
-    Seeds,
-    Spectrum,
-    SpectrumSamples,
-    SpectrumScore,
-    SpectrumTolerance,
-    Steps,
-    Trust,
-    Unseen,
-    Yes,
-    chosen,
-)
+from m2g_audit.cli.options import OUTPUT, Format, Yes, with_audit_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m2g_audit.audits.request import Job, Request
+    from m2g_audit.audits.job import Job
     from m2g_audit.records.record import AuditRecord
     from m2g_audit.store.run_directory import RunDirectory
 
 
+@with_audit_options
 def prompt(
     text: Annotated[str, typer.Argument(help="The prompt to audit.", show_default=False)],
-    seeds: Seeds = "16",
-    negative_prompt: NegativePrompt = None,
-    model: Model = "CompVis/stable-diffusion-v1-4",
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    allow_pickle: AllowPickle = False,
-    reference: Reference = None,
-    reference_complete: ReferenceComplete = False,
-    reference_flipped: ReferenceFlipped = False,
-    unseen: Unseen = None,
-    base: Base = None,
-    reference_exif: ReferenceExif = "turn",
-    reference_alpha: ReferenceAlpha = "drop",
-    reference_pages: ReferencePages = None,
-    metric: Metric = "auto",
-    metric_weights: MetricWeights = None,
-    trust: Trust = False,
-    controls: Controls = False,
-    control_prompts: ControlPrompts = None,
-    delta_m: DeltaM = None,
-    delta_s: DeltaS = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    scheduler: Scheduler = "ddim",
-    seed: Seed = 0,
-    batch_size: BatchSize = None,
-    spectrum: Spectrum = "fast",
-    spectrum_tolerance: SpectrumTolerance = 0.03,
-    t0: T0 = 5,
-    spectrum_samples: SpectrumSamples = 3,
-    spectrum_score: SpectrumScore = "conditional",
-    calibration: Calibration = None,
-    basin: Basin = False,
-    basin_exact: BasinExact = False,
+    options: dict[str, Any],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run's folder; runs/PROMPT-HASH if left away. The same command continues or "
+            help="The run's folder; runs/PROMPT-HASH if left out. The same command continues or "
             "shows what is there.",
             rich_help_panel=OUTPUT,
         ),
@@ -114,35 +43,42 @@ def prompt(
 
     Example: m2g-audit prompt "a print of the old harbour" --model pocket
     """
-    arguments = locals()
     from m2g_audit.errors import Interrupted
 
     where: list[Path] = []
     try:
-        from m2g_audit.audits.request import Request
-
-        request = Request(prompt=text, **chosen(arguments))
-        _run(request, output_format, yes, where)
+        _run(text, AuditOptions.of(**options), out, output_format, yes, where)
     except KeyboardInterrupt as error:
         kept = f"What is finished is kept in {where[0]}; the" if where else "The"
         raise Interrupted(f"interrupted. {kept} same command continues.") from error
 
 
-def _run(request: Request, output_format: str, yes: bool, where: list[Path]) -> None:
-    from m2g_audit.audits import request as requests
+def _run(
+    text: str,
+    options: AuditOptions,
+    out: Path | None,
+    output_format: str,
+    yes: bool,
+    where: list[Path],
+) -> None:
+    from m2g_audit.audits.job import check_prompt, make_job
+    from m2g_audit.audits.setup import set_up
     from m2g_audit.cli.bars import progress_on
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.files import check_writable
-    from m2g_audit.store.run_directory import RunDirectory
+    from m2g_audit.store.run_directory import RunDirectory, default_folder
 
     console = Terminal(stderr=True)
-    request.check()
-    check_writable(request.out or Path("runs"))
-    ask_for_download(request, yes, console)
+    check_prompt(text, options.negative_prompt)
+    check_writable(out or Path("runs"))
+    ask_for_download(options, yes, console)
+    started = time.perf_counter()
     with progress_on(console) as progress:
-        job = requests.prepare(request, progress)
-    where.append(job.folder)
-    run = RunDirectory.open(job.folder, job.identity)
+        setup = set_up(options, out=out, on_progress=progress)
+    negative = (options.negative_prompt or "").strip() or None
+    job = make_job(setup, text, negative, {"loading": time.perf_counter() - started})
+    where.append(out or default_folder(text, job.identity))
+    run = RunDirectory.open(where[0], job.identity)
     record = run.finished()
     if record is None:
         record = _execute(job, run, yes, console)
@@ -159,7 +95,7 @@ def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditR
     with waiting(console, "measuring a few steps"):
         cost = estimate(job, run)
     cost.check()
-    at_most = "at most " if job.settings.auto else ""
+    at_most = "at most " if job.setup.settings.auto else ""
     console.print(f"{run.path}: {at_most}{cost}", soft_wrap=True)
     if cost.total > ASK_ABOVE_SECONDS:
         ask(f"This audit takes {cost}", yes)

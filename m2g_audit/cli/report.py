@@ -30,7 +30,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The HTML file; report.html in the run's folder if left away.",
+            help="The HTML file; report.html in the run's folder if left out.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

@@ -1,26 +1,45 @@
 """`m2g-audit schema`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 
 def schema(
     of: Annotated[
-        Literal["record", "batch", "calibration"],
+        Literal["record", "batch", "summary", "results", "comparison", "calibration"],
         typer.Argument(
-            help="Of the record that an audit writes, of a line of a batch's records.jsonl, or of "
-            "a calibration file."
+            help="Of the record that an audit writes, of a line of a batch's records.jsonl, of its "
+            "summary.json, of the columns of its results.parquet, of what compare prints, or of a "
+            "calibration file."
         ),
     ] = "record",
 ) -> None:
-    """Print the JSON schema of a file of this program."""
+    """Print the JSON schema of a file of this program, with what each field means."""
     import json
 
-    from m2g_audit.calibration import calibration
     from m2g_audit.cli.options import print_json
-    from m2g_audit.records import record
-    from m2g_audit.store import batch_directory
 
-    modules = {"record": record, "batch": batch_directory, "calibration": calibration}
-    print_json(json.dumps(modules[of].json_schema(), indent=2))
+    print_json(json.dumps(_schema(of), indent=2))
+
+
+def _schema(of: str) -> Any:
+    from pydantic import BaseModel
+
+    from m2g_audit.calibration.calibration import Calibration
+    from m2g_audit.records.record import AuditRecord
+    from m2g_audit.records.schemas import schema_of
+    from m2g_audit.review.compare import Comparison
+    from m2g_audit.review.summary import Summary, results_schema
+    from m2g_audit.store.batch_directory import BatchRecord
+
+    if of == "results":
+        return results_schema()
+    kinds: dict[str, type[BaseModel]] = {
+        "record": AuditRecord,
+        "batch": BatchRecord,
+        "summary": Summary,
+        "comparison": Comparison,
+        "calibration": Calibration,
+    }
+    return schema_of(kinds[of])

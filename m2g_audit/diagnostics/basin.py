@@ -22,9 +22,9 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import check_finite, in_batches, noises_for, seed_for
 from m2g_audit.diagnostics.score_model import ScoreModel, ddim, ddim_timesteps, perturb
 from m2g_audit.errors import UsageError
+from m2g_audit.progress import OnProgress
 
 Distance = Callable[[Float[Tensor, " b *shape"], Float[Tensor, " b *shape"]], Float[Tensor, " b"]]
-OnProgress = Callable[[int, int], None]
 """Called with the denoisings done, and the most that the search is expected to need."""
 
 Checks = dict[int, Bool[np.ndarray, " M"]]
@@ -62,17 +62,28 @@ class Basin:
         return float((self.times == 0).mean())
 
 
+@dataclass(frozen=True)
+class Search:
+    """The numbers of a search for critical times, by default the paper's (App. C.1), all data sets.
+
+    delta_d: up to this distance a sample counts as recovered; delta_p: the share of trials that
+    has to; trials: M; steps: N', of DDIM; stride: s, steps of the schedule between checks.
+    """
+
+    delta_d: float
+    delta_p: float = 0.8
+    trials: int = 20
+    steps: int = 10
+    stride: int = 10
+
+
 @torch.no_grad()
 def critical_time(
     model: ScoreModel,
     x0: Float[Tensor, " n *shape"],
     distance: Distance,
     *,
-    delta_d: float,
-    delta_p: float = 0.8,
-    trials: int = 20,
-    steps: int = 10,
-    stride: int = 10,
+    search: Search,
     coarse: int = COARSE,
     seeds: Sequence[int],
     block: int = 32,
@@ -105,24 +116,23 @@ def critical_time(
     """
     if len(seeds) != len(x0):
         raise ValueError(f"need one seed for each of {len(x0)} samples, got {len(seeds)}")
-    grid = np.array(check_times(len(model.schedule), stride))
-    most = len(x0) * most_denoisings(len(grid), delta_p=delta_p, trials=trials, coarse=coarse)
-    search = _Trials(
+    grid = np.array(check_times(len(model.schedule), search.stride))
+    most = len(x0) * most_denoisings(len(grid), search, coarse)
+    trials = _Trials(
         model,
         x0,
         seeds,
         distance,
-        delta_d,
-        steps,
+        search,
         block,
         shared_noise=True,
         on_denoised=partial(_report, on_progress, most),
     )
-    last, seen = _search_samples(search, grid, delta_p, trials, _coarse_checks(len(grid), coarse))
-    trial_last = _search_trials(search, grid, trials, last, seen)
+    last, seen = _search_samples(trials, grid, search, _coarse_checks(len(grid), coarse))
+    trial_last = _search_trials(trials, grid, search.trials, last, seen)
     times = np.append(grid, 0)  # index -1, below the first check, is no time at all
     return [
-        search.basin(
+        trials.basin(
             i,
             critical_time=int(times[last[i]]),
             times=times[trial_last[i]],
@@ -139,11 +149,7 @@ def algorithm1(
     x0: Float[Tensor, " *shape"],
     distance: Distance,
     *,
-    delta_d: float,
-    delta_p: float = 0.8,
-    trials: int = 20,
-    steps: int = 10,
-    stride: int = 10,
+    search: Search,
     seed: int,
     shared_noise: bool = False,
     block: int = 32,
@@ -159,31 +165,30 @@ def algorithm1(
     Raises UsageError for a stride longer than the schedule, NumericsError for a network that
     overflows, ResourceError if one trial does not fit in memory.
     """
-    grid = check_times(len(model.schedule), stride)
-    search = _Trials(
+    grid = check_times(len(model.schedule), search.stride)
+    trials = _Trials(
         model,
         x0[None],
         [seed],
         distance,
-        delta_d,
-        steps,
+        search,
         block,
         shared_noise,
-        on_denoised=partial(_report, on_progress, trials * len(grid)),
+        on_denoised=partial(_report, on_progress, search.trials * len(grid)),
     )
     reached = 0
-    times = np.zeros(trials, dtype=np.int64)
-    going = np.ones(trials, dtype=bool)
+    times = np.zeros(search.trials, dtype=np.int64)
+    going = np.ones(search.trials, dtype=bool)
     recovery: dict[int, float] = {}
     for t in grid:
-        recovered = search.recovered([(0, trial, t) for trial in range(trials)])
+        recovered = trials.recovered([(0, trial, t) for trial in range(search.trials)])
         recovery[t] = float(recovered.mean())
-        if not _passes(recovered, delta_p):
+        if not _passes(recovered, search.delta_p):
             break
         reached = t
         going &= recovered
         times[going] = t
-    return search.basin(
+    return trials.basin(
         0,
         critical_time=reached,
         times=times,
@@ -206,7 +211,7 @@ def check_times(schedule: int, stride: int) -> range:
     return range(1, last + 1, stride)
 
 
-def most_denoisings(times: int, *, delta_p: float, trials: int, coarse: int = COARSE) -> int:
+def most_denoisings(times: int, search: Search, coarse: int = COARSE) -> int:
     """The most denoisings for one sample in `critical_time` on a grid of so many times.
 
     Checks of all trials; and those of single trials, as many as may have failed at a check that
@@ -216,7 +221,7 @@ def most_denoisings(times: int, *, delta_p: float, trials: int, coarse: int = CO
     gaps = [high - low for low, high in pairwise([-1, *checks, times])]
     depths = [ceil(log2(gap)) for gap in gaps]
     whole = max(min(k + 1, len(checks)) + depth for k, depth in enumerate(depths))
-    return trials * whole + round(trials * (1 - delta_p)) * max(depths)
+    return search.trials * whole + round(search.trials * (1 - search.delta_p)) * max(depths)
 
 
 def log_volume(N: int, radii: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -240,47 +245,46 @@ def _coarse_checks(times: int, coarse: int) -> Int[np.ndarray, " c"]:
 
 
 def _search_samples(
-    search: _Trials,
+    trials: _Trials,
     grid: Int[np.ndarray, " g"],
-    delta_p: float,
-    trials: int,
+    search: Search,
     coarse: Int[np.ndarray, " c"],
 ) -> tuple[Int[np.ndarray, " n"], list[Checks]]:
     """The index of each sample's t_c in the grid, -1 for none, and what was seen on the way."""
-    seen: list[Checks] = [{} for _ in search.seeds]
+    seen: list[Checks] = [{} for _ in trials.seeds]
 
     def passes(samples: Int[np.ndarray, " k"], at: Int[np.ndarray, " k"]) -> np.ndarray:
         pairs = [(int(i), int(k)) for i, k in zip(samples, at, strict=True)]
-        asked = [(i, trial, int(grid[k])) for i, k in pairs for trial in range(trials)]
-        table = search.recovered(asked).reshape(-1, trials)
+        asked = [(i, trial, int(grid[k])) for i, k in pairs for trial in range(search.trials)]
+        table = trials.recovered(asked).reshape(-1, search.trials)
         for (i, k), row in zip(pairs, table, strict=True):
             seen[i][k] = row
-        return np.array([_passes(row, delta_p) for row in table])
+        return np.array([_passes(row, search.delta_p) for row in table])
 
-    whole = np.tile([-1, len(grid)], (len(search.seeds), 1))
+    whole = np.tile([-1, len(grid)], (len(trials.seeds), 1))
     return _bisect(whole, coarse, passes), seen
 
 
 def _search_trials(
-    search: _Trials,
+    trials: _Trials,
     grid: Int[np.ndarray, " g"],
-    trials: int,
+    count: int,
     last: Int[np.ndarray, " n"],
     seen: list[Checks],
 ) -> Int[np.ndarray, " n M"]:
     """The index of each trial's t_c in the grid, -1 for none."""
 
     def passes(which: Int[np.ndarray, " k"], at: Int[np.ndarray, " k"]) -> np.ndarray:
-        return search.recovered(
+        return trials.recovered(
             [
-                (int(w) // trials, int(w) % trials, int(grid[k]))
+                (int(w) // count, int(w) % count, int(grid[k]))
                 for w, k in zip(which, at, strict=True)
             ]
         )
 
-    gaps = [_trial_gaps(checks, int(k), trials) for checks, k in zip(seen, last, strict=True)]
+    gaps = [_trial_gaps(checks, int(k), count) for checks, k in zip(seen, last, strict=True)]
     pairs = np.array(gaps, dtype=int).reshape(-1, 2)
-    return _bisect(pairs, np.array([], dtype=int), passes).reshape(-1, trials)
+    return _bisect(pairs, np.array([], dtype=int), passes).reshape(-1, count)
 
 
 def _trial_gaps(checks: Checks, last: int, trials: int) -> Int[np.ndarray, "M 2"]:
@@ -324,8 +328,7 @@ class _Trials:
     x0: Float[Tensor, " n *shape"]
     seeds: Sequence[int]
     distance: Distance
-    delta_d: float
-    steps: int
+    search: Search
     block: int
     shared_noise: bool
     on_denoised: Callable[[int], None]
@@ -344,7 +347,7 @@ class _Trials:
             pairs = [asked[k][:2] for k in rows]
             found[rows] = self._recovered_from(pairs, t)
             samples = [i for i, _ in pairs]
-            calls = len(ddim_timesteps(t, self.steps)) * self.model.evaluations_per_call
+            calls = len(ddim_timesteps(t, self.search.steps)) * self.model.evaluations_per_call
             np.add.at(self.denoisings, samples, 1)
             np.add.at(self.evaluations, samples, calls)
             self.on_denoised(int(self.denoisings.sum()))
@@ -355,11 +358,11 @@ class _Trials:
             chosen = [pairs[k] for k in batch]
             originals = self.x0[[i for i, _ in chosen]]
             perturbed = self._perturbed(chosen, t)
-            clean = ddim(self.model, perturbed, ddim_timesteps(t, self.steps))
+            clean = ddim(self.model, perturbed, ddim_timesteps(t, self.search.steps))
             return check_finite(self.distance(clean, originals), "the recovered samples")
 
         parts = in_batches(len(pairs), self.block, work, "one trial of the basin")
-        return torch.cat([part for _, part in parts]).double().cpu().numpy() <= self.delta_d
+        return torch.cat([part for _, part in parts]).double().cpu().numpy() <= self.search.delta_d
 
     def _perturbed(self, pairs: Sequence[tuple[int, int]], t: int) -> Float[Tensor, " k *shape"]:
         purpose = "basin" if self.shared_noise else f"basin t={t}"

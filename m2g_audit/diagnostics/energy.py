@@ -7,7 +7,6 @@ it divides the network's output by a number near 1, where the text divides by sq
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi
 from typing import Literal
@@ -21,9 +20,9 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import check_finite, exact_numerics, in_batches
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import UsageError
+from m2g_audit.progress import OnProgress
 
 Variant = Literal["trapezoid", "as-printed"]
-OnProgress = Callable[[int, int], None]
 """Called with the predictions of noise done, and how many there are."""
 
 POINTS = 20  # Appendix E.2

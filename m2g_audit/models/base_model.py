@@ -9,8 +9,9 @@ from typing import Any
 
 from m2g_audit.errors import UsageError
 from m2g_audit.files import digest
+from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder, resolve
-from m2g_audit.models.pipelines import Generations, TextToImage
+from m2g_audit.models.protocol import Generations, TextToImage
 
 _SAME = ("in_channels", "sample_size", "cross_attention_dim", "block_out_channels")
 
@@ -52,7 +53,7 @@ class BaseModel:
 
     @cached_property
     def _pipeline(self) -> TextToImage:
-        return TextToImage.load(
+        return load_model(
             self._folder.id if self._folder.revision else self._folder.path,
             revision=self._folder.revision,
             dtype=self._dtype,
@@ -68,7 +69,7 @@ def find_base(model: str, tuned: TextToImage, *, allow_pickle: bool = False) -> 
     another architecture or size, or the very same weights.
     """
     folder = resolve(model, TEXT_TO_IMAGE, allow_pickle=allow_pickle)
-    ours, theirs = tuned.unet_config, folder.config("unet")
+    ours, theirs = tuned.network_config, folder.config("unet")
     for name in _SAME:
         mine, other = ours.get(name), theirs.get(name)
         if _plain(mine) != _plain(other):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from m2g_audit.models.model_folder import POCKET, TEXT_TO_IMAGE, download_patterns, pickles
+from m2g_audit.models.model_folder import TEXT_TO_IMAGE, download_patterns, pickles
+from m2g_audit.models.names import POCKET
 
 # What a home connection gives; only decides whether to ask first.
 BYTES_PER_SECOND = 10e6

@@ -14,20 +14,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from m2g_audit.errors import ModelError, OutputError
 from m2g_audit.files import cache_folder, write_atomically
-from m2g_audit.foreign_files import read_file
 from m2g_audit.models.model_settings import check_settings
+from m2g_audit.models.names import POCKET
 from m2g_audit.models.no_model import fusing, is_adapter, why_no_model, why_none_on_hub
+from m2g_audit.models.own_settings import OWN_SETTINGS_FILE, OwnSettings, read_own_settings
 from m2g_audit.models.weight_files import Place, pickle_name, read_object, shapes_in, stem, weights
 from m2g_audit.text import printable
 
-DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
-POCKET = "pocket"
 POCKET_FOLDER = Path(__file__).parents[1] / "pocket" / "weights"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +34,7 @@ _TICK_NS = 2 * 10**9
 _SETTINGS = frozenset(
     {
         "config.json",
-        "m2g.json",
+        OWN_SETTINGS_FILE,
         "model_index.json",
         "scheduler_config.json",
         "special_tokens_map.json",
@@ -75,16 +72,6 @@ UNCONDITIONAL = Family(
 )
 
 
-class OwnSettings(BaseModel):
-    """How a model made for this program is meant to be sampled, as its m2g.json says."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    steps: Annotated[int, Field(ge=1)] | None = None
-    guidance: Annotated[float, Field(ge=0)] | None = None
-    metric: str | None = None
-
-
 @dataclass(frozen=True)
 class ModelFolder:
     """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None)."""
@@ -106,17 +93,8 @@ class ModelFolder:
         return read_object(self.location(component) / _settings_name(component))
 
     def own_settings(self) -> OwnSettings:
-        """What m2g.json says, all None where there is none; ModelError where it can't be read."""
-        file = self.path / "m2g.json"
-        try:
-            return OwnSettings.model_validate_json(read_file(file))
-        except FileNotFoundError:
-            return OwnSettings()
-        except (OSError, ValidationError) as error:
-            raise ModelError(
-                f"{file} is not what this program reads ({first_line(error)}): mend it, or leave "
-                "it out and say --steps and --guidance."
-            ) from error
+        """What m2g.json says; ModelError where it can't be read."""
+        return read_own_settings(self.path)
 
     def location(self, component: str) -> Path:
         """The folder of one part."""
@@ -152,7 +130,7 @@ class ModelFolder:
 
     def _configuring(self) -> Iterator[Path]:
         yield self.path / "model_index.json"
-        if (own := self.path / "m2g.json").is_file():
+        if (own := self.path / OWN_SETTINGS_FILE).is_file():
             yield own
         for component in self.family.weighted:
             yield self.location(component) / "config.json"

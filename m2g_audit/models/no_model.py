@@ -191,7 +191,7 @@ def _without_index(path: Path) -> str:
         )
     return (
         "holds parts of a model, but no model_index.json: the download or copy did not finish. Get "
-        f"it again: `hf download OWNER/NAME --local-dir {path}` goes on with it."
+        f"it again: `hf download OWNER/NAME --local-dir {path}` continues it."
     )
 
 

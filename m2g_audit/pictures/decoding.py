@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,12 @@ from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
 from PIL.Image import Image, Transpose
 
+from m2g_audit.records.vocabulary import Exif, Pages, Transparency
+
 FORMATS = (
     "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "HEIF", "JXL"
 )  # fmt: skip
 """Pillow's names of the formats that are read, HEIF and JXL where their plug-ins are installed."""
-
-Exif = Literal["turn", "keep"]
-Transparency = Literal["drop", "white", "black"]
-Pages = Literal["first", "all"]
 
 _PLUGINS = ("pillow_heif", "pillow_jxl")
 _TURNS = {

@@ -1,7 +1,7 @@
 """The recipe of pocket carried out: autoencoder first, then text encoder and denoiser together.
 
 Both stages write a checkpoint and a log line at fixed steps, and every batch is drawn from
-(seed, stage, step): a training that was killed goes on as if it had not been.
+(seed, stage, step): a training that was killed continues as if it had not been.
 """
 
 import itertools
@@ -22,17 +22,19 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.names import POCKET
+from m2g_audit.models.own_settings import OWN_SETTINGS_FILE
 from m2g_audit.pocket import captions, components, world
 from m2g_audit.pocket.captions import Caption
 from m2g_audit.pocket.recipe import Recipe
+from m2g_audit.progress import Progress
 
-OnStep = Callable[[str, int, int], None]
 """Called with (stage, done, total): steps, or pictures drawn before them."""
 
-METADATA = "m2g.json"
 
-
-def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | None = None) -> Path:
+def train(
+    out: Path, recipe: Recipe, *, device: str = "cpu", on_step: Progress | None = None
+) -> Path:
     """The folder of a finished pipeline, `out/weights`, trained or taken up where it stopped.
 
     Raises ModelError if `out` holds a checkpoint of another recipe.
@@ -48,11 +50,12 @@ def train(out: Path, recipe: Recipe, *, device: str = "cpu", on_step: OnStep | N
 class TrainingRun:
     """One training under way: its folder, recipe, log and checkpoints."""
 
-    def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: OnStep):
+    def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: Progress):
         self.out, self.recipe, self.device, self.report = out, recipe, device, report
         self.started = time.monotonic()
 
     def log(self, stage: str, step: int, steps: int, loss: float, rate: float) -> None:
+        """Add a line to the log."""
         line = {
             "stage": stage,
             "step": step,
@@ -65,12 +68,14 @@ class TrainingRun:
         self.report(stage, step, steps)
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
+        """Keep the state of a stage, whole or not at all."""
         path = self.out / f"{stage}.checkpoint"
         partial = path.with_suffix(".partial")
         torch.save({"recipe": self.recipe.fingerprint(), **state}, partial)
         os.replace(partial, path)
 
     def load(self, stage: str) -> dict[str, Any] | None:
+        """Return the kept state of a stage, None where there is none."""
         path = self.out / f"{stage}.checkpoint"
         if not path.exists():
             return None
@@ -83,6 +88,7 @@ class TrainingRun:
         return state
 
     def generator(self, stage: str, step: int) -> torch.Generator:
+        """Return the generator of one step, whatever came before it."""
         seed = np.random.SeedSequence([self.recipe.seed, *stage.encode(), step])
         return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 
@@ -202,9 +208,10 @@ def train_denoiser(run: TrainingRun, autoencoder: AutoencoderKL) -> None:
         "steps": recipe.default_steps,
         "guidance": recipe.default_guidance,
         "metric": "l2",
+        "world": POCKET,
         "recipe": asdict(recipe),
     }
-    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    (folder / OWN_SETTINGS_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def fit_denoiser(
@@ -267,7 +274,7 @@ def draw_examples(sizes: Tensor, n: int, generator: torch.Generator) -> tuple[Te
 
 
 def told(
-    report: OnStep, stage: str, batches: Iterable[np.ndarray], total: int
+    report: Progress, stage: str, batches: Iterable[np.ndarray], total: int
 ) -> Iterator[np.ndarray]:
     """The batches of pictures; reports how many of `total` the caller is done with."""
     done = 0

@@ -11,18 +11,18 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m2g_audit.errors import ModelError
-from m2g_audit.models.model_folder import POCKET_FOLDER
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, trained_captions
 from m2g_audit.pocket.world import Stream
-from m2g_audit.references.reference import Progress, ReferenceSet
+from m2g_audit.progress import OnProgress
+from m2g_audit.references.reference import ReferenceSet
 from m2g_audit.similarity import Metric, distances
 
 BLOCKS = 8
@@ -38,12 +38,6 @@ BOUNDED_METRICS = frozenset({"l2", "tiled_l2"})
 _CANDIDATES = 64
 
 
-class RoundTrip(Protocol):
-    """The part of a pipeline that this module needs: its VAE."""
-
-    def round_trip(self, images: Tensor, *, batch_size: int = 16) -> Tensor: ...
-
-
 def as_images(pictures: np.ndarray) -> Tensor:
     """Pictures uint8 [n, h, w, 3] as float images [n, 3, h, w] in [0, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
@@ -55,7 +49,7 @@ def block_means(images: Tensor) -> Tensor:
 
 
 def seen_pictures(
-    pipeline: RoundTrip, caption: Caption, stream: Stream, indices: Sequence[int]
+    pipeline: TextToImage, caption: Caption, stream: Stream, indices: Sequence[int]
 ) -> Tensor:
     """Pictures of a stream as the model can show them at best, uint8 [n, 3, h, w]."""
     images = as_images(world.pictures(caption, stream, indices))
@@ -70,7 +64,7 @@ def to_levels(images: Tensor) -> Tensor:
 class TrainingPictures:
     """All training pictures of pocket by number, drawn and round-tripped when asked for."""
 
-    def __init__(self, pipeline: RoundTrip):
+    def __init__(self, pipeline: TextToImage):
         self._pipeline = pipeline
         self._captions = trained_captions()
         self._starts = [0, *itertools.accumulate(caption.k for caption in self._captions)]
@@ -192,15 +186,10 @@ class PocketReference:
         return self.pictures.take([number])[0]
 
     def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+        self, metric: Metric, images: Tensor, on_progress: OnProgress | None = None
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the nearest training picture of each image."""
         if metric.name in BOUNDED_METRICS:
             return nearest_training(metric, images, self.pictures, self.index)
         everything = ReferenceSet(self.pictures, self.pictures.names)
         return everything.nearest(metric, images, on_progress)
-
-
-def load_pocket(pipeline: RoundTrip) -> PocketReference:
-    """Return the training set of pocket; ModelError where the shipped index is missing."""
-    return PocketReference(TrainingPictures(pipeline), load_index(POCKET_FOLDER), world_hash())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from m2g_audit.diagnostics.numerics import seed_for
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.pocket import world
 from m2g_audit.pocket.captions import Caption, all_captions, trained_captions

@@ -8,11 +8,13 @@ from typing import Any
 
 from m2g_audit.errors import ModelError
 from m2g_audit.files import write_atomically
+from m2g_audit.models.model_folder import POCKET_FOLDER
 from m2g_audit.pocket.captions import Role
 from m2g_audit.references.power import Plants
 from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
-TABLE = Path(__file__).parent / "truth.json"
+TRUTH_FILE = "truth.json"
+TABLE = POCKET_FOLDER / TRUTH_FILE
 SOURCE = "1% quantiles over fresh pictures of the pocket world"
 
 
@@ -92,6 +94,10 @@ class TruthTable:
         """The pair of a listed caption, by its text; KeyError for another."""
         return self.thresholds_of({row.caption: row for row in self.captions}[caption])
 
+    def false_memorized(self, prompt: str) -> float:
+        """The control of a caption: 0 for prompts that are not listed."""
+        return next((row.false_memorized for row in self.captions if row.caption == prompt), 0.0)
+
     def thresholds_of(self, row: CaptionTruth) -> Thresholds:
         """A caption's own pair."""
         return Thresholds(
@@ -127,12 +133,6 @@ def load_table(path: Path = TABLE) -> TruthTable:
             f"The truth table of pocket can't be read ({path}: {error}). Install the package "
             "again, or measure it with m2g-audit pocket measure."
         ) from error
-
-
-def false_memorized(prompt: str) -> float:
-    """The shipped table's control of a caption: 0 for prompts that it does not list."""
-    shares = {row.caption: row.false_memorized for row in load_table().captions}
-    return shares.get(prompt, 0.0)
 
 
 def save_table(table: TruthTable, path: Path) -> None:

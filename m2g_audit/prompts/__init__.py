@@ -10,8 +10,7 @@ from m2g_audit.prompts.entries import (
     prompt_id,
 )
 from m2g_audit.prompts.list_files import STDIN
-from m2g_audit.prompts.reading import ListFormat, from_python, read_prompts
-from m2g_audit.prompts.tables import Quotes
+from m2g_audit.prompts.reading import from_python, read_prompts
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -19,10 +18,8 @@ __all__ = [
     "PROMPT_COLUMNS",
     "STDIN",
     "Entry",
-    "ListFormat",
     "Listed",
     "PromptList",
-    "Quotes",
     "from_python",
     "parse_list",
     "prompt_id",

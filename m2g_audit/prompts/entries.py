@@ -19,28 +19,31 @@ MAX_PROMPT = 10_000
 
 
 class Listed(BaseModel):
-    """What a list says of a prompt beside its text.
+    """What a list says of a prompt beside its text."""
 
-    `index` is its place in the list, from 0 and without repetitions, `id` the start of its text's
-    SHA-256. `rows` are the input's rows that it stands in, from 1, a header not counted. `extra`
-    are the other columns of the first of these rows, `repeated` those of the further ones.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     index: int
+    """Its place in the list, from 0 and without repetitions."""
     id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """The start of its text's SHA-256."""
     rows: list[int]
+    """The input's rows that it stands in, from 1, a header not counted."""
     label: str | None = None
+    """What the prompt is known to be."""
     extra: dict[str, JsonValue] = {}
+    """The other columns of the first of these rows."""
     repeated: list[dict[str, JsonValue]] = []
+    """The other columns of the further ones."""
 
 
 class Entry(Listed):
     """One prompt of a list, and the negative prompt that it is sampled with, if there is one."""
 
     prompt: str
+    """Its text."""
     negative_prompt: str | None = None
+    """What it is sampled away from."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from m2g_audit.encodings import decode, lines_of
 from m2g_audit.errors import AuditError, UsageError
@@ -30,10 +30,9 @@ from m2g_audit.prompts.list_files import STDIN, Opened, open_list
 from m2g_audit.prompts.not_lists import refuse_other_texts
 from m2g_audit.prompts.read_options import OptionStyle, read_options
 from m2g_audit.prompts.remarks import remarks_on
-from m2g_audit.prompts.tables import EVERY_LINE, Quotes, TableOptions, is_table, read_table
+from m2g_audit.prompts.tables import EVERY_LINE, TableOptions, is_table, read_table
+from m2g_audit.records.vocabulary import ListFormat, Quotes
 from m2g_audit.text import quoted
-
-ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "a1111", "kohya", "infotext"]
 
 _SUFFIXES: dict[str, ListFormat] = {
     ".txt": "txt",

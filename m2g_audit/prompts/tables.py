@@ -26,9 +26,8 @@ from m2g_audit.prompts.columns import (
     find,
     refuse_too_many,
 )
+from m2g_audit.records.vocabulary import Quotes
 from m2g_audit.text import printable, quoted, some
-
-Quotes = Literal["csv", "none"]
 
 DELIMITERS = ",;\t|"
 _NO_DELIMITER = "\x1f"

@@ -10,23 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from m2g_audit.records.older import from_version_1, from_version_2
+from m2g_audit.records.vocabulary import (
+    Exif,
+    Pages,
+    RuleWord,
+    SchedulerChoice,
+    ScoreKind,
+    SpectrumChoice,
+    StateWord,
+    Transparency,
+    VerdictWord,
+)
 
 SCHEMA_VERSION = "3.1"
-
-StateWord = Literal["memorized", "spurious", "generalized", "attractor", "unsure", "failed"]
-VerdictWord = Literal[
-    "memorized", "spurious", "generalized", "attractor", "mixed", "collapsed", "undecided"
-]
-RuleWord = Literal[
-    "unseen pictures",
-    "leave-one-out",
-    "base",
-    "own controls",
-    "rule of thumb",
-    "by hand",
-    "truth",
-    "older",
-]
 
 # JSON has no NaN: a number that could not be had is null, never a NaN that looks like one.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -37,418 +33,551 @@ Index = Annotated[int, Field(ge=0)]
 
 class _Part(BaseModel):
     # Fields that a newer minor version adds are passed over: an older program reads the rest.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", from_attributes=True, use_attribute_docstrings=True
+    )
 
 
 class IntervalRecord(_Part):
-    """A share with its interval: `low` <= `estimate` <= `high`, at `level`, by the named method."""
+    """A share with its interval: `low` <= `estimate` <= `high`."""
 
     estimate: Share
+    """The share that was seen."""
     low: Share
+    """The lower end of the interval."""
     high: Share
+    """The upper end of the interval."""
     level: Share | None = None
+    """The level of the interval, as 0.95."""
     method: str | None = None
+    """The name of the interval, as clopper-pearson."""
 
 
 class ModelRecord(_Part):
-    """Which model was audited; `sha256` is the content hash of its weight files.
-
-    `configuration_sha256` is that of all else that its pipeline reads, which a run's identity.json
-    holds as `configuration`.
-    """
+    """Which model was audited."""
 
     id: str
+    """As the user named it."""
     revision: str | None = None
+    """The hub's commit, null for folders."""
     sha256: str | None = None
+    """The content hash of its weights."""
     configuration_sha256: str | None = None
+    """The hash of all else that its pipeline reads, which a run's identity.json holds as
+    `configuration`."""
     architecture: str
+    """Pipeline and network classes."""
     dtype: str
+    """The precision of sampling."""
     device: str
+    """Where it ran."""
     scheduler: str
+    """The class of its own scheduler."""
     prediction_type: str
+    """What its network predicts: epsilon, v_prediction or sample."""
     latent_shape: tuple[int, ...]
+    """Channels, height and width of a latent."""
     image_size: tuple[int, int]
+    """Height and width of a picture in pixels."""
     safety_checker: Literal["not loaded"] = "not loaded"
+    """Never loaded: it would blacken what is audited."""
 
 
 class Settings(_Part):
-    """What was resolved for the run; `asked` keeps the options as they were given."""
+    """What was resolved for the run."""
 
     asked: dict[str, JsonValue]
+    """The options as they were given."""
     seeds: Annotated[int, Field(ge=2)]
+    """How many pictures a prompt gets at most."""
     seed: int
+    """The run's seed, from which all others follow."""
     steps: int
+    """Sampling steps."""
     guidance: Finite
-    scheduler: str
+    """The guidance scale; 1 is none."""
+    scheduler: SchedulerChoice
+    """ddim (eta 0), or keep for the pipeline's own."""
     batch_size: int
+    """Pictures made at once, which changes no number."""
     metric: str
+    """The image distance."""
     reference: str | None
+    """What stands for S: a folder, or the name of the model's own training set; null without
+    one."""
     reference_complete: bool
+    """Whether S is all that the model saw."""
     reference_flipped: bool
-    spectrum: str
+    """Whether S was compared mirrored as well."""
+    spectrum: SpectrumChoice
+    """The algorithm of the spectra."""
     spectrum_tolerance: Finite
+    """The relative error at which a fast spectrum stops."""
     t0: int
+    """The noise level that curvature is taken at, an index into the schedule."""
     spectrum_samples: int
-    spectrum_score: str
+    """How many samples get a spectrum."""
+    spectrum_score: ScoreKind
+    """Which of the model's scores has the spectrum."""
     basin: bool
+    """Whether critical times were measured."""
     basin_exact: bool
+    """Whether by Alg. 1 as printed."""
     auto: bool = False
+    """Whether seeds were added until the verdict was settled."""
 
 
 class Wording(_Part):
-    """What the model reads of the prompt: its tokens, of which `window` are read, and its words.
-
-    `cut_off` is the end that is not read, as the tokenizer spells it.
-    """
+    """What the model reads of the prompt."""
 
     tokens: int | None = None
+    """How many tokens the prompt has, marks included."""
     window: int | None = None
+    """How many tokens the text encoder reads."""
     cut_off: str = ""
+    """The end that is not read, as the tokenizer spells it."""
     unknown_words: list[str] = []
+    """Words that the model was never taught, where that is known."""
 
 
 class ThresholdRecord(_Part):
-    """delta_m and delta_s (Eq. 9, 10) with the distance they belong to and where they come from.
-
-    `rule` is the one that gave them, `older` for records of schema 2 and before, whose thresholds
-    may come from control prompts of a model that repeats for those too. `false_alarms`: the share
-    of new pictures within each threshold, by its null. `controls`: pictures or prompts of the null.
-    `ratio`: the cut of the nearest distance over the mean of the next ones, null where not used.
-    `strict`, `loose`: delta_m and delta_s at the null's 0.3% and 3% quantiles. `notes`: what was
-    noticed while they were found.
-    """
+    """delta_m and delta_s (Eq. 9, 10), and where they come from."""
 
     metric: str
+    """The distance that they belong to."""
     delta_m: Distance | None
+    """Up to this distance from S a picture counts as memorized; null without S."""
     delta_s: Distance | None
+    """Up to this distance two pictures count as duplicates."""
     source: str
+    """What they rest on, in words."""
     calibrated: bool
+    """Whether they were measured for this model and these pictures."""
     controls: int | None = None
+    """Pictures or prompts of the null."""
     rule: RuleWord = "older"
+    """What gave them; `older` for records of schema 2 and before, whose thresholds may come from
+    control prompts of a model that repeats for those too."""
     false_alarms: Share | None = None
+    """The share of new pictures within each threshold, by its null."""
     ratio: Distance | None = None
+    """The cut of the nearest distance over the mean of the next ones, null where not used."""
     strict: tuple[Distance | None, Distance | None] | None = None
+    """delta_m and delta_s at the null's 0.3% quantile."""
     loose: tuple[Distance | None, Distance | None] | None = None
+    """delta_m and delta_s at the null's 3% quantile."""
     notes: list[str] = []
+    """What was noticed while they were found, a sentence each."""
 
 
 class PowerRecord(_Part):
-    """Which share of planted copies the thresholds find, each as one-sided 95% bound in `low`.
-
-    `to_reference`: pictures of S as the model itself gives them back, within delta_m of S;
-    `between`: two such versions of one picture, within delta_s. `suffices`: both are at least 0.85,
-    without which nothing is `generalized`. `edits`: the share found of pictures that were edited;
-    it decides nothing.
-    """
+    """Which share of planted copies the thresholds find."""
 
     to_reference: IntervalRecord | None
+    """Of pictures of S as the model itself gives them back, within delta_m of S; `low` is the
+    one-sided 95% bound."""
     between: IntervalRecord
+    """Of two such versions of one picture, within delta_s; `low` is the one-sided 95% bound."""
     suffices: bool
+    """Whether both bounds are at least 0.85, without which nothing is `generalized`."""
     edits: dict[str, Share]
+    """The share found of pictures that were edited, by edit; it decides nothing."""
 
 
 class FindingsRecord(_Part):
-    """What control prompts show about the model, whatever the prompt.
-
-    `repeats`: share of their pictures within delta_s of another one of the prompt; `flagged`: that,
-    or within delta_m of S. Intervals are clustered by prompt; their lower ends, at 99%, decide:
-    `contaminated` above 5% flagged, `collapsed` above one half repeating.
-    """
+    """What control prompts show about the model, whatever the prompt."""
 
     prompts: int
+    """How many control prompts."""
     seeds: int
+    """Pictures per prompt."""
     repeats: IntervalRecord
+    """Share of pictures within delta_s of another one of the prompt, clustered by prompt."""
     flagged: IntervalRecord
+    """Share of those or of pictures within delta_m of S, clustered by prompt."""
     contaminated: bool
+    """Whether the lower end of `flagged`, at 99%, is above 5%."""
     collapsed: bool
+    """Whether the lower end of `repeats`, at 99%, is above one half."""
 
 
 class ReferenceFiles(_Part):
     """How the files of a reference folder were read.
 
-    `files` are picture files, by what they hold; all other counts but `unread` are of pictures,
-    mirrored ones not counted. `turned`: whose EXIF asks for a turn; `transparent`: in parts;
-    `scaled`: to 8 bits; `constant`: of one colour; `duplicates`: equal to another one, pixel by
-    pixel. `unread` things in the folder are no captions or tables and were not read;
-    `unread_names` has at most 100 of them. `own`: folders of this program's results, left out.
+    Counts are of pictures, mirrored ones not counted.
     """
 
     files: int
+    """Picture files, by what they hold."""
     formats: dict[str, int]
-    exif: Literal["turn", "keep"]
-    transparency: Literal["drop", "white", "black"]
-    pages: Literal["first", "all"]
+    """Files by format."""
+    exif: Exif
+    """Whether pictures were turned as their EXIF says."""
+    transparency: Transparency
+    """What became of transparency."""
+    pages: Pages
+    """What was read of files with several pages."""
     turned: int
+    """Pictures whose EXIF asks for a turn."""
     transparent: int
+    """Pictures that are transparent in parts."""
     scaled: int
+    """Pictures scaled to 8 bits."""
     constant: int
+    """Pictures of one colour."""
     duplicates: int
+    """Pictures equal to another one, pixel by pixel."""
     unread: int
+    """Things in the folder that are no captions or tables and were not read."""
     unread_names: list[str]
+    """Names of at most 100 of them."""
     own: list[str]
+    """Folders of this program's results, left out."""
 
 
 class ReferenceRecord(_Part):
-    """The set S that generations were compared with, as training saw it.
-
-    `files`: how they were read, where S is a folder.
-    """
+    """The set S that generations were compared with, as training saw it."""
 
     source: str
+    """Where it lies, or its name."""
     pictures: int
+    """How many pictures."""
     sha256: str
+    """The hash of their content."""
     complete: bool
+    """Whether it is all that the model saw."""
     flipped: bool
+    """Whether mirrored pictures are part of it."""
     files: ReferenceFiles | None = None
+    """How the files were read, where S is a folder."""
 
 
 class NearestReference(_Part):
-    """The reference picture nearest to a generation; `image` is its copy in the run's folder.
-
-    `margin`: the distance over delta_m; `ratio`: over the mean distance of the next pictures.
-    """
+    """The reference picture nearest to a generation."""
 
     name: str
+    """Its name in the reference."""
     distance: Distance
+    """The distance, in the run's metric."""
     margin: Distance | None = None
+    """The distance over delta_m."""
     ratio: Distance | None = None
+    """The distance over the mean distance of the next pictures."""
     image: str | None = None
+    """A copy of it, relative to the run's folder."""
 
 
 class NearestSample(_Part):
-    """The other generation nearest to a generation; `margin`: the distance over delta_s."""
+    """The other generation nearest to a generation."""
 
     index: Index
+    """Its index."""
     distance: Distance
+    """The distance, in the run's metric."""
     margin: Distance | None = None
+    """The distance over delta_s."""
 
 
 class SeedRecord(_Part):
-    """One generation.
-
-    `torch.Generator("cpu").manual_seed(generator_seed)` gives its noise in plain diffusers; `image`
-    is a path relative to the run's folder. `chance`: of a duplicate among 15 other seeds; the state
-    counts as duplicated from one half on.
-    """
+    """One generation."""
 
     index: Index
+    """Its place among the seeds, from 0."""
     generator_seed: int
+    """`torch.Generator("cpu").manual_seed` of this gives its noise in plain diffusers."""
     state: StateWord
+    """What it counts as (Eq. 9-11)."""
     image: str
+    """The picture, relative to the run's folder."""
     attractor: Index | None = None
+    """The attractor that it belongs to, if any."""
     chance: Share | None = None
+    """Of a duplicate among 15 other seeds; the state counts as duplicated from one half on."""
     nearest_sample: NearestSample | None = None
+    """The generation nearest to it."""
     nearest_reference: NearestReference | None = None
+    """The picture of S nearest to it."""
 
 
 class BasinRecord(_Part):
-    """Critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34).
+    """The critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34).
 
-    `critical_time` is the medoid's: the time up to which at least `delta_p` of the trials recovered
-    at all checks, 0 for none; `critical_times` are those of the trials, 0 where a trial never
-    recovered. `algorithm`: `bisection`, with one noise a trial, or `alg1` as the paper prints
-    it, with fresh noise at every check, which ends sooner.
-    `radius` and `log_volume` (natural logarithm) are means over trials. `recovery` is the share of
-    trials that recovered at the times `checked`, and `stopped` says whether it fell under `delta_p`
-    before the end of the schedule. `evaluations` are forward passes of the network. `delta_d` is a
-    distance in the run's metric; the score is the guided one, which made the pictures.
+    By the guided score, which made the pictures.
     """
 
     algorithm: Literal["bisection", "alg1"]
+    """`bisection`, with one noise per trial, or `alg1` as the paper prints it, with fresh noise
+    at every check, which ends sooner."""
     critical_time: Index
+    """The time up to which at least `delta_p` of the trials recovered at all checks, 0 for none."""
     critical_times: list[Index]
+    """Those of the trials, 0 where a trial never recovered."""
     radius: Finite
+    """Mean radius over trials."""
     log_volume: Finite
+    """Mean natural logarithm of the volume over trials."""
     never_recovered: Share
+    """Share of trials that never recovered."""
     stopped: bool
+    """Whether recovery fell under `delta_p` before the end of the schedule."""
     checked: list[Index] = []
+    """The times that were checked."""
     recovery: list[Share] = []
+    """The share of trials that recovered at each of them."""
     evaluations: int | None = None
+    """Forward passes of the network."""
     delta_d: Distance
+    """Up to this distance a picture counts as recovered, in the run's metric."""
     delta_p: Share
+    """The share of trials that has to recover."""
     steps: int
+    """Sampling steps per trial."""
     stride: int
+    """Steps of the schedule between checks."""
 
 
 class AttractorRecord(_Part):
-    """A cluster of mutually duplicate generations; `seeds` are indices into the record's seeds.
-
-    State and nearest reference are those of the medoid, the member nearest to the others.
-    """
+    """A cluster of mutually duplicate generations."""
 
     mass: IntervalRecord
+    """Its share of the seeds."""
     seeds: list[Index]
+    """Indices of its members."""
     medoid: Index
+    """The member nearest to the others."""
     diameter: Distance
+    """The largest distance between two members."""
     state: StateWord
+    """The medoid's state."""
     nearest_reference: NearestReference | None = None
+    """The picture of S nearest to the medoid."""
     basin: BasinRecord | None = None
+    """How far from it the model still falls back, where measured."""
 
 
 class IntrinsicDimensionRecord(_Part):
-    """FLIPD, how many directions a sample is free to vary in, with its standard error.
-
-    `shell`: N - sigma_t tr(d eps / dx), mean over noise shells. `centre`: the same and |eps|^2 at
-    the noiseless centre, where FLIPD is defined and where a network was never trained.
-    """
+    """FLIPD, how many directions a sample is free to vary in."""
 
     shell: Finite
+    """N - sigma_t tr(d eps / dx), mean over noise shells."""
     shell_error: Distance
+    """Its standard error."""
     centre: Finite
+    """The same and |eps|^2 at the noiseless centre, where FLIPD is defined and where a network
+    was never trained."""
     centre_error: Distance
+    """Its standard error."""
 
 
 class FastRecord(_Part):
-    """What a fast spectrum adds: its stated error (relative L1, of it by `truncation`) and more.
-
-    `top` are the largest values, each with a singular value within `top_error`. `asymmetry` is the
-    antisymmetric part's share of the Jacobian's norm, `mean_score` what Alg. 3 adds as its largest
-    value, normalised.
-    """
+    """What a fast spectrum adds."""
 
     error: Distance
+    """The stated error, relative L1."""
     truncation: Distance
+    """Of it what stopping early makes."""
     shells: int
+    """Noise shells that were measured."""
     steps: list[int]
+    """Lanczos steps of each shell."""
     top: list[Finite]
+    """The largest values."""
     top_error: list[Finite]
+    """How far from each of them a singular value lies at most."""
     asymmetry: Distance
+    """The antisymmetric part's share of the Jacobian's norm."""
     mean_score: Distance
+    """What Alg. 3 adds as its largest value, normalised."""
     intrinsic_dimension: IntrinsicDimensionRecord
+    """FLIPD, from the same evaluations."""
 
 
 class CurvatureRecord(_Part):
-    """One spectrum, largest value first, normalised by its kind's rule.
-
-    `jacobian`: singular values of ds/dx times sigma_t^2. `paper`: of the matrix of Alg. 2 or 3,
-    times sigma_t / sqrt(4N). Divide by `scale` to have the raw values. `singular_values` is null
-    where the spectrum is long; it is in `file` (safetensors, key `singular_values`) in every case.
-    The file of a fast spectrum also holds `alg2` and `alg3`, the `paper` spectra it predicts.
-    `evaluations` are forward passes of the network; a backward pass counts as one more.
-    """
+    """One spectrum, largest value first, normalised by its kind's rule."""
 
     image: Index
+    """Of which generation."""
     state: StateWord
+    """What that counts as."""
     attractor: Index | None
+    """The attractor that it belongs to, if any."""
     t0: int
+    """The noise level, an index into the schedule."""
     kind: Literal["jacobian", "paper"]
-    score: Literal["conditional", "guided", "unconditional"]
+    """`jacobian`: singular values of ds/dx times sigma_t^2; `paper`: of the matrix of Alg. 2 or
+    3, times sigma_t / sqrt(4N)."""
+    score: ScoreKind
+    """Which of the model's scores."""
     algorithm: str
+    """What computed it."""
     scale: Finite
+    """Dividing by it gives the raw values."""
     median: Finite
+    """The median value."""
     rank: int
+    """The number of stiff directions: values above half of a point mass's least one."""
     evaluations: int
+    """Forward passes of the network; a backward pass counts as one more."""
     file: str
+    """The file (safetensors) that holds it as `singular_values`; that of a fast spectrum also
+    has `alg2` and `alg3`, the `paper` spectra it predicts."""
     singular_values: list[Finite] | None = None
+    """The values; null where there are many."""
     fast: FastRecord | None = None
+    """What a fast spectrum adds."""
 
 
 class VerdictRecord(_Part):
-    """The word for the prompt, how sure it is, and what it rests on in plain sentences.
-
-    `withheld`: why new pictures are not called `generalized`; `strict`, `loose`: the words at other
-    quantiles of the null; `hangs_on_threshold`: one of them is another word.
-    """
+    """The word for the prompt, how sure it is, and what it rests on."""
 
     state: VerdictWord
+    """The word."""
     summary: str
+    """The verdict in a sentence or two."""
     evidence: list[str]
+    """What it rests on, a sentence each."""
     fractions: dict[str, IntervalRecord]
+    """The share of seeds in each state."""
     level: Share
+    """The level of the intervals."""
     undetected_mass: Share | None
+    """An attractor of less mass may have been missed, at `level`."""
     withheld: list[str] = []
+    """Why new pictures are not called `generalized`."""
     strict: VerdictWord | None = None
+    """The word at the null's 0.3% quantile."""
     loose: VerdictWord | None = None
+    """The word at the null's 3% quantile."""
     hangs_on_threshold: bool = False
+    """Whether one of them is another word."""
 
 
 class CalibrationReading(_Part):
-    """What a calibration reads off the spectrum at an attractor's medoid, and names it by that.
-
-    `state` is null where the calibration was not shown to tell the two states apart.
-    """
+    """What a calibration reads off the spectrum at an attractor's medoid."""
 
     attractor: Index
+    """The index of the attractor."""
     value: Finite
+    """The read-out."""
     state: Literal["memorized", "spurious"] | None
+    """What it names the attractor; null where the calibration was not shown to tell the two
+    apart."""
 
 
 class CalibrationRecord(_Part):
-    """A calibration that fits the model, and what it says about attractors not named otherwise.
-
-    `sha256` is that of its file. An attractor is memorized where `readout` of its spectrum is at
-    `threshold` or above; `tells`: whether it was right there more often than one word for all
-    with its whole interval, without which nothing is named. `word`: the verdict's where it comes
-    from here, else null; states and shares of the record stay those that were measured.
-    """
+    """A calibration that fits the model, and what it says about attractors not named otherwise."""
 
     sha256: str
+    """The hash of its file."""
     source: str
+    """What it was measured on, in words."""
     readout: str
+    """What of a spectrum is read."""
     threshold: Finite
+    """An attractor is memorized where the read-out is this or above."""
     auroc: IntervalRecord
+    """How well the read-out told the states apart on another model."""
     tells: bool
+    """Whether it was right there more often than one word for all with its whole interval,
+    without which nothing is named."""
     readings: list[CalibrationReading]
+    """What it reads of each attractor."""
     word: Literal["memorized", "spurious"] | None
+    """The verdict's word where it comes from here, else null; states and shares of the record
+    stay those that were measured."""
 
 
 class LooksRecord(_Part):
-    """The numbers of seeds after which a prompt was to be looked at, and that at which it ended."""
+    """When a prompt of `--seeds auto` was looked at."""
 
     looks: list[int]
+    """The numbers of seeds after which it was to be looked at."""
     ended_at: int
+    """The number at which it ended."""
 
 
 class Timings(_Part):
-    """When the run began (UTC, ISO 8601) and seconds by stage: all that a second run changes."""
+    """All that a second run changes."""
 
     started: str
+    """When the run began, UTC, ISO 8601."""
     seconds: dict[str, Distance]
+    """Seconds by stage."""
 
 
 class Failure(_Part):
-    """Something that was left out of the numbers, and why."""
+    """Something that was left out of the numbers."""
 
     what: str
+    """What it is."""
     reason: str
+    """Why."""
     index: Index | None = None
+    """Its index."""
 
 
 class ErrorRecord(_Part):
     """The error that ended the run before it was finished."""
 
     kind: str
+    """Its class."""
     message: str
+    """What happened, why, and what to do."""
     exit_code: int
+    """The command's."""
 
 
 class AuditRecord(_Part):
     """The audit of one prompt."""
 
     schema_version: str = SCHEMA_VERSION
+    """Of this schema; a newer minor version adds fields."""
     prompt: str
+    """The prompt as it was given."""
     negative_prompt: str | None = None
+    """What was sampled away from."""
     wording: Wording
+    """The prompt as the model reads it."""
     model: ModelRecord
+    """Which model."""
     settings: Settings
+    """What was resolved."""
     reference: ReferenceRecord | None
+    """The set S; null without one."""
     thresholds: ThresholdRecord | None
+    """delta_m and delta_s; null where an error came first."""
     power: PowerRecord | None = None
+    """Whether planted copies are found; null where not measured."""
     findings: FindingsRecord | None = None
+    """What control prompts show; null without them."""
     verdict: VerdictRecord
+    """The word and what it rests on."""
     attractors: list[AttractorRecord]
+    """Clusters of mutually duplicate generations, largest first."""
     seeds: list[SeedRecord]
+    """The generations, in order."""
     loose: list[Index] = []
+    """Duplicated seeds that belong to no attractor."""
     unseen: IntervalRecord | None
+    """The share of samples whose picture was not seen yet."""
     collision: IntervalRecord | None
+    """The chance that two seeds give the same picture."""
     curvature: list[CurvatureRecord]
+    """Spectra of a few generations."""
     calibration: CalibrationRecord | None = None
+    """What a calibration says; null without one."""
     looks: LooksRecord | None = None
+    """When the prompt was looked at; null for a fixed number of seeds."""
     warnings: list[str]
+    """What to keep in mind, a sentence each."""
     failures: list[Failure]
+    """What was left out of the numbers."""
     error: ErrorRecord | None = None
+    """What ended the audit; null where it was finished."""
     timings: Timings
+    """When, and how long."""
     versions: dict[str, str]
+    """Of packages, and the commit."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "AuditRecord":
@@ -465,6 +594,9 @@ class AuditRecord(_Part):
         if max(groups, default=-1) >= len(self.attractors):
             raise ValueError(f"attractor {max(groups)} is named and not there")
         return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.verdict.state}, {self.prompt!r})"
 
     @property
     def texts(self) -> str:
@@ -524,9 +656,3 @@ def _major(content: dict[str, Any]) -> str:
 def format_record(record: AuditRecord) -> str:
     """Return the record as indented JSON that `parse_record` reads back to an equal record."""
     return record.model_dump_json(indent=1) + "\n"
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of a record."""
-    schema = AuditRecord.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -7,11 +7,10 @@ those of a base model are a null for what a fine-tune added (yardstick.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -19,38 +18,17 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.errors import NumericsError, OutputError, UsageError
 from m2g_audit.files import digest, write_atomically
+from m2g_audit.models.base_model import BaseModel
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
+from m2g_audit.progress import OnProgress
 from m2g_audit.prompts import read_prompts
-from m2g_audit.references.reference import Identity, Reference
+from m2g_audit.records.vocabulary import SchedulerChoice
+from m2g_audit.references.reference import Reference
 from m2g_audit.similarity import Metric, nearest
 from m2g_audit.verdict.screening import ControlResult
 
 _VERSION = 2
-
-
-class HasImages(Protocol):
-    """The part of a pipeline's generations that this module needs."""
-
-    @property
-    def images(self) -> Tensor: ...
-
-
-class Pipeline(Protocol):
-    """The part of a text-to-image pipeline that this module needs."""
-
-    @property
-    def identity(self) -> Identity: ...
-
-    def generate(
-        self,
-        prompt: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        steps: int,
-        guidance: float,
-        batch_size: int,
-        scheduler: Any,
-    ) -> HasImages: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +38,7 @@ class ControlSettings:
     seeds_per_prompt: int
     steps: int
     guidance: float
-    scheduler: str = "ddim"
+    scheduler: SchedulerChoice = "ddim"
     seed: int = 0
 
 
@@ -93,7 +71,7 @@ def load_prompts(path: Path | None = None) -> list[str]:
 class Controls:
     """Prompts to be run on a model, and where their results are kept."""
 
-    pipeline: Pipeline
+    pipeline: TextToImage | BaseModel
     metric: Metric
     settings: ControlSettings
     prompts: Sequence[str]
@@ -102,7 +80,7 @@ class Controls:
 
     @property
     def missing(self) -> list[str]:
-        """Return the prompts whose results are not at hand."""
+        """Return the prompts whose results are not available."""
         done = _load(self._cache)
         return [prompt for prompt in self.prompts if prompt not in done]
 
@@ -111,9 +89,7 @@ class Controls:
         """Return how many images `run` would still generate."""
         return len(self.missing) * self.settings.seeds_per_prompt
 
-    def run(
-        self, batch_size: int, on_progress: Callable[[int, int], None] | None = None
-    ) -> list[ControlResult]:
+    def run(self, batch_size: int, on_progress: OnProgress | None = None) -> list[ControlResult]:
         """Return the result of each prompt, in order.
 
         Results are kept as soon as they are known, by model, settings, metric and reference, so

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2g_audit.references.reference import Progress, ReferenceSet
+from m2g_audit.progress import OnProgress
+from m2g_audit.references.reference import ReferenceSet
 from m2g_audit.similarity import Metric, distances, nearest, within
 from m2g_audit.verdict.states import S_PRIME
 from m2g_audit.verdict.thresholds import least_values
@@ -74,7 +75,7 @@ def find_nulls(
     unseen: ReferenceSet | None,
     metric: Metric,
     cut: float,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Nulls:
     """Return the nulls of S; cut: up to which distance two pictures are near-duplicates."""
     left_out = leave_one_out(reference, metric, cut, on_progress=on_progress)
@@ -93,7 +94,7 @@ def leave_one_out(
     cut: float,
     *,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Null:
     """Return the null of S's own pictures: each against S without it and its near-duplicates.
 
@@ -127,7 +128,7 @@ def of_unseen(
     cut: float,
     *,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Null:
     """Return the null of pictures that the model never saw, against S.
 
@@ -207,7 +208,7 @@ def nearest_and_ratios(
     metric: Metric,
     queries: Tensor,
     cut: float,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[FloatArray, IntArray, FloatArray]:
     """Return distance and number of the nearest picture, and `find_ratios`, of embeddings; all [n].
 
@@ -241,7 +242,7 @@ def _nearest(
     numbers: IntArray,
     metric: Metric,
     k: int,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[FloatArray, IntArray]:
     """Distances and numbers [n, k] of the pictures of S nearest to numbered ones, in blocks."""
     size = len(reference.names)

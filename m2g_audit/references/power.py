@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +24,15 @@ from torchvision.transforms.functional import to_pil_image
 from m2g_audit.diagnostics.numerics import noises_for, seed_for
 from m2g_audit.diagnostics.score_model import (
     NoiseSchedule,
-    ScoreModel,
     ddim,
     ddim_timesteps,
     perturb,
 )
 from m2g_audit.errors import OutputError
 from m2g_audit.files import digest, write_atomically
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.decoding import opened
+from m2g_audit.progress import OnProgress
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.verdict.intervals import Interval, clopper_pearson
 from m2g_audit.verdict.thresholds import Thresholds
@@ -50,24 +51,6 @@ _EDITED = 100
 _STEPS = 3
 _LEVEL = 0.9  # two-sided, so that its lower end is the one-sided 95% bound
 _VERSION = 1
-
-
-class Pipeline(Protocol):
-    """The part of a text-to-image pipeline that this module needs."""
-
-    @property
-    def schedule(self) -> NoiseSchedule: ...
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]: ...
-
-    def encode(self, images: Tensor, /) -> Tensor: ...
-
-    def decode(self, latents: Tensor, /) -> Tensor: ...
-
-    def round_trip(self, images: Tensor, /) -> Tensor: ...
-
-    def bind(self, prompt: str, /) -> ScoreModel: ...
 
 
 @dataclass(frozen=True)
@@ -144,13 +127,13 @@ def _found(distances: FloatArray, delta: float) -> Interval:
 
 
 def plant(
-    pipeline: Pipeline,
+    pipeline: TextToImage,
     metric: Metric,
     pictures: Tensor,
     to_reference: Callable[[Tensor], Sequence[float]] | None,
     *,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Plants:
     """Return the distances of plants and edits of pictures [n, 3, h, w] in [0, 1].
 
@@ -181,7 +164,7 @@ def plant(
     return Plants(None if to_reference is None else np.array(found), between, edits)
 
 
-def redraw(pipeline: Pipeline, images: Tensor, seeds: Sequence[int]) -> Tensor:
+def redraw(pipeline: TextToImage, images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return images [n, 3, h, w] in [0, 1] as the model gives them back from little noise.
 
     The empty prompt denoises them: at this noise level the prompt hardly matters.

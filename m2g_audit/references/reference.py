@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from m2g_audit.errors import OutputError, ResourceError
 from m2g_audit.files import cache_folder, digest, write_atomically
+from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.caption_files import find_captions
 from m2g_audit.pictures.containers import PictureFile, as_text
 from m2g_audit.pictures.decoding import AS_MOST_TRAINERS, Reading, crop, decode
 from m2g_audit.pictures.folder import PictureFolder, find_pictures, reason, refuse_broken
 from m2g_audit.pictures.tensors import to_levels
+from m2g_audit.progress import OnProgress
 from m2g_audit.similarity import Metric, Search, Vectors
 
 _CHUNK_BYTES = 64 * 2**20
@@ -36,37 +38,8 @@ taken up."""
 _LEVELS, _FACTS = "levels", "facts"
 """What a kept picture holds: its pixels, and what was seen when its file was decoded."""
 
-Progress = Callable[[int, int], None]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-
-class Identity(Protocol):
-    """The part of a model's identity under which round trips are kept."""
-
-    @property
-    def sha256(self) -> str: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def configuration(self) -> Mapping[str, Any]: ...
-
-    @property
-    def configuration_sha256(self) -> str: ...
-
-
-class RoundTrip(Protocol):
-    """The part of a pipeline that this module needs: its VAE."""
-
-    @property
-    def identity(self) -> Identity: ...
-
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-    def round_trip(self, images: Tensor) -> Tensor: ...
 
 
 class Pictures(Protocol):
@@ -81,25 +54,35 @@ class Reference(Protocol):
     """S, however it is kept: what an audit asks of it."""
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Where it lies, or its name."""
+        ...
 
     @property
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """The hash of its content."""
+        ...
 
     @property
-    def complete(self) -> bool: ...
+    def complete(self) -> bool:
+        """Whether it is all that the model saw."""
+        ...
 
     @property
-    def flipped(self) -> bool: ...
+    def flipped(self) -> bool:
+        """Whether mirrored pictures are part of it."""
+        ...
 
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """The name of each picture."""
+        ...
 
     def picture(self, number: int) -> Tensor:
         """Return one picture as training saw it, uint8 [3, h, w]."""
 
     def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+        self, metric: Metric, images: Tensor, on_progress: OnProgress | None = None
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the picture of S nearest to each image [n, 3, h, w]."""
 
@@ -135,14 +118,14 @@ class ReferenceSet:
         return 2 if self.flipped else 1
 
     def nearest(
-        self, metric: Metric, images: Tensor, on_progress: Progress | None = None
+        self, metric: Metric, images: Tensor, on_progress: OnProgress | None = None
     ) -> tuple[list[float], list[int]]:
         """Return distance and number of the entry nearest to each image [n, 3, h, w] in [0, 1]."""
         distances, numbers = self.neighbours(metric, metric.embed(images), 1, on_progress)
         return distances[:, 0].tolist(), numbers[:, 0].tolist()
 
     def neighbours(
-        self, metric: Metric, queries: Tensor, k: int, on_progress: Progress | None = None
+        self, metric: Metric, queries: Tensor, k: int, on_progress: OnProgress | None = None
     ) -> tuple[FloatArray, IntArray]:
         """Return distances and numbers [n, k] of the k entries nearest to each embedding.
 
@@ -267,20 +250,20 @@ class FolderContents:
         way = [self.reading.pixels] if self.reading.pixels else []
         return _digest(*(f"{entry.name} {entry.sha256}" for entry in self.entries), *way)
 
-    def pending(self, pipeline: RoundTrip) -> list[_Entry]:
-        """Return the pictures whose round trip through this VAE is not at hand yet."""
+    def pending(self, pipeline: TextToImage) -> list[_Entry]:
+        """Return the pictures whose round trip through this VAE is not available yet."""
         return [entry for entry in self.entries if not self._stored(entry, pipeline).exists()]
 
-    def stored(self, pipeline: RoundTrip) -> tuple[Path, ...]:
+    def stored(self, pipeline: TextToImage) -> tuple[Path, ...]:
         """Return where the round trip of each picture is kept."""
         return tuple(self._stored(entry, pipeline) for entry in self.entries)
 
-    def pixel_facts(self, pipeline: RoundTrip) -> list[PixelFacts]:
-        """Return what was seen of each picture, mirrored ones apart, once all are at hand."""
+    def pixel_facts(self, pipeline: TextToImage) -> list[PixelFacts]:
+        """Return what was seen of each picture, mirrored ones apart, once all are available."""
         unturned = (entry for entry in self.entries if not entry.mirrored)
         return [_read_facts(self._stored(entry, pipeline)) for entry in unturned]
 
-    def _stored(self, entry: _Entry, pipeline: RoundTrip) -> Path:
+    def _stored(self, entry: _Entry, pipeline: TextToImage) -> Path:
         model, how = pipeline.identity, self.reading.pixels
         # Of the configuration only the VAE's has a say: a corrected scheduler costs no round trip.
         vae = digest({k: v for k, v in model.configuration.items() if k.startswith("vae/")})
@@ -327,11 +310,11 @@ def scan(
 
 def load_folder(
     contents: FolderContents,
-    pipeline: RoundTrip,
+    pipeline: TextToImage,
     *,
     complete: bool = False,
     batch_size: int = 16,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ReferenceSet:
     """Return the pictures of a folder as training saw them.
 

@@ -10,7 +10,8 @@ from m2g_audit.pictures.folder import listed
 from m2g_audit.records.record import ReferenceFiles
 
 if TYPE_CHECKING:
-    from m2g_audit.references.reference import FolderContents, RoundTrip
+    from m2g_audit.models.protocol import TextToImage
+    from m2g_audit.references.reference import FolderContents
 
 _RECORDED = 100
 
@@ -40,8 +41,8 @@ def refuse_unread(contents: FolderContents) -> None:
         )
 
 
-def describe(contents: FolderContents, pipeline: RoundTrip) -> ReferenceFiles:
-    """Return how the files of a folder were read, once all pictures of it are at hand."""
+def describe(contents: FolderContents, pipeline: TextToImage) -> ReferenceFiles:
+    """Return how the files of a folder were read, once all pictures of it are available."""
     names, facts = unread(contents), contents.pixel_facts(pipeline)
     return ReferenceFiles(
         files=len(contents.found.files),

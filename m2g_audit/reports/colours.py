@@ -1,6 +1,6 @@
 """One colour a state, in pictures and in the terminal; they differ in lightness too."""
 
-from m2g_audit.records.record import StateWord, VerdictWord
+from m2g_audit.records.vocabulary import StateWord, VerdictWord
 
 STATE_COLOURS: dict[StateWord, str] = {
     "memorized": "#c0392b",

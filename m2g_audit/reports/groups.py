@@ -11,8 +11,8 @@ from m2g_audit.records.record import (
     IntervalRecord,
     NearestReference,
     SeedRecord,
-    StateWord,
 )
+from m2g_audit.records.vocabulary import StateWord
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from m2g_audit.errors import UsageError
-from m2g_audit.records.record import (
-    AuditRecord,
-    SeedRecord,
-    StateWord,
-    ThresholdRecord,
-    VerdictWord,
-)
+from m2g_audit.records.record import AuditRecord, SeedRecord, ThresholdRecord
+from m2g_audit.records.vocabulary import StateWord, VerdictWord
 from m2g_audit.review.gate import severity
 from m2g_audit.store.batch_directory import BatchRecord
 from m2g_audit.store.run_directory import differences
@@ -51,25 +46,29 @@ Direction = Literal["worse", "better", "same"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class Side(_Part):
-    """What one run says of a prompt: its verdict, and how many pictures are what.
-
-    `states` and `memorized`, null without a reference, count all `seeds`. `duplicated` is the sum
-    of each seed's chance to have a duplicate among `among` - 1 others, a whole number where there
-    are no more; `paired` that of those with one duplicate in all. Failed pictures are left out.
-    """
+    """What one run says of a prompt; failed pictures are left out."""
 
     verdict: VerdictWord
+    """The word."""
     severity: int
+    """The worst that it may be (gate.py), as a number."""
     seeds: int
+    """How many pictures."""
     states: dict[StateWord, int]
+    """Pictures by state."""
     memorized: int | None
+    """How many are memorized; null without a reference."""
     among: int
+    """Duplicates are counted among so many seeds, as the run with fewer has."""
     duplicated: float
+    """The sum of each seed's chance to have a duplicate among them, a whole number where there
+    are no more."""
     paired: float
+    """That of the seeds with one duplicate in all."""
 
     @property
     def share(self) -> float:
@@ -78,45 +77,57 @@ class Side(_Part):
 
 
 class Change(_Part):
-    """One prompt in both runs.
-
-    `change` of the share of duplicated seeds, after minus before, with an interval from `low` to
-    `high`. `p_duplicated` and `p_memorized` (null without a reference) are Fisher's exact tests,
-    `p` both together, `q` the same over all prompts (Benjamini and Hochberg). `significant`: q is
-    at most 1 - level. `direction`: by severity, then by the shares that are not new, duplicated and
-    memorized.
-    """
+    """One prompt in both runs."""
 
     prompt: str
+    """The prompt."""
     id: str
+    """Its id."""
     before: Side
+    """What the first run says."""
     after: Side
+    """What the second run says."""
     direction: Direction
+    """By severity, then by the shares that are not new, duplicated and memorized."""
     change: float
+    """Of the share of duplicated seeds, after minus before."""
     low: float
+    """The lower end of its interval."""
     high: float
+    """The upper end of its interval."""
     p_duplicated: float
+    """Fisher's exact test of duplicated seeds."""
     p_memorized: float | None
+    """Fisher's exact test of memorized seeds; null without a reference."""
     p: float
+    """Both together."""
     q: float
+    """The same over all prompts (Benjamini and Hochberg)."""
     significant: bool
+    """Whether q is at most 1 - level."""
 
 
 class Comparison(_Part):
-    """Two runs side by side; `changes` has every prompt of both, the significant and worse first.
-
-    `only_before`, `only_after` and `failed` (in one of the two) are prompts that can't be compared.
-    """
+    """Two runs side by side."""
 
     schema_version: str = "2.0"
+    """Of this schema."""
     before: str
+    """The folder of the first run."""
     after: str
+    """The folder of the second run."""
     level: float
+    """Of intervals and tests."""
     notices: list[str]
+    """What makes the runs unlike each other."""
     changes: list[Change]
+    """Every prompt of both, the significant and worse first."""
     only_before: list[str]
+    """Prompts of the first run alone."""
     only_after: list[str]
+    """Prompts of the second run alone."""
     failed: list[str]
+    """Prompts that failed in one of the two."""
 
     def significant(self, direction: Direction) -> list[Change]:
         """Return the significant changes in one direction."""

@@ -17,10 +17,9 @@ from xml.etree import ElementTree
 from m2g_audit.files import write_atomically
 from m2g_audit.prompts import Entry
 from m2g_audit.records.record import AuditRecord
+from m2g_audit.records.vocabulary import FailOn
 from m2g_audit.store.batch_directory import BatchRecord
 from m2g_audit.text import printable
-
-FailOn = Literal["undecided", "spurious", "attractor", "memorized"]
 
 CLEAN, FINDINGS, WRONG_USAGE, INCOMPLETE = 0, 1, 2, 3
 

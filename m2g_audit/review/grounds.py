@@ -8,11 +8,10 @@ from m2g_audit.records.record import (
     AuditRecord,
     FindingsRecord,
     PowerRecord,
-    RuleWord,
     SeedRecord,
     ThresholdRecord,
-    VerdictWord,
 )
+from m2g_audit.records.vocabulary import RuleWord, VerdictWord
 from m2g_audit.verdict.words import least_found, model_lines
 
 _RULES: Mapping[RuleWord, str] = {

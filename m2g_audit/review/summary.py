@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -25,6 +26,9 @@ from m2g_audit.review.grounds import smallest_margins
 from m2g_audit.store.batch_directory import RESULTS_FILE, SUMMARY_FILE, BatchDirectory, BatchRecord
 from m2g_audit.verdict.words import least_found, model_lines
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SUMMARY_VERSION = "1.1"
 SHARES = ("memorized", "spurious", "attractor", "generalized")
 _ROWS = 1000
@@ -33,66 +37,86 @@ _FAILED = 100
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class ShortRecord(_Part):
-    """One prompt in a line: its verdict and the share of samples that are not new.
-
-    `hangs_on_threshold`: another quantile of the null would give another verdict.
-    """
+    """One prompt in a line."""
 
     prompt: str
+    """The prompt."""
     id: str
+    """Its id in the batch."""
     folder: str
+    """Its folder, relative to the batch's."""
     state: str
+    """The word."""
     severity: str
+    """The worst that it may be (gate.py)."""
     summary: str
+    """The verdict in a sentence or two."""
     not_new: IntervalRecord | None
+    """The share of samples that are not new."""
     hangs_on_threshold: bool = False
+    """Whether another quantile of the null would give another word."""
 
 
 class FailedPrompt(_Part):
     """A prompt that ended in an error, and which."""
 
     prompt: str
+    """The prompt."""
     id: str
+    """Its id in the batch."""
     kind: str
+    """The class of the error."""
     message: str
+    """What happened, why, and what to do."""
 
 
 class Summary(_Part):
-    """Counts over the prompts of a batch, or of one process's share of it.
-
-    `done` have a verdict, `failed` a record with an error, the others none. `verdicts` counts
-    states, `severities` the worst that each may be (gate.py), `labels` verdicts by what the list
-    says of a prompt; `model_lines`: what was found about the model, whatever the prompt. `withheld`
-    counts why new pictures were not called `generalized`, `hanging` the verdicts that hang on the
-    threshold. `thresholds` and `power` are those of the last prompt.
-    `seconds` and `evaluations` are sums by stage over records. `worst` are the worst prompts, worst
-    first; `failures` at most 100.
-    """
+    """Counts over the prompts of a batch, or of one process's share of it."""
 
     schema_version: str = SUMMARY_VERSION
+    """Of this schema."""
     prompts: int
+    """How many were asked for."""
     done: int
+    """How many have a verdict."""
     failed: int
+    """How many have a record with an error; the others have none."""
     verdicts: dict[str, int]
+    """Prompts by their word."""
     model_lines: list[str] = []
+    """What was found about the model, whatever the prompt."""
     withheld: dict[str, int] = {}
+    """Why new pictures were not called `generalized`, with how many prompts."""
     hanging: int = 0
+    """Prompts whose verdict hangs on the threshold."""
     severities: dict[str, int]
+    """Prompts by the worst that each may be (gate.py)."""
     labels: dict[str, dict[str, int]]
+    """Verdicts by what the list says of a prompt."""
     seconds: dict[str, float]
+    """Sums over records, by stage."""
     evaluations: dict[str, int]
+    """Forward passes of the network, by stage."""
     worst: list[ShortRecord]
+    """The worst prompts, worst first."""
     failures: list[FailedPrompt]
+    """At most 100 that failed."""
     notices: list[str]
+    """What was noticed about the list and the folder."""
     model: ModelRecord | None
+    """Which model."""
     settings: Settings | None
+    """What was resolved."""
     thresholds: ThresholdRecord | None
+    """Those of the last prompt."""
     power: PowerRecord | None = None
+    """That of the last prompt."""
     versions: dict[str, str]
+    """Of packages, and the commit."""
 
     @property
     def missing(self) -> int:
@@ -185,6 +209,11 @@ def _failed(record: BatchRecord) -> FailedPrompt:
     )
 
 
+def results_schema() -> list[dict[str, str]]:
+    """Return name, type and description of each column of results.parquet."""
+    return [asdict(column) for column in COLUMNS]
+
+
 def write_summary(directory: BatchDirectory, summary: Summary) -> None:
     """Write summary.json; OutputError where it can't be written."""
     write_atomically(
@@ -201,8 +230,7 @@ def write_results(directory: BatchDirectory) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    extras = _extra_types(directory.entries)
-    schema = pyarrow.schema([*_columns(), *((name, kind) for name, (_, kind) in extras.items())])
+    schema, extras = _schema(directory.entries)
     path = directory.path / RESULTS_FILE
     draft = draft_of(path)
     records = directory.records()
@@ -213,6 +241,14 @@ def write_results(directory: BatchDirectory) -> None:
         draft.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def results_table(records: Iterable[BatchRecord], entries: Sequence[Entry] = ()) -> pa.Table:
+    """Return a table of one row per record, with the columns of results.parquet."""
+    import pyarrow
+
+    schema, extras = _schema(entries)
+    return pyarrow.Table.from_pylist([_row(record, extras) for record in records], schema=schema)
 
 
 def finish(directory: BatchDirectory, notices: Sequence[str] = ()) -> bool:
@@ -231,51 +267,86 @@ def finish(directory: BatchDirectory, notices: Sequence[str] = ()) -> bool:
     return True
 
 
+def _schema(entries: Sequence[Entry]) -> tuple[pa.Schema, dict[str, tuple[str, Any]]]:
+    """The table's schema, and of the list's own columns their names there and types."""
+    import pyarrow
+
+    extras = _extra_types(entries)
+    listed = ((name, kind) for name, (_, kind) in extras.items())
+    return pyarrow.schema([*_columns(), *listed]), extras
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of results.parquet: its name, pyarrow's name of its type, and what it holds."""
+
+    name: str
+    kind: Literal["string", "float64", "int64", "bool"]
+    description: str
+
+
+_ENDS = {
+    "": "The share of seeds that are",
+    "_low": "Lower end of that",
+    "_high": "Upper end of that",
+}
+_SHARES = tuple(
+    Column(f"{share}{end}", "float64", f"{said} {share}." if not end else f"{said}.")
+    for share in SHARES
+    for end, said in _ENDS.items()
+)
+COLUMNS = (
+    Column("prompt", "string", "The prompt."),
+    Column("negative_prompt", "string", "What it was sampled away from."),
+    Column("id", "string", "Its id."),
+    Column("index", "int64", "Its place in the list, from 0."),
+    Column("copies", "int64", "In how many rows of the list it stands."),
+    Column("label", "string", "What the list says it is."),
+    Column("state", "string", "The word; null where it failed."),
+    Column("severity", "string", "The worst that it may be."),
+    Column("summary", "string", "The verdict in a sentence or two."),
+    *_SHARES,
+    Column("undetected_mass", "float64", "An attractor of less mass may have been missed."),
+    Column("attractors", "int64", "How many attractors."),
+    Column("largest_attractor", "float64", "Mass of the largest one."),
+    Column("nearest_sample_distance", "float64", "Of two of its pictures, the smallest."),
+    Column("nearest_sample_margin", "float64", "The same over delta_s."),
+    Column("nearest_reference_distance", "float64", "Of its pictures to S, the smallest."),
+    Column("nearest_reference_margin", "float64", "The same over delta_m."),
+    Column("nearest_reference", "string", "The picture of S at that distance."),
+    Column("median_curvature", "float64", "Of the first spectrum."),
+    Column("seeds", "int64", "How many pictures."),
+    Column(
+        "hangs_on_threshold",
+        "bool",
+        "Whether another quantile of the null would give another word.",
+    ),
+    Column("strict", "string", "The word at the null's 0.3% quantile."),
+    Column("loose", "string", "The word at the null's 3% quantile."),
+    Column("withheld", "string", "Why new pictures were not called generalized."),
+    Column("failed_pictures", "int64", "How many pictures failed."),
+    Column("tokens", "int64", "How many tokens the prompt has."),
+    Column("cut_off", "string", "The end of it that the model does not read."),
+    Column("metric", "string", "The image distance."),
+    Column("delta_m", "float64", "Of Eq. 9."),
+    Column("delta_s", "float64", "Of Eq. 10."),
+    Column("calibrated", "bool", "Whether the thresholds were measured for this model."),
+    Column("rule", "string", "What gave the thresholds."),
+    Column("power", "float64", "Share of planted copies found, the smaller of the two."),
+    Column("power_low", "float64", "Its one-sided 95% bound."),
+    Column("power_suffices", "bool", "Whether new pictures may be cleared."),
+    Column("evaluations", "int64", "Forward passes of the network."),
+    Column("seconds", "float64", "In all."),
+    Column("error", "string", "Why it failed."),
+    Column("folder", "string", "Its folder, relative to the batch's."),
+)
+"""The columns of results.parquet, before those of the list itself."""
+
+
 def _columns() -> list[tuple[str, Any]]:
     import pyarrow as pa
 
-    text, number, count = pa.string(), pa.float64(), pa.int64()
-    return [
-        ("prompt", text),
-        ("negative_prompt", text),
-        ("id", text),
-        ("index", count),
-        ("copies", count),
-        ("label", text),
-        ("state", text),
-        ("severity", text),
-        ("summary", text),
-        *((f"{share}{end}", number) for share in SHARES for end in ("", "_low", "_high")),
-        ("undetected_mass", number),
-        ("attractors", count),
-        ("largest_attractor", number),
-        ("nearest_sample_distance", number),
-        ("nearest_sample_margin", number),
-        ("nearest_reference_distance", number),
-        ("nearest_reference_margin", number),
-        ("nearest_reference", text),
-        ("median_curvature", number),
-        ("seeds", count),
-        ("hangs_on_threshold", pa.bool_()),
-        ("strict", text),
-        ("loose", text),
-        ("withheld", text),
-        ("failed_pictures", count),
-        ("tokens", count),
-        ("cut_off", text),
-        ("metric", text),
-        ("delta_m", number),
-        ("delta_s", number),
-        ("calibrated", pa.bool_()),
-        ("rule", text),
-        ("power", number),
-        ("power_low", number),
-        ("power_suffices", pa.bool_()),
-        ("evaluations", count),
-        ("seconds", number),
-        ("error", text),
-        ("folder", text),
-    ]
+    return [(column.name, pa.type_for_alias(column.kind)) for column in COLUMNS]
 
 
 def _row(record: BatchRecord, extras: dict[str, tuple[str, Any]]) -> dict[str, Any]:

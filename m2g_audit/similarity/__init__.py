@@ -31,7 +31,7 @@ METRICS = ("l2", "tiled_l2", *LEARNED)
 
 
 def default_metric() -> str:
-    """Return the metric for models that bring none: SSCD where its file is at hand, else tiled l2.
+    """Return the metric for models that bring none: SSCD if its file is available, else tiled l2.
 
     Never CLIP: likeness of content is not a copy.
     """
@@ -47,9 +47,9 @@ def load_metric(
 ) -> Metric:
     """Return the metric of that name (one of METRICS), its weights loaded.
 
-    weights: file of a learned metric (LEARNED), by default the one at hand (`find_weights`); trust:
-    run an SSCD file whose hash is not known. Missing or wrong weights: ModelError with the command
-    that gets them; an unknown name: UsageError.
+    weights: file of a learned metric (LEARNED), by default the one available (`find_weights`);
+    trust: run an SSCD file whose hash is not known. Missing or wrong weights: ModelError with the
+    command that gets them; an unknown name: UsageError.
     """
     path = None if weights is None else Path(weights)
     if name not in METRICS:

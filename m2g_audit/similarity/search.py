@@ -251,17 +251,20 @@ class Vectors:
 
     @classmethod
     def of(cls, embeddings: Tensor) -> Vectors:
+        """Return embeddings [n, ...] with what a search needs of them."""
         values = embeddings.numpy()
         # Converts to float64 piece by piece.
         norms = np.einsum("npd,npd->np", values, values, dtype=np.float64)
         return cls(embeddings, torch.from_numpy(norms).nan_to_num_(nan=torch.inf, posinf=torch.inf))
 
     def blocks(self, step: int) -> Iterator[tuple[int, Vectors]]:
+        """Yield the rows in blocks, each with the number of its first."""
         for i in range(0, len(self.values), step):
             yield i, Vectors(self.values[i : i + step], self.norms[i : i + step])
 
     @property
     def largest_norm(self) -> float:
+        """The largest finite norm, 0 where there is none."""
         finite = self.norms[self.norms.isfinite()]
         return float(finite.max()) if len(finite) else 0.0
 

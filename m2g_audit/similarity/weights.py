@@ -43,7 +43,7 @@ def how_to_get(name: str) -> str:
 
 
 def require_weights(name: str, given: Path | None) -> Path:
-    """Return the given file or the one at hand; ModelError with the way to get it otherwise."""
+    """Return the given file or the one available; ModelError with the way to get it otherwise."""
     if given is not None:
         if not given.is_file():
             raise ModelError(f"There is no file {given} to load the weights of {name} from.")

@@ -60,16 +60,14 @@ _PROMPT_FOLDER = r"^(prompts/[a-z0-9-]+|\.)$"
 
 
 class BatchRecord(AuditRecord):
-    """The audit of one prompt of a batch.
-
-    `listed`: what the list says of it; `folder`: its own, relative to the batch's, to which the
-    paths of the record are relative; `evaluations` of the network by stage, forward passes. Spectra
-    are in their files only: `singular_values` is null.
-    """
+    """The audit of one prompt of a batch; spectra are in their files only."""
 
     listed: Listed
+    """What the list says of it."""
     folder: Annotated[str, Field(pattern=_PROMPT_FOLDER)]
+    """Its own folder, relative to the batch's, to which the paths of the record are relative."""
     evaluations: dict[str, int]
+    """Forward passes of the network, by stage."""
 
 
 class Claim:
@@ -379,12 +377,6 @@ class BatchDirectory:
         yield from self.log.get([entry.id for entry in self.entries])
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of a line of records.jsonl."""
-    schema = BatchRecord.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
 def _refuse_strangers(path: Path) -> None:
     # What there may be of a batch before its identity is written.
     own = (_LOCK_FILE, PROMPTS_FILE)
@@ -406,8 +398,8 @@ def _refuse_other(path: Path, now: Mapping[str, Any], prompts: PromptList) -> No
     if there.get("prompts") != now["prompts"]:
         changes.append(_list_differences(path, prompts))
     raise UsageError(
-        f"{path} holds another batch ({'; '.join(filter(None, changes))}). Go on with what it was "
-        "begun with, or choose another folder with --out DIR."
+        f"{path} holds another batch ({'; '.join(filter(None, changes))}). Continue it with what "
+        "it was begun with, or choose another folder with --out DIR."
     )
 
 

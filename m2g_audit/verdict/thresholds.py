@@ -77,7 +77,7 @@ class Thresholds:
         return replace(self, delta_m=delta_m, delta_s=delta_s, source=source, others={})
 
 
-# 2026-11: written down from the papers, never measured by this project on the model at hand.
+# 2026-11: written down from the papers, never measured by this project on a model.
 _RULES_OF_THUMB = {
     "l2": (0.15, "Carlini et al. 2023 call pictures at an L2 distance of 0.15 copies"),
     "tiled_l2": (0.15, "Carlini et al. 2023 call pictures at a tiled L2 distance of 0.15 copies"),

@@ -15,9 +15,9 @@ from m2g_audit.records.record import (
     ReferenceRecord,
     SeedRecord,
     ThresholdRecord,
-    VerdictWord,
     Wording,
 )
+from m2g_audit.records.vocabulary import VerdictWord
 
 METRICS = {
     "l2": "root-mean-square difference of pixels",

@@ -15,8 +15,11 @@ from small_scale.circle.scores import Score, empirical
 
 @dataclass(frozen=True)
 class Flow:
-    """Where the ODE carries points from time t to 1: `ends` [n, 2]; `gain` [n], the integral of
-    the divergence on the way; `evaluations` of the score for each point."""
+    """Where the ODE carries points from time t to 1.
+
+    `ends` [n, 2]; `gain` [n], the integral of the divergence on the way; `evaluations` of the score
+    for each point.
+    """
 
     ends: Tensor
     gain: Tensor

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from m2g_audit.diagnostics.oracles import circle_energy, circle_score
-from m2g_audit.records.record import StateWord
+from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.colours import STATE_COLOURS
 from small_scale.circle.clusters import Cluster
 from small_scale.circle.minima import expected_of_many
@@ -38,8 +38,11 @@ _CHANCE: StateWord = "generalized"
 
 @dataclass(frozen=True)
 class Landscape:
-    """One panel of Fig. 2: `energy` [grid, grid] at t = 0.15, least 0; `arrows` [n, n, 2];
-    `samples` [s, 2]; `points` [K, 2]; clusters, and the energy at the centre of each."""
+    """One panel of Fig. 2.
+
+    `energy` [grid, grid] at t = 0.15, least 0; `arrows` [n, n, 2]; `samples` [s, 2]; `points`
+    [K, 2]; clusters, and the energy at the centre of each.
+    """
 
     points: np.ndarray
     samples: np.ndarray

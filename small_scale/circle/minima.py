@@ -41,6 +41,7 @@ class Exact:
         self._products = (points[:, :, None] * points[:, None]).flatten(1)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """m(x): [n, 2] for x [n, 2]."""
         return self._weights(x) @ self.points
 
     def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,10 +62,12 @@ class Learned:
         self.score, self.beta, self.sigma = score, beta, sigma
 
     def __call__(self, x: Tensor) -> Tensor:
+        """m(x): [n, 2] for x [n, 2]."""
         variance = 1 / (2 * self.beta)
         return x + variance * self.score(x, variance / self.sigma**2)
 
     def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """m(x) [n, 2] and dm/dx [n, 2, 2]."""
         x = x.detach().requires_grad_()
         shifted = self(x)
         rows = [torch.autograd.grad(shifted[:, i].sum(), x, retain_graph=True)[0] for i in range(2)]

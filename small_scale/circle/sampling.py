@@ -1,11 +1,11 @@
 """The reverse SDE by Euler-Maruyama (Eq. 20)."""
 
-from collections.abc import Callable
 from math import sqrt
 
 import torch
 from torch import Tensor
 
+from m2g_audit.progress import OnProgress
 from small_scale.circle.recipe import Recipe
 from small_scale.circle.scores import Score
 
@@ -15,7 +15,7 @@ def euler_maruyama(
     score: Score,
     recipe: Recipe,
     generator: torch.Generator,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnProgress | None = None,
 ) -> Tensor:
     """Return samples [samples, 2], float64, from N(0, sigma^2) at t = 1 down to t_min.
 

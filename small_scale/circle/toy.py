@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from m2g_audit.progress import Progress
 from m2g_audit.store.run_directory import RunDirectory
 from small_scale.circle import clusters, results
 from small_scale.circle.data import COUNT, circle_points
@@ -19,7 +20,7 @@ from small_scale.circle.recipe import EXTENT, T_PICTURE, Recipe
 from small_scale.circle.sampling import euler_maruyama
 from small_scale.circle.scores import Score, ScoreNetwork, exact_score
 from small_scale.circle.stages import Tensors, keep, load
-from small_scale.circle.training import OnStep, checkpoint_path, generator_for, train
+from small_scale.circle.training import checkpoint_path, generator_for, train
 
 _SAMPLING = (1, 0)
 """The labels of the sampler's noise beside K; a batch has the iteration alone."""
@@ -35,7 +36,7 @@ def open_run(out: Path, recipe: Recipe) -> RunDirectory:
     return RunDirectory.open(out, recipe.identity())
 
 
-def run(folder: RunDirectory, recipe: Recipe, on_step: OnStep) -> None:
+def run(folder: RunDirectory, recipe: Recipe, on_step: Progress) -> None:
     """Make all that is missing of a run, then write RESULTS from what it has kept."""
     stages = Lab(folder, recipe, on_step).stages()
     for stage, make in stages.items():
@@ -49,7 +50,7 @@ class Lab:
 
     folder: RunDirectory
     recipe: Recipe
-    report: OnStep
+    report: Progress
 
     def stages(self) -> dict[str, Callable[[], Tensors]]:
         """Return all stages in their order; the first file also says whose folder it is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from m2g_audit.errors import OutputError
 from m2g_audit.files import write_atomically
+from m2g_audit.progress import Progress
 from small_scale.circle.recipe import Recipe
 from small_scale.circle.scores import ScoreNetwork
 
-OnStep = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
 
@@ -49,11 +48,11 @@ def loss(
     return (network.noise(x, t) - noise).square().sum(dim=1).mean()
 
 
-def train(points: Tensor, recipe: Recipe, checkpoint: Path, on_step: OnStep) -> ScoreNetwork:
+def train(points: Tensor, recipe: Recipe, checkpoint: Path, on_step: Progress) -> ScoreNetwork:
     """Return the network trained on points [K, 2], taken up where `checkpoint` stands.
 
-    Every batch is drawn from (seed, K, iteration): a training that was stopped goes on as if it had
-    not been.
+    Every batch is drawn from (seed, K, iteration): a training that was stopped continues as if it
+    had not been.
     """
     size = len(points)
     points = points.float()

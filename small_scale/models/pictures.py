@@ -25,6 +25,7 @@ from m2g_audit.errors import ReferenceFolderError, ResourceError, UsageError
 from m2g_audit.foreign_files import read_file, within
 from m2g_audit.pictures.decoding import crop, open_picture
 from m2g_audit.pictures.folder import PictureFolder, find_pictures, listed, refuse_broken
+from m2g_audit.progress import OnProgress
 from small_scale.models.copies import first_of_each
 from small_scale.settings import PUBLISHED, SUBSET_SEED, Settings
 
@@ -39,7 +40,6 @@ _AT_LEAST = 256
 _NAMED = 5
 _CONTROLS = 16
 
-OnProgress = Callable[[int, int], None]
 _Reader = Callable[[NDArray[np.int64], int], Tensor]
 
 
@@ -86,6 +86,7 @@ class Table(Source):
         self.channels = _channels(self)
 
     def picture(self, row: int, *, fresh: bool) -> Image:
+        """Return a picture of the training or the fresh part."""
         stored = self._splits[fresh][row][self._column]
         content = stored["bytes"]
         if content is None:  # it names a file beside the table
@@ -93,6 +94,7 @@ class Table(Source):
         return open_picture(io.BytesIO(content))
 
     def label(self, row: int, *, fresh: bool) -> str:
+        """Return what to call a picture in messages."""
         return f"row {row} of the {'test' if fresh else 'train'} split"
 
 
@@ -118,10 +120,12 @@ class Folder(Source):
         self.channels = _channels(self)
 
     def picture(self, row: int, *, fresh: bool) -> Image:
+        """Return a picture of the training or the fresh part."""
         with self._files[fresh][row].open() as content:
             return open_picture(content)
 
     def label(self, row: int, *, fresh: bool) -> str:
+        """Return what to call a picture in messages."""
         return self._files[fresh][row].name
 
 
@@ -159,7 +163,7 @@ def open_source(data: str) -> Source:
     raise UsageError(
         f"There is no data set {data!r}: give one of {', '.join(PUBLISHED)}, a folder of pictures, "
         "a parquet file in the hub's layout, a tar archive, a list of paths, or the folder of a "
-        "sweep to go on with."
+        "sweep to continue."
     )
 
 

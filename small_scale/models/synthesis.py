@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from torch import Tensor
 
 from m2g_audit.diagnostics.numerics import in_batches, seed_for
 from m2g_audit.errors import NumericsError, OutputError
+from m2g_audit.progress import OnProgress
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.models.pictures import to_levels
 from small_scale.settings import Synthesis
 
 SHARD = 500
 _SEED = 2505_21777
-
-OnImages = Callable[[int, int], None]
 
 
 def synthesise(
@@ -33,7 +31,7 @@ def synthesise(
     device: torch.device,
     mixed_precision: bool = False,
     batch_size: int = 250,
-    on_images: OnImages | None = None,
+    on_images: OnProgress | None = None,
 ) -> Tensor:
     """The synthetic set of a model, uint8 [n, c, h, w], made or gone on with.
 

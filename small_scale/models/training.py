@@ -1,4 +1,4 @@
-"""Training of one denoiser (App. B.4), with checkpoints from which a killed run goes on as before.
+"""Training of one denoiser (App. B.4), with checkpoints that a killed run continues from as before.
 
 Every batch, its noise and its dropout are drawn from (seed, K, step), so that a resumed training is
 the training that was never stopped.
@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.errors import NumericsError, OutputError
+from m2g_audit.progress import OnProgress
 from small_scale.models.network import make_network, make_scheduler
 from small_scale.models.pictures import as_input
 from small_scale.settings import Settings, Training
 
-OnStep = Callable[[int, int], None]
 MODEL, CHECKPOINT, LOG, STATE = "model", "checkpoint", "log.jsonl", "training.pt"
 _LOG_EVERY = 50
 _FINAL_RATE = 0.05
@@ -41,7 +41,7 @@ def train(
     seed: int,
     *,
     accelerator: Accelerator | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnProgress | None = None,
 ) -> Path:
     """The folder of a finished DDPM pipeline, `folder`/model, trained or gone on with.
 
@@ -93,7 +93,7 @@ class _Run:
     def __exit__(self, *_: object) -> None:
         self._log.close()
 
-    def go(self, report: OnStep) -> None:
+    def go(self, report: OnProgress) -> None:
         settings, began, summed, count = self.training, time.monotonic(), 0.0, 0
         self.network.train()
         report(self.step, settings.iterations)
@@ -215,7 +215,7 @@ class _Run:
             raise OutputError(
                 f"The checkpoint {path.parent} is damaged ({type(error).__name__}: "
                 f"{(str(error).splitlines() or ['empty'])[0]}). Remove that folder: this one "
-                "training then starts anew, everything else goes on."
+                "training then starts anew, everything else continues."
             ) from error
 
 
@@ -254,7 +254,7 @@ def _draft(folder: Path) -> Iterator[Path]:
         # torch and safetensors have errors of their own for a full disk.
         raise OutputError(
             f"Can't write {folder} ({str(error).splitlines()[0]}). Free space; the same command "
-            "then goes on from the checkpoint before."
+            "then continues from the checkpoint before."
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -12,20 +12,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from m2g_audit.audits import audit as audits
-from m2g_audit.audits import request as requests
-from m2g_audit.audits.audit import choose_samples, execute
+from m2g_audit.audits import spectra
+from m2g_audit.audits.audit import execute
 from m2g_audit.audits.estimates import estimate
-from m2g_audit.audits.request import Job, Request
+from m2g_audit.audits.spectra import choose_samples
 from m2g_audit.diagnostics.oracles import Empirical
 from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.errors import NumericsError, UsageError
-from m2g_audit.models.pipelines import TextToImage
 from m2g_audit.pictures.tensors import to_picture
 from m2g_audit.records.record import AttractorRecord, AuditRecord, SeedRecord, format_record
 from m2g_audit.store.run_directory import DISTANCES_FILE, RunDirectory, read_record
 from tests.support.fakes import FakePipeline, picture, to_latents
 from tests.support.samples import interval
+from tests.support.setups import fake_job, run_job
 
 PROMPT = "a print of the old harbour"
 REPEATING = [1] * 8 + [2, 2, 1, 1, 3] + [1] * 7
@@ -36,19 +35,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
 
 
-def prepare(
-    monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline, out: Path, **options: object
-) -> Job:
-    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: pipeline)
-    defaults = {"model": "fake", "seeds": len(pipeline.numbers), "out": out}
-    return requests.prepare(Request(pipeline.prompt, **{**defaults, **options}))  # type: ignore[arg-type]
-
-
-def audit(
-    monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline, out: Path, **options: object
-) -> AuditRecord:
-    job = prepare(monkeypatch, pipeline, out, **options)
-    return execute(job, RunDirectory.open(job.folder, job.identity))
+def audit(pipeline: FakePipeline, out: Path, **options: object) -> AuditRecord:
+    return run_job(fake_job(pipeline, out=out, **options), out)
 
 
 def training_folder(path: Path, *numbers: int) -> Path:
@@ -62,12 +50,9 @@ def comparable(record: AuditRecord) -> dict[str, object]:
     return json.loads(format_record(record.model_copy(update={"timings": None})))
 
 
-def test_training_pictures_that_come_back_are_memorized(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_training_pictures_that_come_back_are_memorized(tmp_path: Path) -> None:
     folder = training_folder(tmp_path / "training", 1, 7, 8)
     record = audit(
-        monkeypatch,
         FakePipeline(PROMPT, REPEATING),
         tmp_path / "run",
         reference=str(folder),
@@ -99,7 +84,7 @@ def test_pictures_of_a_first_audit_do_not_make_a_second_one_memorized(
     folder = training_folder(tmp_path / "training", 7, 8)
     monkeypatch.chdir(folder)
     for out in (Path("runs/first"), Path("runs/second"), Path("third")):
-        record = audit(monkeypatch, FakePipeline(PROMPT, [1] * 8), out, reference=".")
+        record = audit(FakePipeline(PROMPT, [1] * 8), out, reference=".")
         assert record.verdict.state == "attractor"
         assert record.reference is not None
         assert record.reference.files is not None
@@ -108,14 +93,10 @@ def test_pictures_of_a_first_audit_do_not_make_a_second_one_memorized(
     assert any("runs/first; runs/second" in warning for warning in record.warnings)
 
 
-def test_what_of_the_reference_is_not_read_stands_in_the_record(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_of_the_reference_is_not_read_stands_in_the_record(tmp_path: Path) -> None:
     folder = training_folder(tmp_path / "training", 7, 8)
     (folder / "9.psd").write_bytes(b"8BPS" + bytes(40))
-    record = audit(
-        monkeypatch, FakePipeline(PROMPT, [1] * 8), tmp_path / "run", reference=str(folder)
-    )
+    record = audit(FakePipeline(PROMPT, [1] * 8), tmp_path / "run", reference=str(folder))
     assert record.reference is not None
     assert record.reference.files is not None
     assert record.reference.files.unread_names == ["9.psd (a Photoshop file)"]
@@ -123,46 +104,38 @@ def test_what_of_the_reference_is_not_read_stands_in_the_record(
     assert read_record(tmp_path / "run") == record
 
 
-def test_the_distances_of_all_pairs_are_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 1]), tmp_path / "run", spectrum="none")
+def test_the_distances_of_all_pairs_are_kept(tmp_path: Path) -> None:
+    audit(FakePipeline(PROMPT, [1, 2, 1]), tmp_path / "run", spectrum="none")
     stored = load_file(tmp_path / "run" / DISTANCES_FILE)["samples"]
     rms = float((picture(1) - picture(2)).double().square().mean().sqrt())
     expected = torch.tensor([[0, rms, 0], [rms, 0, rms], [0, rms, 0]], dtype=torch.float64)
     assert torch.allclose(stored, expected, atol=1e-6)
 
 
-def test_without_a_reference_repeats_are_attractors(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, REPEATING), tmp_path / "run")
+def test_without_a_reference_repeats_are_attractors(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run")
     assert record.verdict.state == "attractor"
     assert "--reference" in record.verdict.summary
     assert {seed.state for seed in record.seeds} == {"attractor", "generalized"}
     assert record.reference is None
 
 
-def test_a_reference_that_may_have_holes_calls_nothing_spurious(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_reference_that_may_have_holes_calls_nothing_spurious(tmp_path: Path) -> None:
     folder = training_folder(tmp_path / "training", 7, 8)
-    record = audit(
-        monkeypatch, FakePipeline(PROMPT, REPEATING), tmp_path / "run", reference=str(folder)
-    )
+    record = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run", reference=str(folder))
     assert {seed.state for seed in record.seeds} == {"attractor", "generalized"}
     assert "--reference-complete" in record.verdict.summary
 
 
-def test_new_pictures_are_generalized(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, range(16)), tmp_path / "run")
+def test_new_pictures_are_generalized(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, range(16)), tmp_path / "run")
     assert record.verdict.state == "generalized"
     assert record.attractors == []
     assert "26%" in record.verdict.summary
 
 
-def test_curvature_of_one_memory_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, REPEATING), tmp_path / "run")
+def test_curvature_of_one_memory_is_one(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run")
     assert [entry.image for entry in record.curvature] == [0, 8, 12]
     assert [entry.attractor for entry in record.curvature] == [0, 1, None]
     for entry in record.curvature:
@@ -177,8 +150,8 @@ def test_curvature_of_one_memory_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert kept["evaluations"] == entry.evaluations
 
 
-def test_curvature_can_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path / "run", spectrum="none")
+def test_curvature_can_be_left_out(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, [1, 2]), tmp_path / "run", spectrum="none")
     assert record.curvature == []
 
 
@@ -200,9 +173,9 @@ class Remembering(FakePipeline):
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_basins_of_attractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool) -> None:
+def test_basins_of_attractors(tmp_path: Path, exact: bool) -> None:
     pipeline = Remembering(PROMPT, [1, 1, 4, 4, 2, 2])
-    record = audit(monkeypatch, pipeline, tmp_path, basin=True, basin_exact=exact, spectrum="none")
+    record = audit(pipeline, tmp_path, basin=True, basin_exact=exact, spectrum="none")
     found = {attractor.seeds[0]: attractor.basin for attractor in record.attractors}
     assert {seed: basin is None for seed, basin in found.items()} == {0: False, 2: False, 4: False}
     for seed, basin in found.items():
@@ -217,22 +190,20 @@ def test_basins_of_attractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, e
     assert found[0].radius > found[2].radius  # type: ignore[union-attr]
 
 
-def test_no_attractor_has_no_basin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path, basin=True)
+def test_no_attractor_has_no_basin(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, [1, 2, 3]), tmp_path, basin=True)
     assert record.attractors == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_an_interrupted_audit_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch_size: int
-) -> None:
-    whole = audit(monkeypatch, FakePipeline(PROMPT, [1, 1, 2, 3, 4]), tmp_path / "whole")
+def test_an_interrupted_audit_goes_on(tmp_path: Path, batch_size: int) -> None:
+    whole = audit(FakePipeline(PROMPT, [1, 1, 2, 3, 4]), tmp_path / "whole")
     stopped = FakePipeline(PROMPT, [1, 1, 2, 3, 4], stop_after=3)
     with pytest.raises(KeyboardInterrupt):
-        audit(monkeypatch, stopped, tmp_path / "run", batch_size=batch_size)
+        audit(stopped, tmp_path / "run", batch_size=batch_size)
     assert not (tmp_path / "run" / "record.json").exists()
     again = FakePipeline(PROMPT, [1, 1, 2, 3, 4])
-    record = audit(monkeypatch, again, tmp_path / "run")
+    record = audit(again, tmp_path / "run")
     assert stopped.made + again.made == [0, 1, 2, 3, 4]
     differing = {
         key for key, value in comparable(record).items() if value != comparable(whole)[key]
@@ -240,11 +211,9 @@ def test_an_interrupted_audit_goes_on(
     assert differing == set()
 
 
-def test_a_batch_of_another_size_is_the_same_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_batch_of_another_size_is_the_same_run(tmp_path: Path) -> None:
     jobs = [
-        prepare(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run", batch_size=size)
+        fake_job(FakePipeline(PROMPT, [1, 2, 3]), out=tmp_path / "run", batch_size=size)
         for size in (1, 3)
     ]
     assert jobs[0].identity == jobs[1].identity
@@ -268,67 +237,59 @@ def test_a_batch_of_another_size_is_the_same_run(
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_changes_a_number_makes_another_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, object]
-) -> None:
+def test_what_changes_a_number_makes_another_run(tmp_path: Path, change: dict[str, object]) -> None:
     pipeline = FakePipeline(PROMPT, [1, 2, 3])
-    first = prepare(monkeypatch, pipeline, tmp_path)
-    second = prepare(monkeypatch, pipeline, tmp_path, **change)
+    first = fake_job(pipeline, out=tmp_path)
+    second = fake_job(pipeline, out=tmp_path, **change)
     assert first.identity != second.identity
 
 
-def test_no_guidance_is_one_however_it_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_guidance_is_one_however_it_is_said(tmp_path: Path) -> None:
     pipeline = FakePipeline(PROMPT, [1, 2])
-    jobs = [prepare(monkeypatch, pipeline, tmp_path, guidance=value) for value in (0.0, 1.0)]
-    assert jobs[0].settings.guidance == jobs[1].settings.guidance == 1
+    jobs = [fake_job(pipeline, out=tmp_path, guidance=value) for value in (0.0, 1.0)]
+    assert jobs[0].setup.settings.guidance == jobs[1].setup.settings.guidance == 1
     assert jobs[0].identity == jobs[1].identity
     with pytest.raises(UsageError, match=r"guidance of 0\.5"):
-        prepare(monkeypatch, pipeline, tmp_path, guidance=0.5)
+        fake_job(pipeline, out=tmp_path, guidance=0.5)
 
 
 def test_a_spectrum_beyond_what_was_announced_still_shows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    measure = audits._measure_spectrum
+    measure = spectra._measure_spectrum
 
     def long(*arguments):  # as where a spectrum is wide
         for done in range(0, 2000, 100):
             arguments[-1](done)
         return measure(*arguments)
 
-    monkeypatch.setattr(audits, "_measure_spectrum", long)
+    monkeypatch.setattr(spectra, "_measure_spectrum", long)
     told: list[tuple[int, int]] = []
 
     def on_progress(stage: str, done: int, total: int) -> None:
         if stage == "curvature":
             told.append((done, total))
 
-    job = prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, spectrum_samples=1)
-    execute(job, RunDirectory.open(job.folder, job.identity), on_progress)
+    job = fake_job(FakePipeline(PROMPT, [1, 2]), spectrum_samples=1)
+    execute(job, RunDirectory.open(tmp_path, job.identity), on_progress)
     *before, (last, all_) = told
     assert max(done for done, _ in before) >= 1900
     assert all(done < total for done, total in before)
     assert last == all_
 
 
-def test_another_algorithm_for_basins_makes_another_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_another_algorithm_for_basins_makes_another_run(tmp_path: Path) -> None:
     jobs = [
-        prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, basin=True, basin_exact=exact)
+        fake_job(FakePipeline(PROMPT, [1, 2]), out=tmp_path, basin=True, basin_exact=exact)
         for exact in (False, True)
     ]
     assert jobs[0].identity != jobs[1].identity
     with pytest.raises(UsageError, match="give both, or neither"):
-        prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path, basin_exact=True)
+        fake_job(FakePipeline(PROMPT, [1, 2]), out=tmp_path, basin_exact=True)
 
 
-def test_what_every_audit_finds_out_about_the_model_is_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run")
+def test_what_every_audit_finds_out_about_the_model_is_kept(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run")
     thresholds, findings, power = record.thresholds, record.findings, record.power
     assert thresholds is not None
     assert (thresholds.rule, thresholds.calibrated) == ("rule of thumb", False)
@@ -338,15 +299,13 @@ def test_what_every_audit_finds_out_about_the_model_is_kept(
     assert power is not None
     assert power.suffices
     again = FakePipeline(PROMPT, [1, 1, 2])
-    audit(monkeypatch, again, tmp_path / "again")
+    audit(again, tmp_path / "again")
     assert again.made_of_others == []
 
 
-def test_the_probe_and_the_plants_are_part_of_the_estimate(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    job = prepare(monkeypatch, FakePipeline(PROMPT, [1, 1, 2]), tmp_path / "run")
-    run = RunDirectory.open(job.folder, job.identity)
+def test_the_probe_and_the_plants_are_part_of_the_estimate(tmp_path: Path) -> None:
+    job = fake_job(FakePipeline(PROMPT, [1, 1, 2]), out=tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run", job.identity)
     seconds = estimate(job, run).seconds
     # 16 prompts x 2 seeds, 16 pictures to plant, and 256 plants of a few steps each.
     assert seconds["thresholds"] == pytest.approx((32 + 16 + 16) / 3 * seconds["images"])
@@ -354,15 +313,13 @@ def test_the_probe_and_the_plants_are_part_of_the_estimate(
     assert "thresholds" not in estimate(job, run).seconds
 
 
-def test_unseen_pictures_set_thresholds_and_make_another_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unseen_pictures_set_thresholds_and_make_another_run(tmp_path: Path) -> None:
     pipeline = FakePipeline(PROMPT, [1] * 15 + [999])
     folders = {
         "reference": str(training_folder(tmp_path / "training", *range(110))),
         "unseen": training_folder(tmp_path / "held-out", *range(200, 320)),
     }
-    record = audit(monkeypatch, pipeline, tmp_path / "run", **folders)
+    record = audit(pipeline, tmp_path / "run", **folders)
     assert record.verdict.state == "memorized"
     thresholds = record.thresholds
     assert thresholds is not None
@@ -378,27 +335,25 @@ def test_unseen_pictures_set_thresholds_and_make_another_run(
     assert new.margin == pytest.approx(new.distance / thresholds.delta_m)  # type: ignore[operator]
     assert new.margin > 1
     assert new.ratio is not None
-    before = prepare(monkeypatch, pipeline, tmp_path, **folders).identity
+    before = fake_job(pipeline, out=tmp_path, **folders).identity
     to_picture(picture(400)).save(folders["unseen"] / "400.png")  # type: ignore[operator]
-    assert prepare(monkeypatch, pipeline, tmp_path, **folders).identity != before
+    assert fake_job(pipeline, out=tmp_path, **folders).identity != before
 
 
-def test_in_a_collapsed_model_what_repeats_is_collapsed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_in_a_collapsed_model_what_repeats_is_collapsed(tmp_path: Path) -> None:
     def repeating(prompt: str, seed: int) -> int:
         return 10**6 + len(prompt)
 
     same = FakePipeline(PROMPT, [1] * 16, others=repeating)
-    record = audit(monkeypatch, same, tmp_path / "same", spectrum="none")
+    record = audit(same, tmp_path / "same", spectrum="none")
     assert record.verdict.state == "collapsed"
     assert record.findings is not None
     assert record.findings.collapsed
     assert any("seeds do little in it for any prompt" in said for said in record.warnings)
     new = FakePipeline(PROMPT, range(16), others=repeating)
-    assert audit(monkeypatch, new, tmp_path / "new", spectrum="none").verdict.state == "generalized"
+    assert audit(new, tmp_path / "new", spectrum="none").verdict.state == "generalized"
     folder = training_folder(tmp_path / "training", 1, 2)
-    copies = audit(monkeypatch, same, tmp_path / "copies", spectrum="none", reference=str(folder))
+    copies = audit(same, tmp_path / "copies", spectrum="none", reference=str(folder))
     assert copies.verdict.state == "memorized"
 
 
@@ -411,83 +366,70 @@ def test_in_a_collapsed_model_what_repeats_is_collapsed(
     ],
 )
 def test_seeds_are_taken_until_the_verdict_is_settled(
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     numbers: list[int],
     made: int,
     state: str,
 ) -> None:
     pipeline = FakePipeline(PROMPT, numbers)
-    record = audit(monkeypatch, pipeline, tmp_path / "run", seeds="auto", spectrum="none")
+    record = audit(pipeline, tmp_path / "run", seeds="auto", spectrum="none")
     assert pipeline.made == list(range(made))
     assert record.verdict.state == state
     assert record.looks is not None
     assert (record.looks.looks, record.looks.ended_at) == ([8, 16, 32, 64], made)
     again = FakePipeline(PROMPT, numbers)
-    audit(monkeypatch, again, tmp_path / "run", seeds="auto", spectrum="none")
+    audit(again, tmp_path / "run", seeds="auto", spectrum="none")
     assert again.made == []
 
 
-def test_the_content_of_the_reference_makes_another_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_content_of_the_reference_makes_another_run(tmp_path: Path) -> None:
     folder = training_folder(tmp_path / "training", 1)
     pipeline = FakePipeline(PROMPT, [1, 2, 3])
-    first = prepare(monkeypatch, pipeline, tmp_path, reference=str(folder))
+    first = fake_job(pipeline, out=tmp_path, reference=str(folder))
     to_picture(picture(2)).save(folder / "2.png")
-    second = prepare(monkeypatch, pipeline, tmp_path, reference=str(folder))
+    second = fake_job(pipeline, out=tmp_path, reference=str(folder))
     assert first.identity != second.identity
 
 
-def test_generator_seeds_are_those_of_plain_diffusers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    record = audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run")
+def test_generator_seeds_are_those_of_plain_diffusers(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run")
     for seed in record.seeds:
         torch.Generator("cpu").manual_seed(seed.generator_seed)
     assert len({seed.generator_seed for seed in record.seeds}) == 3
 
 
-def test_failed_pictures_are_left_out_and_counted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_failed_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
     pipeline = FakePipeline(PROMPT, [1, None, 1, None, 2, 3])
-    record = audit(monkeypatch, pipeline, tmp_path / "run", batch_size=1)
+    record = audit(pipeline, tmp_path / "run", batch_size=1)
     assert [seed.state for seed in record.seeds].count("failed") == 2
     assert [failure.index for failure in record.failures] == [1, 3]
     assert record.seeds[1].nearest_sample is None
     assert record.attractors[0].mass.estimate == 0.5
-    again = audit(monkeypatch, FakePipeline(PROMPT, []), tmp_path / "run", seeds=6)
+    again = audit(FakePipeline(PROMPT, []), tmp_path / "run", seeds=6)
     assert comparable(again)["seeds"] == comparable(record)["seeds"]
 
 
-def test_an_overflow_everywhere_is_an_error_and_a_record(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_overflow_everywhere_is_an_error_and_a_record(tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match="float32"):
-        audit(monkeypatch, FakePipeline(PROMPT, [None, None, None]), tmp_path / "run")
+        audit(FakePipeline(PROMPT, [None, None, None]), tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record.error is not None
     assert record.error.exit_code == 5
-    audit(monkeypatch, FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run")
+    audit(FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "run")
     assert read_record(tmp_path / "run").error is None
 
 
-def test_a_prompt_that_is_not_read_to_its_end_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_prompt_that_is_not_read_to_its_end_is_said(tmp_path: Path) -> None:
     prompt = "word " * 30
-    record = audit(monkeypatch, FakePipeline(prompt, [1, 2]), tmp_path / "run")
+    record = audit(FakePipeline(prompt, [1, 2]), tmp_path / "run")
     assert record.wording.tokens == 32
     assert record.wording.cut_off == " ".join(["word"] * 12)
     assert any("32 tokens" in warning for warning in record.warnings)
 
 
-def test_the_estimate_shrinks_with_what_is_done(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    job = prepare(monkeypatch, FakePipeline(PROMPT, [1, 2]), tmp_path / "run")
-    run = RunDirectory.open(job.folder, job.identity)
+def test_the_estimate_shrinks_with_what_is_done(tmp_path: Path) -> None:
+    job = fake_job(FakePipeline(PROMPT, [1, 2]), out=tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run", job.identity)
     before = estimate(job, run)
     assert before.seconds["images"] > 0
     assert before.seconds["curvature"] > 0

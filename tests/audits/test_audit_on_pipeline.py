@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from m2g_audit.audits.audit import execute
-from m2g_audit.audits.request import Request, prepare
+from m2g_audit.audits.job import Job, make_job
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
 from m2g_audit.errors import OutputError
 from m2g_audit.pictures.tensors import read_picture
 from m2g_audit.records.record import AuditRecord, format_record
 from m2g_audit.store.run_directory import RunDirectory
 from tests.support import tiny
+from tests.support.setups import run_job
 
 OPTIONS = {"seeds": 4, "steps": 2, "spectrum": "exact-alg3", "spectrum_samples": 1}
 
@@ -34,9 +36,12 @@ def cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def audit(folder: Path, out: Path, **options: object) -> AuditRecord:
-    request = Request("a harbour", model=str(folder), out=out, **{**OPTIONS, **options})  # type: ignore[arg-type]
-    job = prepare(request)
-    return execute(job, RunDirectory.open(job.folder, job.identity))
+    return run_job(job_of(str(folder), **options), out)
+
+
+def job_of(model: str, **options: object) -> Job:
+    setup = set_up(AuditOptions.of(model=model, **{**OPTIONS, **options}))
+    return make_job(setup, "a harbour")
 
 
 def numbers(record: AuditRecord) -> dict[str, object]:
@@ -113,9 +118,8 @@ def test_the_spelling_of_a_path_makes_no_other_run(
     audit(folder, tmp_path / "run", spectrum="none")
     monkeypatch.chdir(folder.parent)
     path = spelling.format(name=folder.name, parent=folder.parent.name)
-    options = {**OPTIONS, "spectrum": "none", "out": tmp_path / "run"}
-    job = prepare(Request("a harbour", model=path, **options))  # type: ignore[arg-type]
-    assert RunDirectory.open(job.folder, job.identity).finished() is not None
+    job = job_of(path, spectrum="none")
+    assert RunDirectory.open(tmp_path / "run", job.identity).finished() is not None
 
 
 def test_a_reference_folder_goes_through_the_vae(folder: Path, tmp_path: Path) -> None:

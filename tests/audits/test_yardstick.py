@@ -7,17 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from m2g_audit.audits.request import Request
-from m2g_audit.audits.yardstick import FEW, Yardstick, find_yardstick
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
+from m2g_audit.audits.threshold_sources import FEW
+from m2g_audit.audits.yardstick import Yardstick
+from m2g_audit.audits.yardstick_search import find_yardstick
 from m2g_audit.diagnostics.numerics import seed_for
-from m2g_audit.errors import NumericsError, UsageError
-from m2g_audit.models.pipelines import Generations
+from m2g_audit.errors import ModelError, NumericsError, UsageError
+from m2g_audit.models.protocol import Generations
 from m2g_audit.progress import silent
 from m2g_audit.references import power
 from m2g_audit.references.nulls import Nulls
@@ -28,8 +33,8 @@ from m2g_audit.verdict.looks import Look
 from m2g_audit.verdict.rule import Doubt, Grounds, Samples, Verdict, judge
 from m2g_audit.verdict.states import S_PRIME
 from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Rule, Thresholds, low_quantile
-from tests.support.batch_work import fake_setup
 from tests.support.fakes import FakePipeline, picture
+from tests.support.setups import fake_setup
 
 L2 = load_metric("l2")
 PROMPT = "a print of the old harbour"
@@ -126,7 +131,7 @@ def test_distances_within_the_reference_are_taken_once(monkeypatch: pytest.Monke
     def find_nulls(*_: object) -> Nulls:
         raise RuntimeError("taken again")
 
-    monkeypatch.setattr("m2g_audit.audits.yardstick.find_nulls", find_nulls)
+    monkeypatch.setattr("m2g_audit.audits.threshold_sources.find_nulls", find_nulls)
     assert find(s).thresholds == first.thresholds
     for changed in (replace(s, sha256="other"), replace(s, captions=[None] * 130)):
         with pytest.raises(RuntimeError, match="again"):
@@ -424,13 +429,16 @@ def test_without_a_reference_delta_s_alone_is_enough() -> None:
     ],
 )
 def test_a_threshold_by_hand_that_lacks_the_other_is_refused_at_once(
-    options: dict[str, object], refused: bool
+    tmp_path: Path, options: dict[str, object], refused: bool
 ) -> None:
-    request = Request(PROMPT, **{"model": "fake", **options})  # type: ignore[arg-type]
-    if not refused:
-        return request.check_options()
-    with pytest.raises(UsageError, match="--delta-s, and with a reference --delta-m too"):
-        request.check_options()
+    if options.get("reference") == "folder":
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        options = {**options, "reference": str(tmp_path)}
+    asked = AuditOptions.of(**{"model": "fake", **options})
+    stops = UsageError if refused else ModelError  # once the model is asked for
+    said = "--delta-s, and with a reference --delta-m too" if refused else "was asked for"
+    with pytest.raises(stops, match=said):
+        set_up(asked, load=Mock(side_effect=ModelError("The model was asked for.")))
 
 
 # -- what the model does for any prompt
@@ -606,10 +614,10 @@ def pocket(
         thresholds=pooled,
         thresholds_of=lambda _: own,
         captions=(row,),
+        false_memorized=lambda _: 0.0,
         plants=Plants(np.full(256, 0.05), np.full(128, 0.15), {}),
     )
-    monkeypatch.setattr("m2g_audit.audits.yardstick.load_table", lambda: table)
-    monkeypatch.setattr("m2g_audit.audits.request.false_memorized", lambda _: 0.0)
+    monkeypatch.setattr("m2g_audit.pocket.provenance.load_table", lambda _: table)
     return find(model="pocket", **options)
 
 

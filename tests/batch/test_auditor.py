@@ -13,7 +13,6 @@ from rich.console import Console
 import m2g_audit
 from m2g_audit import Auditor
 from m2g_audit.errors import UsageError
-from m2g_audit.models.pipelines import TextToImage
 from tests.support.batch_work import ManyPrompts, run_batch
 
 PROMPTS = ["new dog", "same kite", "half cat"]
@@ -24,7 +23,7 @@ OPTIONS = {"model": "fake", "seeds": 7, "spectrum": "none"}
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ManyPrompts:
     fake = ManyPrompts()
     monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: fake)
+    monkeypatch.setattr("m2g_audit.audits.setup.load_model", lambda *_, **__: fake)
     monkeypatch.chdir(tmp_path)
     return fake
 

@@ -18,7 +18,10 @@ from pyarrow import parquet
 
 from m2g_audit.audits import generations
 from m2g_audit.audits.audit import execute
-from m2g_audit.batch.batch import Batch, BatchSize, Tally
+from m2g_audit.audits.job import make_job
+from m2g_audit.batch.batch import Batch
+from m2g_audit.batch.batch_size import BatchSize
+from m2g_audit.batch.tally import Tally
 from m2g_audit.errors import OutputError
 from m2g_audit.prompts import MAX_PROMPT, from_python, prompt_id
 from m2g_audit.records.record import AuditRecord
@@ -31,7 +34,8 @@ from m2g_audit.store.batch_directory import (
 )
 from m2g_audit.store.run_directory import RunDirectory
 from tests.prompts.test_reading import HOSTILE
-from tests.support.batch_work import ManyPrompts, fake_setup, open_batch, run_batch, work
+from tests.support.batch_work import ManyPrompts, open_batch, run_batch, work
+from tests.support.setups import fake_setup
 
 PROMPTS = ["same kite", "new dog", "half cat", "torn sail", "same harbour", "new hill"]
 
@@ -58,7 +62,7 @@ def test_a_prompt_of_a_batch_is_what_an_audit_of_it_alone_gives(tmp_path: Path) 
     assert any(len(set(batch)) > 1 for batch in pipeline.batches), "no batch was shared"
     assert [record.prompt for record in records] == PROMPTS
     for record in records:
-        job = fake_setup(ManyPrompts(), **options).job(record.prompt)
+        job = make_job(fake_setup(ManyPrompts(), **options), record.prompt)
         alone_at = tmp_path / "alone" / record.listed.id
         alone = execute(job, RunDirectory.open(alone_at, job.identity))
         of_batch = tmp_path / "batch" / record.folder

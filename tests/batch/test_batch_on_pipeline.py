@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from m2g_audit.audits.audit import execute
-from m2g_audit.audits.request import Request, prepare, set_up
+from m2g_audit.audits.job import make_job
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
 from m2g_audit.batch.batch import Batch
 from m2g_audit.pictures.tensors import read_picture
 from m2g_audit.prompts import from_python
@@ -24,13 +26,13 @@ def test_pictures_are_those_of_single_audits(
     monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))  # one plant and one probe for all
     folder = tiny.save(tiny.text_to_image(), tmp_path / "model")
     options = {"model": str(folder), "seeds": 3, "steps": 2, "spectrum": "none", "device": "cpu"}
-    setup = set_up(Request("", batch_size=4, **options))  # type: ignore[arg-type]
+    setup = set_up(AuditOptions.of(batch_size=4, **options))
     listed = from_python(PROMPTS)
     directory = BatchDirectory.open(tmp_path / "batch", setup.identity, listed)
     records = list(Batch(setup, directory).run())
     assert [record.prompt for record in records] == [entry.prompt for entry in listed]
     for record in records:
-        job = prepare(Request(record.prompt, **options))  # type: ignore[arg-type]
+        job = make_job(set_up(AuditOptions.of(**options)), record.prompt)
         run = RunDirectory.open(tmp_path / record.listed.id, job.identity)
         alone = execute(job, run)
         assert record.wording == alone.wording

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import m2g_audit
-from m2g_audit.audits import request as requests
-from m2g_audit.audits.audit import execute
-from m2g_audit.audits.request import Job, Request
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
 from m2g_audit.calibration import calibration as calibrations
 from m2g_audit.calibration.calibration import (
     Calibration,
@@ -32,21 +31,21 @@ from m2g_audit.calibration.calibration import (
     Trained,
     Transfer,
     check_fit,
-    json_schema,
     load,
     read_out,
 )
 from m2g_audit.calibration.naming import name_attractors
 from m2g_audit.errors import UsageError
-from m2g_audit.models.pipelines import TextToImage
 from m2g_audit.records.record import AttractorRecord, AuditRecord, IntervalRecord, parse_record
-from m2g_audit.store.run_directory import RECORD_FILE, RunDirectory
+from m2g_audit.records.schemas import schema_of
+from m2g_audit.store.run_directory import RECORD_FILE
 from m2g_audit.verdict.looks import Look
 from m2g_audit.verdict.rule import Verdict
 from m2g_audit.verdict.states import State
 from tests.audits.test_audit import PROMPT, REPEATING, training_folder
 from tests.support.fakes import FakePipeline
 from tests.support.samples import interval
+from tests.support.setups import fake_job, run_job
 
 SCHEMA_FILE = Path(m2g_audit.__file__).parent / "schema" / "calibration.schema.json"
 DATE = datetime.date(2026, 11, 20)
@@ -119,9 +118,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_schema_in_the_package_is_current() -> None:
     """Make it anew: `m2g-audit schema calibration > m2g_audit/schema/calibration.schema.json`."""
-    assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
-    jsonschema.Draft202012Validator.check_schema(json_schema())
-    jsonschema.validate(json.loads(calibration().model_dump_json()), json_schema())
+    assert json.loads(SCHEMA_FILE.read_text()) == schema_of(Calibration)
+    jsonschema.Draft202012Validator.check_schema(schema_of(Calibration))
+    jsonschema.validate(json.loads(calibration().model_dump_json()), schema_of(Calibration))
 
 
 def write(path: Path, **changes: Any) -> Path:
@@ -315,34 +314,19 @@ def test_a_transfer_that_may_be_chance_names_nothing() -> None:
 # -- the audit
 
 
-def prepare(
-    monkeypatch: pytest.MonkeyPatch, pipeline: FakePipeline, out: Path, **options: Any
-) -> Job:
-    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: pipeline)
-    defaults = {"model": "fake", "seeds": len(pipeline.numbers), "out": out}
-    return requests.prepare(Request(pipeline.prompt, **{**defaults, **options}))  # type: ignore[arg-type]
-
-
-def audit(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, file: Calibration, **options: Any
-) -> AuditRecord:
+def audit(folder: Path, file: Calibration, **options: Any) -> AuditRecord:
     """Return the audit of a prompt that repeats itself; all its spectra are 1 throughout."""
     file.save(folder / "calibration.json")
-    job = prepare(
-        monkeypatch,
-        FakePipeline(PROMPT, REPEATING),
-        folder / "run",
-        calibration=folder / "calibration.json",
-        **options,
-    )
-    return execute(job, RunDirectory.open(job.folder, job.identity))
+    pipeline = FakePipeline(PROMPT, REPEATING)
+    job = fake_job(pipeline, calibration=folder / "calibration.json", **options)
+    return run_job(job, folder / "run")
 
 
 @pytest.mark.parametrize(("threshold", "word"), [(0.9, "memorized"), (1.1, "spurious")])
 def test_a_calibration_that_fits_names_a_prompt(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, threshold: float, word: str
+    tmp_path: Path, threshold: float, word: str
 ) -> None:
-    record = audit(monkeypatch, tmp_path, calibration(transfers=[transfer(threshold=threshold)]))
+    record = audit(tmp_path, calibration(transfers=[transfer(threshold=threshold)]))
     assert record.verdict.state == word
     assert f"what repeats is {word} rather than" in record.verdict.summary
     assert "AUROC 0.86 (0.71 to 0.95)" in record.verdict.summary
@@ -358,12 +342,10 @@ def test_a_calibration_that_fits_names_a_prompt(
     assert parse_record((tmp_path / "run" / RECORD_FILE).read_bytes()) == record
 
 
-def test_where_the_transfer_may_be_chance_the_word_stays(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_where_the_transfer_may_be_chance_the_word_stays(tmp_path: Path) -> None:
     chance = IntervalRecord(estimate=0.78, low=0.36, high=0.93)
     weak = calibration(transfers=[transfer(balanced_accuracy=chance)])
-    record = audit(monkeypatch, tmp_path, weak)
+    record = audit(tmp_path, weak)
     assert record.verdict.state == "attractor"
     assert "--reference" in record.verdict.summary
     assert record.calibration is not None
@@ -372,12 +354,9 @@ def test_where_the_transfer_may_be_chance_the_word_stays(
     assert "not shown to be right more often than one word for all" in said
 
 
-def test_a_complete_reference_needs_no_calibration(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_complete_reference_needs_no_calibration(tmp_path: Path) -> None:
     folder = training_folder(tmp_path / "training", 1, 7)
     record = audit(
-        monkeypatch,
         tmp_path,
         calibration(transfers=[transfer(threshold=1.1)]),
         reference=str(folder),
@@ -389,37 +368,33 @@ def test_a_complete_reference_needs_no_calibration(
     assert any("No attractor is left for it to name" in said for said in record.verdict.evidence)
 
 
-def test_one_that_does_not_fit_is_refused_with_all_reasons(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_one_that_does_not_fit_is_refused_with_all_reasons(tmp_path: Path) -> None:
     pixels = KIND.model_copy(update={"space": "pixels", "score": "unconditional"})
     model = CalibrationModel(kind=pixels, parameters=1, configuration="")
     with pytest.raises(UsageError) as refused:
-        audit(monkeypatch, tmp_path, calibration(model=model, sigma_t0=0.5 * SIGMA, transfers=[]))
+        audit(tmp_path, calibration(model=model, sigma_t0=0.5 * SIGMA, transfers=[]))
     for reason in ("in pixels", "unconditional score", "sigma_t0 over", "no transfer"):
         assert reason in str(refused.value)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="measures none"):
-        audit(monkeypatch, tmp_path, calibration(), spectrum="none")
+        audit(tmp_path, calibration(), spectrum="none")
     with pytest.raises(UsageError, match="measures `paper` ones"):
-        audit(monkeypatch, tmp_path, calibration(), spectrum="exact-alg2")
+        audit(tmp_path, calibration(), spectrum="exact-alg2")
 
 
 def test_a_missing_calibration_is_noticed_before_the_model_is_loaded(tmp_path: Path) -> None:
-    request = Request(PROMPT, model="no-such-model", calibration=tmp_path / "nowhere.json")
+    options = AuditOptions(model="no-such-model", calibration=tmp_path / "nowhere.json")
     with pytest.raises(UsageError, match=r"nowhere\.json"):
-        requests.prepare(request)
+        set_up(options)
 
 
-def test_the_content_of_a_calibration_makes_another_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_content_of_a_calibration_makes_another_run(tmp_path: Path) -> None:
     pipeline, file = FakePipeline(PROMPT, [1, 2, 3]), tmp_path / "calibration.json"
-    without = prepare(monkeypatch, pipeline, tmp_path).identity
+    without = fake_job(pipeline).identity
     identities = []
     for threshold in (0.4, 0.5):
         calibration(transfers=[transfer(threshold=threshold)]).save(file)
-        identities.append(prepare(monkeypatch, pipeline, tmp_path, calibration=file).identity)
+        identities.append(fake_job(pipeline, calibration=file).identity)
     assert identities[0] != identities[1]
     assert "calibration" not in without
     assert {**without, "calibration": identities[0]["calibration"]} == identities[0]
@@ -427,7 +402,7 @@ def test_the_content_of_a_calibration_makes_another_run(
 
 def test_the_calibration_of_pocket_fits_pocket() -> None:
     path = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket_calibration.json"
-    setup = requests.set_up(Request("", model="pocket", reference="none", calibration=path))
+    setup = set_up(AuditOptions(model="pocket", reference="none", calibration=path))
     assert setup.calibration is not None
     # Its threshold did no better on another pocket than to say memorized of each.
     assert not setup.calibration.transfer.tells

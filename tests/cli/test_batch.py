@@ -20,12 +20,11 @@ from rich.console import Console
 
 from m2g_audit.audits import estimates
 from m2g_audit.audits.yardstick import Yardstick
-from m2g_audit.batch.batch import Tally
+from m2g_audit.batch.tally import Tally
 from m2g_audit.cli import main
 from m2g_audit.cli.batch_progress import line, panel, show, watching
 from m2g_audit.errors import OutputError
 from m2g_audit.models import downloads
-from m2g_audit.models.pipelines import TextToImage
 from m2g_audit.review.gate import WORST_FIRST
 from m2g_audit.review.summary import Summary, summarise
 from m2g_audit.store.batch_directory import BatchDirectory
@@ -44,7 +43,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ManyPrompts:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("M2G_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: fake)
+    monkeypatch.setattr("m2g_audit.audits.setup.load_model", lambda *_, **__: fake)
     monkeypatch.setattr(downloads, "pending_bytes", lambda *_, **__: 0)
     Path("list.csv").write_text(LIST)
     return fake

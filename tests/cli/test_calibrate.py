@@ -104,7 +104,7 @@ def test_what_cannot_stand_beside_a_sweep_is_told_first(
     for other, said in (
         (tmp_path / "nowhere", "no sweep's folder"),
         (narrow, "this sweep itself"),
-        (begun, "the states at K = 2, 16, 256 are not known yet. Go on with it by"),
+        (begun, "the states at K = 2, 16, 256 are not known yet. Continue it by"),
     ):
         code, out, err = run(narrow, "--stage", "report", "--beside", other)
         assert (code, out) == (2, "")

@@ -19,14 +19,17 @@ import typer
 
 from m2g_audit import cli, doctor
 from m2g_audit.audits import audit, estimates
-from m2g_audit.calibration import calibration
+from m2g_audit.calibration.calibration import Calibration
 from m2g_audit.cli import app, main
-from m2g_audit.cli.prompt import ASK_ABOVE_SECONDS
+from m2g_audit.cli.asking import ASK_ABOVE_SECONDS
 from m2g_audit.errors import AuditError, NumericsError, OutputError, UsageError
 from m2g_audit.models import downloads
-from m2g_audit.models.model_folder import POCKET
-from m2g_audit.models.pipelines import TextToImage
-from m2g_audit.records.record import json_schema
+from m2g_audit.models.names import POCKET
+from m2g_audit.records.record import AuditRecord
+from m2g_audit.records.schemas import schema_of
+from m2g_audit.review.compare import Comparison
+from m2g_audit.review.summary import Summary, results_schema
+from m2g_audit.store.batch_directory import BatchRecord
 from tests.support import tiny
 from tests.support.fakes import FakePipeline
 
@@ -59,7 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline(PROMPT, [1, 1, 1, 1, 2, 3])
-    monkeypatch.setattr(TextToImage, "load", lambda *_, **__: fake)
+    monkeypatch.setattr("m2g_audit.audits.setup.load_model", lambda *_, **__: fake)
     monkeypatch.setattr(downloads, "pending_bytes", lambda *_, **__: 0)
     return fake
 
@@ -145,7 +148,7 @@ def test_json_is_the_record_alone(run: Run, pipeline: FakePipeline, tmp_path: Pa
     code, out, _ = run(*arguments, "--out", str(tmp_path / "run"))
     assert code == 0
     assert out == (tmp_path / "run" / "record.json").read_text()
-    jsonschema.validate(json.loads(out), json_schema())
+    jsonschema.validate(json.loads(out), schema_of(AuditRecord))
 
 
 def test_the_same_command_shows_what_is_there(run: Run, pipeline: FakePipeline) -> None:
@@ -189,7 +192,7 @@ def test_another_option_is_another_run(run: Run, pipeline: FakePipeline, tmp_pat
         (["x", "--model", "fake", "--metric", "best"], 2, "best"),
         (["x", "--model", "fake", "--out", "/dev/null/run"], 7, "--out"),
         (["x", "--model", "fake", "--seeds", "many"], 2, "--seeds many is not possible"),
-        (["x", "--model", "fake", "--seeds", "1.5"], 2, "give a number, or auto"),
+        (["x", "--model", "fake", "--seeds", "1.5"], 2, "give a whole number or auto"),
         (["x", "--model", "fake", "--delta-m", "-1"], 2, "--delta-m -1 is no distance"),
         (["x", "--model", "fake", "--delta-s", "inf"], 2, "--delta-s inf is no distance"),
         (["x", "--model", "fake", "--delta-s", "nan"], 2, "--delta-s nan is no distance"),
@@ -322,9 +325,13 @@ def test_local_models_need_no_download(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "schema"),
     [
-        ([], json_schema()),
-        (["record"], json_schema()),
-        (["calibration"], calibration.json_schema()),
+        ([], schema_of(AuditRecord)),
+        (["record"], schema_of(AuditRecord)),
+        (["batch"], schema_of(BatchRecord)),
+        (["summary"], schema_of(Summary)),
+        (["results"], results_schema()),
+        (["comparison"], schema_of(Comparison)),
+        (["calibration"], schema_of(Calibration)),
     ],
 )
 def test_schema_prints_the_schema(run: Run, arguments: list[str], schema: dict) -> None:

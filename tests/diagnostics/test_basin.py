@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +16,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import Tensor
 
-from m2g_audit.diagnostics.basin import (
-    Basin,
-    algorithm1,
-    check_times,
-    critical_time,
-    log_volume,
-    most_denoisings,
-)
+from m2g_audit.diagnostics import basin as basins
+from m2g_audit.diagnostics.basin import Basin, Search, check_times, log_volume, most_denoisings
 from m2g_audit.diagnostics.numerics import noise_for, seed_for
 from m2g_audit.diagnostics.oracles import Empirical, GaussianSubspace
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
@@ -32,6 +28,21 @@ from tests.diagnostics.test_score_model import SCHEDULES, VE, VP
 
 SHORT = NoiseSchedule.vp(VP.alphas[::10] ** 2)
 TWO_MEMORIES = torch.tensor([[1.0], [-1.0]])
+
+
+def split(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a call, those of its search in one value."""
+    numbers = {field.name for field in fields(Search)}
+    search = Search(**{k: v for k, v in options.items() if k in numbers})
+    return {"search": search} | {k: v for k, v in options.items() if k not in numbers}
+
+
+def critical_time(*arguments: Any, **options: Any) -> list[Basin]:
+    return basins.critical_time(*arguments, **split(options))
+
+
+def algorithm1(*arguments: Any, **options: Any) -> Basin:
+    return basins.algorithm1(*arguments, **split(options))
 
 
 def rms(a: Tensor, b: Tensor) -> Tensor:
@@ -339,7 +350,7 @@ def test_where_recovery_once_lost_stays_lost_it_is_alg_1(
     script = Script(Idle(VP), tables, stride=30)
     for i, basin in enumerate(script.bisect(delta_p=delta_p, coarse=coarse)):
         assert_equal(basin, script.algorithm1(i, delta_p=delta_p))
-        most = most_denoisings(33, delta_p=delta_p, trials=7, coarse=coarse)
+        most = most_denoisings(33, Search(0.5, delta_p, trials=7), coarse)
         assert basin.denoisings <= most
 
 
@@ -386,7 +397,7 @@ def test_denoisings_grow_with_the_logarithm_of_the_grid(end: int) -> None:
         table = falling([end * scale // 10] * 2, times=100 * scale)
         (basin,) = Script(Idle(schedule), [table], stride=1).bisect()
         assert basin.critical_time == end * scale // 10
-        assert basin.denoisings <= most_denoisings(100 * scale - 2, delta_p=0.8, trials=2)
+        assert basin.denoisings <= most_denoisings(100 * scale - 2, Search(0.5, trials=2))
         checks.append(basin.denoisings / 2)
     # Ten times as many times ask for log2(10) = 3.3 more checks.
     assert all(after - before <= 4 for before, after in pairwise(checks))
@@ -395,8 +406,8 @@ def test_denoisings_grow_with_the_logarithm_of_the_grid(end: int) -> None:
 
 def test_most_denoisings_at_the_papers_settings() -> None:
     # Four coarse checks of which the last fails, and gaps of 25; 4 trials behind the others.
-    assert most_denoisings(99, delta_p=0.8, trials=20) == 20 * (4 + 5) + 4 * 5
-    assert most_denoisings(1, delta_p=0.8, trials=20) == 20
+    assert most_denoisings(99, Search(0.5)) == 20 * (4 + 5) + 4 * 5
+    assert most_denoisings(1, Search(0.5)) == 20
 
 
 def test_evaluations_are_counted() -> None:

@@ -16,7 +16,8 @@ from m2g_audit.diagnostics.operators import Matrices, Operator, ScoreJacobian
 from m2g_audit.diagnostics.oracles import Circle, Empirical, GaussianSubspace
 from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.errors import NumericsError
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from tests.diagnostics.test_exact_spectrum import Linear
 from tests.diagnostics.test_oracles import random
 from tests.diagnostics.test_score_model import SCHEDULES, VP
@@ -48,7 +49,7 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
     folder: Path = tiny.save(tiny.text_to_image(), tmp_path_factory.mktemp("model"))
-    return TextToImage.load(folder, device="cpu")
+    return load_model(folder, device="cpu")
 
 
 def assert_adjoint(operator: Operator, directions: int = 2, rtol: float = 1e-10) -> None:

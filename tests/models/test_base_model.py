@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from m2g_audit.errors import ModelError, UsageError
 from m2g_audit.models.base_model import find_base
-from m2g_audit.models.pipelines import TextToImage
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.protocol import TextToImage
 from tests.support import tiny
 
 SAMPLING = {"steps": 2, "guidance": 2.0, "batch_size": 2, "scheduler": "ddim"}
@@ -18,7 +20,7 @@ SAMPLING = {"steps": 2, "guidance": 2.0, "batch_size": 2, "scheduler": "ddim"}
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
     folder = tiny.save(tiny.text_to_image(seed=1), tmp_path_factory.mktemp("tuned"))
-    return TextToImage.load(folder, device="cpu")
+    return load_model(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def test_a_base_makes_its_own_pictures(folder: Path, tuned: TextToImage) -> None
     base = find_base(str(folder), tuned)
     assert base.id == str(folder)
     made = base.generate(["a harbour", "a kite"], [1, 2], **SAMPLING)
-    itself = TextToImage.load(folder, device="cpu")
+    itself = load_model(folder, device="cpu")
     assert base.identity.sha256 == itself.identity.sha256 != tuned.identity.sha256
     assert base.identity.dtype == itself.identity.dtype
     expected = itself.generate(["a harbour", "a kite"], [1, 2], **SAMPLING)  # type: ignore[arg-type]
@@ -41,8 +43,12 @@ def test_nothing_is_loaded_before_pictures_are_asked_for(
     folder: Path, tuned: TextToImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    load = TextToImage.load
-    monkeypatch.setattr(TextToImage, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+
+    def load(*arguments: Any, **named: Any) -> TextToImage:
+        loaded.append(arguments)
+        return load_model(*arguments, **named)
+
+    monkeypatch.setattr("m2g_audit.models.base_model.load_model", load)
     base = find_base(str(folder), tuned)
     assert base.identity.sha256
     assert loaded == []
@@ -52,7 +58,7 @@ def test_nothing_is_loaded_before_pictures_are_asked_for(
 
 
 def test_the_audited_model_is_not_its_own_base(folder: Path, tmp_path: Path) -> None:
-    tuned = TextToImage.load(folder, device="cpu")
+    tuned = load_model(folder, device="cpu")
     copy = tiny.save(tiny.text_to_image(seed=0), tmp_path / "copy")
     for same in (folder, copy):
         with pytest.raises(UsageError, match="is the audited model itself"):

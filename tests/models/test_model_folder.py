@@ -28,8 +28,9 @@ from hypothesis import strategies as st
 
 from m2g_audit.errors import ModelError
 from m2g_audit.models import model_folder
+from m2g_audit.models.ddpm import UnconditionalModel
+from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, UNCONDITIONAL, ModelFolder, resolve
-from m2g_audit.models.pipelines import TextToImage, UnconditionalModel
 from tests.support import tiny
 
 HUB_ID = "somebody/some-model"
@@ -258,7 +259,7 @@ def test_sharded_weights_are_complete_or_not(tmp_path: Path) -> None:
     assert len(shards) > 1
     found = resolve(tmp_path, TEXT_TO_IMAGE)
     assert set(shards) <= set(found.weights)
-    TextToImage.load(tmp_path, device="cpu")
+    load_model(tmp_path, device="cpu")
     shards[1].unlink()
     refused(tmp_path, f"{shards[1].name} is missing")
 
@@ -279,10 +280,10 @@ def test_pickles_are_refused_unless_insisted_on(folder: Path) -> None:
     pickled(folder, "text_encoder", "pytorch_model")
     assert "--allow-pickle" in refused(folder, "only as a pickle, which can run any code")
     with pytest.raises(ModelError, match="pickle"):
-        TextToImage.load(folder, device="cpu")
+        load_model(folder, device="cpu")
     found = resolve(folder, TEXT_TO_IMAGE, allow_pickle=True)
     assert found.pickled
-    model = TextToImage.load(folder, device="cpu", allow_pickle=True)
+    model = load_model(folder, device="cpu", allow_pickle=True)
     assert model.generate("a kite", [0], steps=1, guidance=1.0).finite.all()
 
 
@@ -392,7 +393,7 @@ def sharded(pipe: StableDiffusionPipeline, folder: Path, component: str) -> None
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
 def test_what_is_hashed_is_what_is_loaded(folder: Path, component: str) -> None:
     sharded(tiny.text_to_image(seed=1), folder, component)
-    model = TextToImage.load(folder, device="cpu")
+    model = load_model(folder, device="cpu")
     (single,) = (folder / component).glob("*[!0-9].safetensors")
     loaded_single = single in resolve(folder, TEXT_TO_IMAGE).weights
     seed = 0 if loaded_single else 1

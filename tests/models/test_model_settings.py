@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
-from m2g_audit.models.pipelines import TextToImage
 from tests.support import tiny
 
 FILES = (
@@ -105,7 +105,7 @@ def test_kernels_of_the_hub_are_refused(folder: Path, change: dict[str, object])
 def test_ways_of_attending_that_are_no_code_are_taken(folder: Path, way: object) -> None:
     file = folder / "text_encoder" / "config.json"
     with saying(file, changed(file, "attn_implementation", way)):
-        TextToImage.load(folder, device="cpu")
+        load_model(folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -114,7 +114,7 @@ def test_ways_of_attending_that_are_no_code_are_taken(folder: Path, way: object)
 )
 def test_files_that_are_no_configuration_are_refused(folder: Path, name: str, text: str) -> None:
     with saying(folder / name, text), pytest.raises(ModelError):
-        TextToImage.load(folder, device="cpu")
+        load_model(folder, device="cpu")
 
 
 VALUES = st.one_of(
@@ -135,7 +135,7 @@ def test_any_value_of_any_key_loads_or_is_refused(
     file = folder / name
     key = data.draw(st.sampled_from(sorted(json.loads(file.read_text()))))
     with saying(file, changed(file, key, value)), suppress(ModelError):
-        TextToImage.load(folder, device="cpu")
+        load_model(folder, device="cpu")
 
 
 def test_a_model_of_pictures_that_are_no_multiple_of_8_is_refused(
@@ -145,4 +145,4 @@ def test_a_model_of_pictures_that_are_no_multiple_of_8_is_refused(
     file = copy / "unet" / "config.json"
     file.write_text(changed(file, "sample_size", 9))
     with pytest.raises(ModelError, match="18 x 18 pixels"):
-        TextToImage.load(copy, device="cpu")
+        load_model(copy, device="cpu")

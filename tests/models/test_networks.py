@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.ddpm import UnconditionalModel
+from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
 from m2g_audit.models.networks import load_network
-from m2g_audit.models.pipelines import TextToImage, UnconditionalModel
 from tests.support import tiny
 
 Weights = dict[str, Tensor]
@@ -40,7 +41,7 @@ def change(folder: Path, part: str, changed: Callable[[Weights], Weights]) -> No
 
 def refused(folder: Path, words: str) -> str:
     with pytest.raises(ModelError, match=words) as caught:
-        TextToImage.load(folder, device="cpu")
+        load_model(folder, device="cpu")
     return str(caught.value)
 
 

@@ -16,8 +16,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
-from m2g_audit.models.pipelines import TextToImage
 from tests.support import tiny
 
 FUSE = "load_lora_weights, fuse_lora and unload_lora_weights"
@@ -209,7 +209,7 @@ def test_what_lies_in_the_place_of_weights_is_named(
 
 
 def audited(folder: Path) -> None:
-    assert TextToImage.load(folder, device="cpu").generate("a kite", [0], steps=1).finite.all()
+    assert load_model(folder, device="cpu").generate("a kite", [0], steps=1).finite.all()
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import POCKET_FOLDER
-from m2g_audit.models.pipelines import TextToImage
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def no_filling(tokenizer: Path) -> None:
 def test_a_tokenizer_of_another_text_encoder_is_refused(
     tokenizer: Path, fault: Callable[[Path], None], words: str
 ) -> None:
-    TextToImage.load(tokenizer.parent, device="cpu")
+    load_model(tokenizer.parent, device="cpu")
     fault(tokenizer)
     with pytest.raises(ModelError, match=words):
-        TextToImage.load(tokenizer.parent, device="cpu")
+        load_model(tokenizer.parent, device="cpu")

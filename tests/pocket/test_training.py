@@ -15,6 +15,7 @@ from m2g_audit.pocket import training
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.recipe import PRESETS, Recipe
 from m2g_audit.pocket.training import draw_examples, told, train
+from m2g_audit.progress import Progress
 
 SMOKE = PRESETS["smoke"]
 
@@ -60,7 +61,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(trained: Path, tmp_p
     class Killed(Exception):
         pass
 
-    def kill_at(stage: str, step: int) -> training.OnStep:
+    def kill_at(stage: str, step: int) -> Progress:
         def on_step(at: str, done: int, total: int) -> None:
             if (at, done) == (stage, step):
                 raise Killed

@@ -15,7 +15,6 @@ from m2g_audit.pocket.truth_table import (
     CaptionTruth,
     Shares,
     TruthTable,
-    false_memorized,
     load_table,
     save_table,
 )
@@ -155,9 +154,10 @@ def test_the_shipped_table_belongs_to_the_shipped_world() -> None:
 
 
 def test_the_control_of_a_caption_is_known_before_its_audit() -> None:
-    for row in load_table().captions:
-        assert false_memorized(row.caption) == row.false_memorized
-    assert false_memorized("no such caption") == 0
+    table = load_table()
+    for row in table.captions:
+        assert table.false_memorized(row.caption) == row.false_memorized
+    assert table.false_memorized("no such caption") == 0
 
 
 def test_the_shipped_world_is_rich_enough_for_its_threshold() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow
 import pytest
 
-from m2g_audit.audits.request import Request
+from m2g_audit.audits.job import check_prompt
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts import MAX_PROMPT, read_prompts
 
@@ -321,7 +321,7 @@ def test_a_prompt_and_a_list_have_the_same_limit(tmp_path: Path, length: int) ->
     with nullcontext() if length == MAX_PROMPT else pytest.raises(UsageError):
         read_prompts(tmp_path / "list.txt")
     with nullcontext() if length == MAX_PROMPT else pytest.raises(UsageError):
-        Request(text).check_prompt()
+        check_prompt(text)
 
 
 # -- files that are no lists

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2g_audit.errors import UsageError
-from m2g_audit.prompts import Quotes, read_prompts
+from m2g_audit.prompts import read_prompts
+from m2g_audit.records.vocabulary import Quotes
 
 WORDS = st.sampled_from(
     ["a barn", "boat", "it's", "x, y", "p; q", "#tag", "[a|b]", "café", "2.5", "- c", "caption"]

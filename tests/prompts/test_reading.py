@@ -20,7 +20,6 @@ from pyarrow import parquet
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts import (
     MAX_PROMPT,
-    ListFormat,
     PromptList,
     from_python,
     parse_list,
@@ -28,6 +27,7 @@ from m2g_audit.prompts import (
     read_prompts,
 )
 from m2g_audit.prompts import parquet as parquet_lists
+from m2g_audit.records.vocabulary import ListFormat
 from m2g_audit.text import printable
 
 HOSTILE = [

@@ -2,22 +2,27 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import m2g_audit
+from m2g_audit.calibration.calibration import Calibration
 from m2g_audit.records.record import (
     AuditRecord,
     format_record,
-    json_schema,
     parse_record,
 )
-from m2g_audit.store.batch_directory import RECORDS_FILE, RecordLog
+from m2g_audit.records.schemas import schema_of
+from m2g_audit.review.compare import Comparison
+from m2g_audit.review.summary import Summary
+from m2g_audit.store.batch_directory import RECORDS_FILE, BatchRecord, RecordLog
 from tests.support.samples import interval, sample_record
 
 RECORDS = Path(__file__).parents[1] / "records"
@@ -30,12 +35,12 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 def test_schema_in_the_package_is_current() -> None:
     """Make it anew with `m2g-audit schema > m2g_audit/schema/audit-record.schema.json`."""
-    assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
+    assert json.loads(SCHEMA_FILE.read_text()) == schema_of(AuditRecord)
 
 
 def test_a_record_matches_the_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(json_schema())
-    jsonschema.validate(json.loads(format_record(sample_record())), json_schema())
+    jsonschema.Draft202012Validator.check_schema(schema_of(AuditRecord))
+    jsonschema.validate(json.loads(format_record(sample_record())), schema_of(AuditRecord))
 
 
 @pytest.mark.parametrize("path", OLD_RECORDS, ids=lambda path: path.stem)
@@ -150,3 +155,17 @@ def test_records_of_an_old_batch_are_read_for_ever(tmp_path: Path) -> None:
         json.loads(line)["folder"],
     )
     assert record.looks is not None
+
+
+def undescribed(schema: Any, at: str = "") -> Iterator[str]:
+    """Yield the places of properties without a description."""
+    for name, part in schema.get("properties", {}).items():
+        if "description" not in part:
+            yield f"{at}/{name}"
+    for name, part in schema.get("$defs", {}).items():
+        yield from undescribed(part, f"{at}/{name}")
+
+
+@pytest.mark.parametrize("kind", [AuditRecord, BatchRecord, Summary, Comparison, Calibration])
+def test_every_field_says_what_it_means(kind: type[BaseModel]) -> None:
+    assert list(undescribed(schema_of(kind))) == []

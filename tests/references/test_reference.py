@@ -13,16 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from m2g_audit.audits.request import Request, set_up
+from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.setup import set_up
 from m2g_audit.errors import OutputError, ReferenceFolderError, ResourceError
-from m2g_audit.pictures.decoding import Pages, Reading
-from m2g_audit.references.reference import (
-    ReferenceSet,
-    crop,
-    embed_stored,
-    load_folder,
-    scan,
-)
+from m2g_audit.pictures.decoding import Reading, crop
+from m2g_audit.records.vocabulary import Pages
+from m2g_audit.references.reference import ReferenceSet, embed_stored, load_folder, scan
 from m2g_audit.references.reference_files import describe, refuse_unread, remarks
 from m2g_audit.similarity import Metric, load_metric
 
@@ -271,9 +267,9 @@ def test_a_complete_reference_is_read_whole_or_refused(
         two_pages(folder / "x.tif")
     else:
         (folder / "x").symlink_to(folder / "nowhere", target_is_directory=True)
-    request = Request("a boat", model="none", reference=str(folder), reference_complete=True)
+    options = AuditOptions(model="none", reference=str(folder), reference_complete=True)
     with pytest.raises(ReferenceFolderError, match=r"not all in it is read \(1 left\): x"):
-        set_up(request)
+        set_up(options)
     contents = scan(folder)
     load_folder(contents, HalvingPipeline())
     files = describe(contents, HalvingPipeline())

@@ -364,7 +364,7 @@ def test_an_audit_with_a_calibration_is_shown_over_its_bands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the option to the figure: the audit of a fake pipeline that the calibration fits."""
-    audit(monkeypatch, tmp_path, calibration())
+    audit(tmp_path, calibration())
     (tmp_path / "calibration.json").unlink()
     page = written(StoredRun.read(tmp_path / "run"), tmp_path / "r.html")
     assert "calibration, memorized" in spectrum_in(page)

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from m2g_audit.audits.run_tensors import save_generation, write_tensors
 from m2g_audit.errors import OutputError
-from m2g_audit.records.record import AuditRecord, RuleWord, VerdictWord
+from m2g_audit.records.record import AuditRecord
+from m2g_audit.records.vocabulary import RuleWord, VerdictWord
 from m2g_audit.reports import rebuild
 from m2g_audit.reports.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.reports.contact_sheet import contact_sheet

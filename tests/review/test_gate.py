@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2g_audit.prompts import from_python
-from m2g_audit.records.record import AuditRecord, CalibrationRecord, VerdictWord
+from m2g_audit.records.record import AuditRecord, CalibrationRecord
+from m2g_audit.records.vocabulary import FailOn, VerdictWord
 from m2g_audit.review.gate import (
     WORST_FIRST,
-    FailOn,
     Outcome,
     Severity,
     badness,

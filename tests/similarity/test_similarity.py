@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from m2g_audit.errors import ModelError, UsageError
 from m2g_audit.similarity import (
     METRICS,
+    Metric,
     default_metric,
     distances,
     load_metric,
@@ -29,7 +30,6 @@ from m2g_audit.similarity import (
     search,
     within,
 )
-from m2g_audit.similarity.base import Metric
 from m2g_audit.similarity.clip import Clip, trained_clip
 from m2g_audit.similarity.lpips import Lpips, empty_backbone, random_backbone_distance
 from m2g_audit.similarity.sscd import KNOWN_SHA256, Sscd, trained_sscd

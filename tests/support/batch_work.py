@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2g_audit.audits.request import Request, Setup, set_up
 from m2g_audit.batch.batch import Batch
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.errors import NumericsError, ResourceError
-from m2g_audit.models.pipelines import Generations, TextToImage
+from m2g_audit.models.protocol import Generations
 from m2g_audit.prompts import PromptList, from_python
 from m2g_audit.references.controls import load_prompts
 from m2g_audit.store.batch_directory import BatchDirectory, BatchRecord
 from tests.support.fakes import FakePipeline, picture, to_latents
+from tests.support.setups import fake_setup
 
 CONTROLS = frozenset(load_prompts())
 
@@ -87,17 +87,6 @@ class ManyPrompts(FakePipeline):
         index = next(i for i in range(1000) if seed_for(self.run_seed, prompt, i) == seed)
         number = number_of(prompt, index)
         return None if number is None else picture(number)
-
-
-def fake_setup(pipeline: FakePipeline, **options: object) -> Setup:
-    """Return the setup of a request with this pipeline; without spectra, unless asked for."""
-    load = TextToImage.load
-    try:
-        TextToImage.load = staticmethod(lambda *_, **__: pipeline)  # type: ignore[method-assign,assignment]
-        defaults = {"model": "fake", "seeds": 7, "spectrum": "none"}
-        return set_up(Request("", **{**defaults, **options}))  # type: ignore[arg-type]
-    finally:
-        TextToImage.load = load  # type: ignore[method-assign]
 
 
 def open_batch(

@@ -12,7 +12,7 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import NumericsError
-from m2g_audit.models.pipelines import Generations, ModelIdentity
+from m2g_audit.models.protocol import Generations, ModelIdentity
 
 SIZE = 8
 LATENT = (4, 4, 4)

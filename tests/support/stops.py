@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from m2g_audit.audits.audit import execute
+from m2g_audit.audits.job import make_job
 from m2g_audit.reports.html.page import write_report
 from m2g_audit.store.run_directory import RunDirectory
 from m2g_audit.store.stored_run import StoredRun
-from tests.support.batch_work import ManyPrompts, fake_setup, run_batch
+from tests.support.batch_work import ManyPrompts, run_batch
+from tests.support.setups import fake_setup
 
 PROMPTS = ("same kite", "new harbour", "half moon", "torn sail", "broken mast", "late tide")
 EXIT = 9
@@ -35,8 +37,8 @@ def batch(out: Path) -> None:
 def prompt(out: Path) -> None:
     """One audit."""
     setup = fake_setup(ManyPrompts(), out=out, batch_size=2)
-    job = setup.job(PROMPTS[0])
-    run = RunDirectory(job.folder, job.identity)
+    job = make_job(setup, PROMPTS[0])
+    run = RunDirectory(out, job.identity)
     if run.finished() is None:
         execute(job, run)
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from m2g_audit.calibration.calibration import Calibration
 from m2g_audit.current_folder import import_matplotlib
-from m2g_audit.records.record import AuditRecord, CurvatureRecord, StateWord, ThresholdRecord
+from m2g_audit.records.record import AuditRecord, CurvatureRecord, ThresholdRecord
+from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.colours import STATE_COLOURS
 from m2g_audit.reports.groups import grouped
 from m2g_audit.reports.run_files import read_array

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from m2g_audit.records.record import AuditRecord, NearestReference, SeedRecord, StateWord
+from m2g_audit.records.record import AuditRecord, NearestReference, SeedRecord
+from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.groups import Group, grouped, is_measured
 from m2g_audit.reports.html.data_uris import ICON, THUMBNAIL, data_uri, thumbnail
 from m2g_audit.reports.html.plots import (

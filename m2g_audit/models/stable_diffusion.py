@@ -1,4 +1,4 @@
-"""Diffusers pipelines as score models: the only file that knows prediction types, guidance, VAEs.
+"""Stable Diffusion 1.x and 2.x as a text-to-image model and a score model.
 
 Generation is the pipeline's own `__call__`, so that a picture is what plain diffusers gives for the
 same seed. Scores are always computed in fp32, from weights read again where the pipeline was loaded
@@ -10,138 +10,71 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from copy import copy
 from functools import cached_property, wraps
 from inspect import signature
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
-from jaxtyping import Bool, Float
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from jaxtyping import Float
 from torch import Tensor
 
-from m2g_audit.diagnostics.numerics import (
-    check_finite,
-    exact_numerics,
-    in_batches,
-    noises_for,
-    out_of_memory,
-    too_little_memory,
-)
+from m2g_audit.diagnostics.numerics import check_finite, exact_numerics, in_batches, noises_for
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
-from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
-from m2g_audit.files import digest
-from m2g_audit.models.model_folder import (
-    TEXT_TO_IMAGE,
-    UNCONDITIONAL,
-    ModelFolder,
-    first_line,
-    resolve,
-)
+from m2g_audit.errors import ModelError, NumericsError, UsageError
+from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder, first_line
 from m2g_audit.models.networks import load_network, load_scheduler, load_tokenizer, quiet, readable
+from m2g_audit.models.origins import FromFolder, InMemory, Origin, identify
+from m2g_audit.models.placement import memory
+from m2g_audit.models.prediction import check_prediction_type, noise_from_output
+from m2g_audit.models.protocol import Generations, ModelIdentity
 from m2g_audit.models.tokens import check_tokenizer
+from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
 
-ScoreKind = Literal["conditional", "unconditional", "guided"]
-SchedulerChoice = Literal["ddim", "keep"]
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Their noise comes from a Brownian tree for a whole batch, not from the pictures' generators.
 _OWN_NOISE = frozenset({"DPMSolverSDEScheduler"})
 _FEW_STEPS = frozenset({"LCMScheduler", "TCDScheduler"})
 _FEW_STEPS_NAME = re.compile(r"(?i)(?<![a-z])(lcm|tcd|turbo|lightning|hyper-?sd)(?![a-z])")
 _STEP = ("model_output", "timestep", "sample")
-_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What a model is, for records and caches.
+class StableDiffusion:
+    """A Stable Diffusion 1.x or 2.x pipeline; made `from_folder`, or `of` one in memory."""
 
-    `sha256` is the content hash of its weights' files; `configuration` all else that its pipeline
-    reads, by file: settings as JSON, of other files the hash.
-    """
-
-    id: str
-    revision: str | None
-    sha256: str
-    architecture: str
-    dtype: str
-    device: str
-    scheduler: str
-    prediction_type: str
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def configuration_sha256(self) -> str:
-        """SHA-256 of `configuration`."""
-        return digest(self.configuration)
-
-
-@dataclass(frozen=True)
-class Generations:
-    """Final latents and decoded images of n seeds, fp32 on the CPU.
-
-    `clean` is the last predicted clean sample, where curvature and basins are taken: DDIM's final
-    latents keep the noise of the schedule's first level (half of sigma at t0 = 5). It equals
-    `latents` for schedulers that predict none. `images` lie in [0, 1] on the 256 levels of the PNG
-    that diffusers would write. `finite` is False where the network overflowed; such an image is
-    black and counts as failed. `fitted`: how many images the largest batch had that was made at
-    once, less than asked where memory ran out.
-    """
-
-    latents: Float[Tensor, " n c h w"]
-    clean: Float[Tensor, " n c h w"]
-    images: Float[Tensor, " n 3 H W"]
-    finite: Bool[Tensor, " n"]
-    fitted: int
-
-
-class TextToImage:
-    """A Stable Diffusion 1.x or 2.x pipeline; make one with `TextToImage.load`."""
-
-    def __init__(self, pipe: Any, folder: ModelFolder) -> None:
+    def __init__(self, pipe: Any, origin: Origin) -> None:
         self._pipe = pipe
-        self._folder = folder
+        self._origin = origin
         self._own_scheduler = pipe.scheduler
         # Where the entry is missing, DDIM's default would clip latents to [-1, 1].
         clip = pipe.scheduler.config.get("clip_sample", False)
         self._ddim: Any = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=clip)
-        self.prediction_type = _prediction_type(self._ddim.config.prediction_type, folder)
+        self.prediction_type = check_prediction_type(self._ddim.config.prediction_type, origin.id)
         self.schedule = NoiseSchedule.of_betas(self._ddim.betas)
         self.device: torch.device = pipe.unet.device
         self.dtype: torch.dtype = pipe.unet.dtype
         if any(side % 8 for side in self.image_size):
             raise ModelError(
-                f"The pictures of {folder.id} would have {self.image_size[0]} x "
+                f"The pictures of {origin.id} would have {self.image_size[0]} x "
                 f"{self.image_size[1]} pixels; both have to be multiples of 8. `sample_size` in "
                 "unet/config.json says so: get that file again."
             )
-        self._settings = folder.own_settings()
-        self.default_metric: str | None = self._settings.metric
+        self._own = origin.own_settings()
+        self.default_metric: str | None = self._own.metric
 
     @classmethod
-    def load(
-        cls,
-        model: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: str | torch.dtype | None = None,
-        device: str | torch.device | None = None,
-        allow_pickle: bool = False,
-    ) -> TextToImage:
-        """The text-to-image pipeline of a folder, a hub id or "pocket", without its safety checker.
+    def from_folder(
+        cls, folder: ModelFolder, *, dtype: torch.dtype, device: torch.device
+    ) -> StableDiffusion:
+        """The pipeline of a checked folder, without its safety checker.
 
-        By default on CUDA or MPS in float16 where there is one, else on the CPU in float32.
-        Raises ModelError for anything but a complete Stable Diffusion 1.x or 2.x model;
-        ResourceError if it does not fit in memory.
+        Raises ModelError for what only its networks tell: another conditioning, weights that do not
+        fit; ResourceError if it does not fit in memory.
         """
-        folder = resolve(model, TEXT_TO_IMAGE, revision=revision, allow_pickle=allow_pickle)
         _check_architecture(folder)
-        place = _device(device)
-        kind = _dtype(dtype, place)
-        with quiet(), _memory(f"loading {folder.id}"), readable(folder, "pipeline"):
+        with quiet(), memory(f"loading {folder.id}"), readable(folder, "pipeline"):
             scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
             networks = {part: load_network(folder, part) for part in TEXT_TO_IMAGE.weighted}
             pipe: Any = StableDiffusionPipeline.from_pretrained(
@@ -158,10 +91,27 @@ class TextToImage:
             check_tokenizer(pipe.tokenizer, pipe.text_encoder, folder.id)
             for part in networks.values():
                 # Not diffusers' own `to`, whose name for the dtype differs between its versions.
-                torch.nn.Module.to(part, kind)
-            pipe.to(place)
+                torch.nn.Module.to(part, dtype)
+            pipe.to(device)
             pipe.set_progress_bar_config(disable=True)
-            return cls(pipe, folder)
+            return cls(pipe, FromFolder(folder))
+
+    @classmethod
+    def of(cls, pipe: StableDiffusionPipeline) -> StableDiffusion:
+        """A pipeline in memory as it is: with its adapters, scheduler, device and precision.
+
+        The object itself is left alone. Its safety checker, which would blacken pictures, is not
+        asked. ModelError for a scheduler without a noise schedule of betas.
+        """
+        own = copy(pipe)  # shares the networks; schedulers and settings are set on the copy
+        own.safety_checker = None
+        own.set_progress_bar_config(disable=True)
+        if getattr(pipe.scheduler, "betas", None) is None:
+            raise ModelError(
+                f"The scheduler of this pipeline ({type(pipe.scheduler).__name__}) has no noise "
+                "schedule of betas: give the pipeline the scheduler that it was trained with."
+            )
+        return cls(own, InMemory(pipe, TEXT_TO_IMAGE.weighted))
 
     @property
     def default_steps(self) -> int:
@@ -169,22 +119,22 @@ class TextToImage:
 
         Such a model shows what it makes only with few steps and with little or no guidance.
         """
-        if self._settings.steps is None:
+        if self._own.steps is None:
             self._refuse_usual_settings()
-        return self._settings.steps or 50
+        return self._own.steps or 50
 
     @property
     def default_guidance(self) -> float:
         """The model's own guidance, else 7.5; UsageError for a distilled model that has none."""
-        if self._settings.guidance is None:
+        if self._own.guidance is None:
             self._refuse_usual_settings()
             return 7.5
-        return resolve_guidance(self._settings.guidance)
+        return resolve_guidance(self._own.guidance)
 
     def _refuse_usual_settings(self) -> None:
-        if why := _distilled(self._folder, type(self._own_scheduler).__name__):
+        if why := _distilled(self._origin, type(self._own_scheduler).__name__):
             raise UsageError(
-                f"{self._folder.id} is distilled ({why}): the usual 50 steps with guidance 7.5 "
+                f"{self._origin.id} is distilled ({why}): the usual 50 steps with guidance 7.5 "
                 "would not show what it makes. Give both as its model card does, such as --steps 4 "
                 "--guidance 0 --scheduler keep."
             )
@@ -193,10 +143,10 @@ class TextToImage:
     def identity(self) -> ModelIdentity:
         """What this model is, with the hash of its weights' files."""
         scheduler = type(self._own_scheduler).__name__
-        return _identity(self._folder, self._pipe.unet, scheduler, self.prediction_type)
+        return identify(self._origin, self._pipe.unet, scheduler, self.prediction_type)
 
     @property
-    def unet_config(self) -> Mapping[str, Any]:
+    def network_config(self) -> Mapping[str, Any]:
         """The network's configuration."""
         return self._pipe.unet.config
 
@@ -333,7 +283,7 @@ class TextToImage:
             return self._ddim
         if why := _unkept(self._own_scheduler):
             raise UsageError(
-                f"The scheduler of {self._folder.id} ({type(self._own_scheduler).__name__}) {why}. "
+                f"The scheduler of {self._origin.id} ({type(self._own_scheduler).__name__}) {why}. "
                 "Use --scheduler ddim."
             )
         return self._own_scheduler
@@ -462,8 +412,8 @@ class TextToImage:
     def _exact_unet(self) -> Any:
         if self.dtype == torch.float32:
             return self._pipe.unet
-        with _memory("reading the network in float32"):
-            return load_network(self._folder, "unet").to(self.device)
+        with memory("reading the network in float32"):
+            return self._origin.exact("unet").to(self.device)
 
     @contextmanager
     def _possible(self, scheduler: Any, steps: int) -> Iterator[None]:
@@ -474,7 +424,7 @@ class TextToImage:
             if scheduler is self._ddim:
                 raise
             raise UsageError(
-                f"The scheduler of {self._folder.id} ({type(scheduler).__name__}) can't "
+                f"The scheduler of {self._origin.id} ({type(scheduler).__name__}) can't "
                 f"sample this model in {steps} steps ({type(error).__name__}: "
                 f"{first_line(error)}). Use --scheduler ddim, or other --steps."
             ) from error
@@ -487,7 +437,11 @@ class _BoundUNet(ScoreModel):
     """A conditional U-Net with its text embeddings fixed."""
 
     def __init__(
-        self, pipeline: TextToImage, embeddings: Sequence[Tensor], kind: ScoreKind, guidance: float
+        self,
+        pipeline: StableDiffusion,
+        embeddings: Sequence[Tensor],
+        kind: ScoreKind,
+        guidance: float,
     ) -> None:
         self.schedule = pipeline.schedule
         self.shape = pipeline.latent_shape
@@ -515,71 +469,6 @@ class _BoundUNet(ScoreModel):
         return noise_from_output(self._prediction_type, output, x, t, self.schedule)
 
 
-class UnconditionalModel(ScoreModel):
-    """A DDPM pipeline in pixel space, images in [-1, 1]; make one with `load`."""
-
-    def __init__(self, unet: Any, scheduler: Any, folder: ModelFolder) -> None:
-        size = unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self.schedule = NoiseSchedule.of_betas(scheduler.betas)
-        self.shape = (unet.config.in_channels, height, width)
-        self.device = unet.device
-        self.dtype = unet.dtype
-        self.prediction_type = _prediction_type(scheduler.config.prediction_type, folder)
-        self._unet = unet
-        self._folder = folder
-
-    @classmethod
-    def load(
-        cls,
-        model: str | Path,
-        *,
-        revision: str | None = None,
-        device: str | torch.device | None = None,
-        allow_pickle: bool = False,
-    ) -> UnconditionalModel:
-        """The fp32 score model of a DDPM folder or hub id; ModelError for anything else."""
-        folder = resolve(model, UNCONDITIONAL, revision=revision, allow_pickle=allow_pickle)
-        config = folder.config("unet")
-        if config.get("class_embed_type") or config.get("num_class_embeds"):
-            raise ModelError(f"{folder.id} is conditioned on a class, which is not supported.")
-        if config.get("in_channels") != config.get("out_channels"):
-            raise ModelError(f"{folder.id} predicts its variance too, which is not supported.")
-        scheduler = DDPMScheduler.from_config(load_scheduler(folder).config)
-        with _memory(f"loading {folder.id}"):
-            unet = load_network(folder, "unet").to(_device(device))
-        return cls(unet, scheduler, folder)
-
-    @cached_property
-    def identity(self) -> ModelIdentity:
-        """What this model is, with the hash of its weights' files."""
-        scheduler = self._folder.config("scheduler")["_class_name"]
-        return _identity(self._folder, self._unet, scheduler, self.prediction_type)
-
-    def predict_noise(self, x: Float[Tensor, " b c h w"], t: int) -> Float[Tensor, " b c h w"]:
-        """epsilon(x, t) in fp32."""
-        x = x.to(self.device, self.dtype)
-        with exact_numerics():
-            output = self._unet(x, t, return_dict=False)[0]
-        return noise_from_output(self.prediction_type, output, x, t, self.schedule)
-
-
-def _identity(
-    folder: ModelFolder, unet: Any, scheduler: str, prediction_type: str
-) -> ModelIdentity:
-    return ModelIdentity(
-        id=folder.id,
-        revision=folder.revision,
-        sha256=folder.sha256,
-        architecture=f"{folder.class_name}/{type(unet).__name__}",
-        dtype=str(unet.dtype).removeprefix("torch."),
-        device=str(unet.device),
-        scheduler=scheduler,
-        prediction_type=prediction_type,
-        configuration=folder.configuration,
-    )
-
-
 def resolve_guidance(guidance: float) -> float:
     """The guidance that is used; 0, by which model cards mean none, is 1. UsageError below 1."""
     if guidance == 0:
@@ -602,40 +491,12 @@ def _unkept(scheduler: Any) -> str | None:
     return None
 
 
-def _distilled(folder: ModelFolder, scheduler: str) -> str | None:
+def _distilled(origin: Origin, scheduler: str) -> str | None:
     """What tells that a model was distilled to few steps, None where nothing does."""
     if scheduler in _FEW_STEPS:
         return f"its scheduler is {scheduler}"
-    name = Path(folder.id).name or folder.path.resolve().name
+    name = Path(origin.id).name or (origin.path or Path()).resolve().name
     return f"by its name, {name}" if _FEW_STEPS_NAME.search(name) else None
-
-
-def noise_from_output(
-    prediction_type: str,
-    output: Float[Tensor, " *b"],
-    x: Float[Tensor, " *b"],
-    t: int,
-    schedule: NoiseSchedule,
-) -> Float[Tensor, " *b"]:
-    """epsilon from what a network predicts at (x, t).
-
-    epsilon: as it is. v_prediction: v = alpha eps - sigma x_0, so eps = alpha v + sigma x
-    (Salimans & Ho 2022). sample: eps = (x - alpha x_0) / sigma.
-    """
-    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
-    if prediction_type == "v_prediction":
-        return alpha * output + sigma * x
-    if prediction_type == "sample":
-        return (x - alpha * output) / sigma
-    return output
-
-
-def _prediction_type(name: str, folder: ModelFolder) -> str:
-    if name not in _PREDICTION_TYPES:
-        raise ModelError(
-            f"{folder.id} predicts {name!r}; only {', '.join(_PREDICTION_TYPES)} are supported."
-        )
-    return name
 
 
 def _check_architecture(folder: ModelFolder) -> None:
@@ -682,40 +543,6 @@ def _progress(
             report(batch.start * steps + len(batch) * min(step + 1, steps))
 
     return on_step
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"The device {str(device)!r} is not available here. Use --device cpu, or leave it out."
-        ) from error
-    return place
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.float16
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise UsageError(f"There is no --dtype {name!r}: use {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
-
-
-@contextmanager
-def _memory(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if out_of_memory(error):
-            raise ResourceError(too_little_memory(what)) from error
-        raise
 
 
 @contextmanager

@@ -35,13 +35,11 @@ from m2g_audit.diagnostics.exact_spectrum import alg2, exact_jacobian
 from m2g_audit.diagnostics.numerics import noise_for, noises_for
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel, perturb, predict_sample
 from m2g_audit.errors import ModelError, NumericsError, ResourceError, UsageError
-from m2g_audit.models.pipelines import (
-    Generations,
-    TextToImage,
-    UnconditionalModel,
-    noise_from_output,
-    resolve_guidance,
-)
+from m2g_audit.models.ddpm import UnconditionalModel
+from m2g_audit.models.loading import load_model
+from m2g_audit.models.prediction import noise_from_output
+from m2g_audit.models.protocol import Generations, TextToImage
+from m2g_audit.models.stable_diffusion import resolve_guidance
 from tests.diagnostics.test_score_model import VP
 from tests.support import tiny
 
@@ -57,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> TextToImage:
-    return TextToImage.load(folder, device="cpu")
+    return load_model(folder, device="cpu")
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=[f"{kind}-{version}" for kind, version in KINDS])
@@ -65,7 +63,7 @@ def any_model(request, tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
     prediction_type, version = request.param
     pipeline = tiny.text_to_image(prediction_type, version=version)
     folder = tiny.save(pipeline, tmp_path_factory.mktemp("model"))
-    return TextToImage.load(folder, device="cpu")
+    return load_model(folder, device="cpu")
 
 
 def generate(model: TextToImage, seeds: list[int], **settings) -> Generations:
@@ -93,7 +91,7 @@ def test_no_code_that_lies_in_a_model_folder_runs(folder: Path, tmp_path: Path, 
     shutil.copytree(folder, copy)
     (copy / name).write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
     with suppress(ModelError):
-        TextToImage.load(copy, device="cpu")
+        load_model(copy, device="cpu")
     assert not (tmp_path / "owned").exists()
 
 
@@ -109,7 +107,7 @@ def test_generation_is_plain_diffusers(
     tmp_path: Path, prediction_type: str, version: str, scheduler: str
 ) -> None:
     pipe = tiny.text_to_image(prediction_type, version=version)
-    model = TextToImage.load(tiny.save(pipe, tmp_path), device="cpu")
+    model = load_model(tiny.save(pipe, tmp_path), device="cpu")
     pipe.set_progress_bar_config(disable=True)
     if scheduler == "ddim":
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -161,7 +159,7 @@ def test_a_safety_checker_that_flags_everything_blacks_out_nothing(
     model: TextToImage, tmp_path: Path
 ) -> None:
     pipe = tiny.text_to_image(flag_everything=True)
-    flagging = TextToImage.load(tiny.save(pipe, tmp_path), device="cpu")
+    flagging = load_model(tiny.save(pipe, tmp_path), device="cpu")
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(0)
     black = pipe(PROMPT, num_inference_steps=2, output_type="np", generator=generator).images
@@ -255,7 +253,7 @@ def test_ddim_does_not_clip_latents_where_the_scheduler_is_silent(tmp_path: Path
     config = json.loads(file.read_text())
     del config["clip_sample"]
     file.write_text(json.dumps(config))
-    ours = generate(TextToImage.load(tmp_path, device="cpu"), [0])
+    ours = generate(load_model(tmp_path, device="cpu"), [0])
     assert float(ours.latents.abs().max()) > 1
 
 
@@ -448,7 +446,7 @@ def test_noise_difference_is_that_of_the_first_step(model: TextToImage) -> None:
 def test_in_half_precision_scores_stay_in_float32(
     folder: Path, model: TextToImage, dtype: str
 ) -> None:
-    half = TextToImage.load(folder, dtype=dtype, device="cpu")
+    half = load_model(folder, dtype=dtype, device="cpu")
     assert half.identity.dtype == dtype
     assert half.identity.sha256 == model.identity.sha256
     x = noises_for([1], tiny.LATENT)
@@ -497,7 +495,7 @@ def test_a_tiny_autoencoder_makes_the_round_trip(folder: Path, tmp_path: Path) -
     index = json.loads((changed / "model_index.json").read_text())
     index["vae"] = ["diffusers", "AutoencoderTiny"]
     (changed / "model_index.json").write_text(json.dumps(index))
-    tiny_vae = TextToImage.load(changed, device="cpu")
+    tiny_vae = load_model(changed, device="cpu")
     images = torch.rand(2, 3, *tiny.IMAGE, generator=torch.Generator().manual_seed(0))
     assert tiny_vae.encode(images).shape == (2, *tiny.LATENT)
     assert tiny_vae.round_trip(images).shape == images.shape
@@ -517,9 +515,9 @@ def test_identity_follows_the_weights(folder: Path, model: TextToImage, tmp_path
     assert identity.architecture == "StableDiffusionPipeline/UNet2DConditionModel"
     assert identity.scheduler == "PNDMScheduler"
     copy = shutil.copytree(folder, tmp_path / "copy")
-    assert TextToImage.load(copy, device="cpu").identity.sha256 == identity.sha256
+    assert load_model(copy, device="cpu").identity.sha256 == identity.sha256
     other = tiny.save(tiny.text_to_image(seed=1), tmp_path / "other")
-    assert TextToImage.load(other, device="cpu").identity.sha256 != identity.sha256
+    assert load_model(other, device="cpu").identity.sha256 != identity.sha256
 
 
 def with_scheduler(folder: Path, place: Path, scheduler: type) -> Path:
@@ -541,7 +539,7 @@ def test_a_scheduler_without_betas_gets_none_made_up(
 ) -> None:
     changed = with_scheduler(folder, tmp_path / "copy", scheduler)
     with pytest.raises(ModelError, match=f"{scheduler.__name__}. has no betas"):
-        TextToImage.load(changed, device="cpu")
+        load_model(changed, device="cpu")
 
 
 def test_a_scheduler_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -550,7 +548,7 @@ def test_a_scheduler_that_is_none_is_refused(folder: Path, tmp_path: Path) -> No
     index["scheduler"] = ["diffusers", "NewestScheduler"]
     (changed / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="NewestScheduler of diffusers: no such part"):
-        TextToImage.load(changed, device="cpu")
+        load_model(changed, device="cpu")
 
 
 def test_a_scheduler_with_noise_of_its_own_is_not_kept(model: TextToImage) -> None:
@@ -574,7 +572,7 @@ def test_pictures_of_the_usual_solvers_do_not_depend_on_batch_mates(
     settings = json.loads(file.read_text()) | {"algorithm_type": algorithm}
     assert settings["lambda_min_clipped"] == -float("inf")
     file.write_text(json.dumps(settings))
-    solver = TextToImage.load(changed, device="cpu")
+    solver = load_model(changed, device="cpu")
     together, alone = (generate(solver, seeds, scheduler="keep") for seeds in ([1, 2, 3], [3]))
     assert float((together.images[2] - alone.images[0]).abs().max()) <= 1 / 255 + 1e-6
 
@@ -583,22 +581,20 @@ def test_pictures_of_the_usual_solvers_do_not_depend_on_batch_mates(
 def test_a_scheduler_of_another_task_is_not_kept(
     folder: Path, tmp_path: Path, scheduler: type
 ) -> None:
-    other = TextToImage.load(with_scheduler(folder, tmp_path / "copy", scheduler), device="cpu")
+    other = load_model(with_scheduler(folder, tmp_path / "copy", scheduler), device="cpu")
     with pytest.raises(UsageError, match=rf"{scheduler.__name__}. does not go.*--scheduler ddim"):
         generate(other, [0], scheduler="keep")
     assert generate(other, [0]).finite.all()
 
 
 def test_what_a_kept_scheduler_cannot_do_is_its_own(folder: Path, tmp_path: Path) -> None:
-    distilled = TextToImage.load(
-        with_scheduler(folder, tmp_path / "copy", LCMScheduler), device="cpu"
-    )
+    distilled = load_model(with_scheduler(folder, tmp_path / "copy", LCMScheduler), device="cpu")
     for attempt in (generate, lambda model, _, **named: model.evaluations(guidance=1.0, **named)):
         with pytest.raises(UsageError, match=r"LCMScheduler. can't sample .* in 60 steps .*ddim"):
             attempt(distilled, [0], steps=60, scheduler="keep")
     sample = tiny.save(tiny.text_to_image("sample"), tmp_path / "sample")
     with pytest.raises(UsageError, match=r"PNDMScheduler. can't sample this model"):
-        generate(TextToImage.load(sample, device="cpu"), [0], scheduler="keep")
+        generate(load_model(sample, device="cpu"), [0], scheduler="keep")
 
 
 @pytest.mark.skipif(find_spec("torchsde") is not None, reason="the package is there")
@@ -608,14 +604,14 @@ def test_a_package_that_a_scheduler_needs_is_named(folder: Path, tmp_path: Path)
     index["scheduler"] = ["diffusers", "DPMSolverSDEScheduler"]
     (changed / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"scheduler of .* needs a package .*torchsde"):
-        TextToImage.load(changed, device="cpu")
+        load_model(changed, device="cpu")
 
 
 @pytest.mark.parametrize("scheduler", [LCMScheduler, TCDScheduler])
 def test_a_distilled_model_has_no_usual_settings(
     folder: Path, tmp_path: Path, scheduler: type
 ) -> None:
-    distilled = TextToImage.load(with_scheduler(folder, tmp_path / "copy", scheduler), device="cpu")
+    distilled = load_model(with_scheduler(folder, tmp_path / "copy", scheduler), device="cpu")
     for name in ("default_steps", "default_guidance"):
         with pytest.raises(UsageError, match=f"{scheduler.__name__}.*--steps 4 --guidance 0"):
             getattr(distilled, name)
@@ -629,17 +625,17 @@ def test_a_distilled_model_has_no_usual_settings(
 def test_a_distilled_model_is_told_by_its_name(
     folder: Path, tmp_path: Path, name: str, few: bool
 ) -> None:
-    model = TextToImage.load(shutil.copytree(folder, tmp_path / name), device="cpu")
+    model = load_model(shutil.copytree(folder, tmp_path / name), device="cpu")
     if few:
         with pytest.raises(UsageError, match=f"by its name, {name}"):
             assert model.default_steps
     else:
         assert model.default_steps == 50
-    (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 1}')
-    own = TextToImage.load(model._folder.path, device="cpu")
+    (model._origin.path / "m2g.json").write_text('{"steps": 4, "guidance": 1}')
+    own = load_model(model._origin.path, device="cpu")
     assert (own.default_steps, own.default_guidance) == (4, 1)
-    (model._folder.path / "m2g.json").write_text('{"steps": 4, "guidance": 0.0}')
-    assert TextToImage.load(model._folder.path, device="cpu").default_guidance == 1
+    (model._origin.path / "m2g.json").write_text('{"steps": 4, "guidance": 0.0}')
+    assert load_model(model._origin.path, device="cpu").default_guidance == 1
 
 
 def test_guidance_0_is_none_as_in_diffusers(model: TextToImage) -> None:
@@ -655,7 +651,7 @@ def test_sizes_and_defaults(folder: Path, model: TextToImage, tmp_path: Path) ->
     copy = shutil.copytree(folder, tmp_path / "copy")
     settings = {"steps": 25, "guidance": 3.0, "metric": "l2"}
     (copy / "m2g.json").write_text(json.dumps(settings))
-    own = TextToImage.load(copy, device="cpu")
+    own = load_model(copy, device="cpu")
     assert (own.default_steps, own.default_guidance, own.default_metric) == (25, 3.0, "l2")
 
 
@@ -668,7 +664,7 @@ def test_tokens_are_counted(model: TextToImage) -> None:
 def test_a_word_of_several_vectors_counts_them(folder: Path, tmp_path: Path) -> None:
     pipe = tiny.text_to_image()
     pipe.load_textual_inversion({"<dog>": torch.zeros(3, 16)}, token="<dog>")
-    inverted = TextToImage.load(tiny.save(pipe, tmp_path), device="cpu")
+    inverted = load_model(tiny.save(pipe, tmp_path), device="cpu")
     assert inverted.token_count("a <dog>") == (2 + 1 + 3, 77)
     assert inverted.cut_off(" ".join("a" * 74) + " <dog>") == "<dog>_1<dog>_2"
 
@@ -686,11 +682,11 @@ def test_a_prompt_too_long_for_the_encoder_still_works(model: TextToImage) -> No
 
 def test_devices_and_dtypes_that_are_not_there(folder: Path) -> None:
     with pytest.raises(UsageError, match="--device cpu"):
-        TextToImage.load(folder, device="cuda:99")
+        load_model(folder, device="cuda:99")
     with pytest.raises(UsageError, match="--device cpu"):
-        TextToImage.load(folder, device="toaster")
+        load_model(folder, device="toaster")
     with pytest.raises(UsageError, match="float32, float16, bfloat16"):
-        TextToImage.load(folder, device="cpu", dtype="int4")
+        load_model(folder, device="cpu", dtype="int4")
 
 
 def test_architectures_that_need_more_than_a_prompt(folder: Path, tmp_path: Path) -> None:
@@ -705,7 +701,7 @@ def test_architectures_that_need_more_than_a_prompt(folder: Path, tmp_path: Path
         file = copy / component / name
         file.write_text(json.dumps(json.loads(file.read_text()) | change))
         with pytest.raises(ModelError, match=word):
-            TextToImage.load(copy, device="cpu")
+            load_model(copy, device="cpu")
 
 
 def test_weights_that_do_not_fit_their_configuration(folder: Path, tmp_path: Path) -> None:
@@ -713,7 +709,7 @@ def test_weights_that_do_not_fit_their_configuration(folder: Path, tmp_path: Pat
     file = copy / "unet" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"cross_attention_dim": 24}))
     with pytest.raises(ModelError, match=r"U-Net.* do not fit.* of another shape 8 "):
-        TextToImage.load(copy, device="cpu")
+        load_model(copy, device="cpu")
 
 
 def test_an_unknown_prediction_type_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -721,7 +717,7 @@ def test_an_unknown_prediction_type_is_refused(folder: Path, tmp_path: Path) -> 
     file = copy / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "flow"}))
     with pytest.raises(ModelError, match="'flow'"):
-        TextToImage.load(copy, device="cpu")
+        load_model(copy, device="cpu")
 
 
 # -- unconditional models

@@ -1,0 +1,39 @@
+"""The closed words of options and records, each list declared once."""
+
+from typing import Literal
+
+StateWord = Literal["memorized", "spurious", "generalized", "attractor", "unsure", "failed"]
+"""Of one sample; `attractor`: duplicated, and not told apart into memorized and spurious."""
+VerdictWord = Literal[
+    "memorized", "spurious", "generalized", "attractor", "mixed", "collapsed", "undecided"
+]
+"""Of one prompt."""
+FailOn = Literal["undecided", "spurious", "attractor", "memorized"]
+"""The least bad verdict that closes a gate."""
+RuleWord = Literal[
+    "unseen pictures",
+    "leave-one-out",
+    "base",
+    "own controls",
+    "rule of thumb",
+    "by hand",
+    "truth",
+    "older",
+]
+"""What gave the thresholds."""
+
+ScoreKind = Literal["conditional", "guided", "unconditional"]
+SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
+SchedulerChoice = Literal["ddim", "keep"]
+Precision = Literal["float32", "float16", "bfloat16"]
+MetricChoice = Literal["auto", "l2", "tiled_l2", "lpips-alex", "lpips-vgg", "clip", "sscd"]
+
+Exif = Literal["turn", "keep"]
+"""Whether pictures are turned as their EXIF says."""
+Transparency = Literal["drop", "white", "black"]
+"""What becomes of transparency: dropped, or pictures laid over white or black."""
+Pages = Literal["first", "all"]
+"""What is read of files with several pages or frames."""
+
+ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "a1111", "kohya", "infotext"]
+Quotes = Literal["csv", "none"]
