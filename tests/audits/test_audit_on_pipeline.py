@@ -48,6 +48,7 @@ def numbers(record: AuditRecord) -> dict[str, object]:
     return json.loads(format_record(record.model_copy(update={"timings": None})))
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_the_same_record(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

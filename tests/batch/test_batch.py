@@ -308,6 +308,7 @@ def comparable(records: Sequence[BatchRecord]) -> list[dict[str, object]]:
     return [numbers(record) for record in records]
 
 
+@pytest.mark.slow
 def test_a_run_killed_ten_times_is_the_run_that_was_not(tmp_path: Path) -> None:
     prompts = many(44)
     whole = comparable(run_batch(tmp_path / "whole", prompts, batch_size=6))

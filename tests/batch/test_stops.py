@@ -66,6 +66,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2G_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch", "prompt"])
 def test_what_was_stopped_ends_as_if_it_had_not_been(
     server: Any, tmp_path: Path, kind: str
@@ -97,6 +98,7 @@ def test_what_was_stopped_ends_as_if_it_had_not_been(
         shutil.rmtree(out.parent)
 
 
+@pytest.mark.slow
 def test_a_report_that_was_stopped_is_the_old_one_or_the_new_one(
     server: Any, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_sweep_stands_beside_another(run: Run, narrow: Path, wide: Path) -> None:
     code, out, err = run(narrow, "--stage", "report", "--beside", wide)
     assert code == 0, err
@@ -134,6 +135,7 @@ def test_pictures_that_are_all_one_are_refused_before_training(run: Run, tmp_pat
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_thresholds_by_hand_say_what_stays(run: Run, narrow: Path) -> None:
     code, plain, _ = run(narrow, "--stage", "report")
     assert code == 0

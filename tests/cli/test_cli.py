@@ -340,6 +340,7 @@ def test_schema_prints_the_schema(run: Run, arguments: list[str], schema: dict) 
     assert json.loads(out) == schema
 
 
+@pytest.mark.slow
 def test_a_console_in_ascii_shows_the_result(tmp_path: Path) -> None:
     command = ("prompt", "a möwe", "--model", POCKET, "--spectrum", "none", "--seeds", "2", "--yes")
     done = subprocess.run(

@@ -143,6 +143,7 @@ def test_few_dimensions_are_exact(N: int, seed: int) -> None:
     assert spectrum.truncation == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -202,6 +203,7 @@ def test_chance_falls_with_the_shells_even_at_a_step() -> None:
     assert error[1] < 1.7 * np.mean([spectrum.error for spectrum in many])
 
 
+@pytest.mark.slow
 def test_repeated_values_at_the_top_are_not_counted_once() -> None:
     # One direction cannot tell three equal values from one; several can.
     values = np.append(np.full(3, 10.0), np.linspace(1, 0, 77))

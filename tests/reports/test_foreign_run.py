@@ -358,6 +358,7 @@ def like(value: Any) -> st.SearchStrategy[Any]:
     return ANY
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_whatever_a_run_holds_is_shown_or_refused(

@@ -389,6 +389,7 @@ def test_no_bands_are_drawn_that_the_record_does_not_rest_on(
         assert "calibration, memorized" not in spectrum_in(page)
 
 
+@pytest.mark.slow
 def test_more_processes_make_the_same_page(run: StoredRun, tmp_path: Path) -> None:
     told: list[int] = []
     alone = written(run, tmp_path / "a.html")

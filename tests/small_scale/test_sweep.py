@@ -96,6 +96,7 @@ def test_its_calibration_is_one_that_an_audit_reads(finished: Lab) -> None:
     assert written.data.images == 140
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["training", "sampling", "basins", "spectra"])
 def test_a_killed_sweep_ends_like_one_never_stopped(
     finished: Lab, pictures: Path, tmp_path: Path, stage: str
@@ -111,6 +112,7 @@ def test_a_killed_sweep_ends_like_one_never_stopped(
         np.testing.assert_array_equal(here[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_samples_measured_before_a_kill_are_not_measured_again(
     pictures: Path, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def lines(axes: Axes, group: str) -> list[np.ndarray]:
     return [np.array(line.get_data()) for line in found if len(line.get_xdata()) > 1]
 
 
+@pytest.mark.slow
 def test_a_report_is_all_tables_and_figures(finished: Lab) -> None:
     written = write_report(finished)
     assert {path.stem for path in written if path.suffix == ".png"} == set(FIGURES)
