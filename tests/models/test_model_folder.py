@@ -247,7 +247,7 @@ def test_weights_with_a_broken_header_are_found(folder: Path) -> None:
     whole = bytearray(file.read_bytes())
     whole[8:12] = b"!!!!"
     file.write_bytes(whole)
-    refused(folder, "broken header")
+    refused(folder, "invalid JSON in header")
 
 
 def test_sharded_weights_are_complete_or_not(tmp_path: Path) -> None:

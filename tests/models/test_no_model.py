@@ -73,7 +73,7 @@ def large(file: Path) -> None:
         ("a.safetensors", weights("cond_stage_model.x"), "single file.*from_single_file"),
         ("a.safetensors", weights("decoder.conv_in.weight"), "VAE.*AutoencoderKL.from_single_file"),
         ("a.safetensors", weights("transformer.h.0.weight"), "no Stable Diffusion checkpoint"),
-        ("a.safetensors", of_bytes(b"x"), "can't be read .has only 1 bytes"),
+        ("a.safetensors", of_bytes(b"x"), "can't be read .has 1 bytes that are no whole weights"),
         ("a.ckpt", large, "single file.*from_single_file"),
         (
             "learned_embeds.bin",
