@@ -25,7 +25,7 @@ from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, fast_spectra
 from m2g_audit.diagnostics.numerics import check_finite, seed_for
 from m2g_audit.models.ddpm import UnconditionalModel
 from m2g_audit.progress import OnProgress
-from m2g_audit.similarity import Metric
+from m2g_audit.similarity import Metric, paired
 from m2g_audit.verdict.states import State
 from small_scale.arrays import load_arrays, save_arrays
 from small_scale.lab import GROUPS, Lab, chosen
@@ -261,8 +261,7 @@ def picture_distance(metric: Metric) -> Distance:
         # As a level, what is not finite would be black.
         levels = (to_levels(check_finite(x, "a recovered picture")) for x in (a, b))
         left, right = (metric.embed(in_colour(x)) for x in levels)
-        squares = (left.double() - right.double()).square().sum(dim=2).amax(dim=1)
-        return squares if metric.squared else squares.sqrt()
+        return paired(metric, left, right)
 
     return distance
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from m2g_audit.audits.job import Job
@@ -22,7 +20,7 @@ from m2g_audit.diagnostics.basin import (
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.progress import OnProgress
 from m2g_audit.records.record import AttractorRecord, BasinRecord
-from m2g_audit.similarity import Metric, distances
+from m2g_audit.similarity import Metric, paired
 from m2g_audit.verdict.thresholds import Thresholds
 
 
@@ -83,8 +81,7 @@ def picture_distance(pipeline: TextToImage, metric: Metric) -> Distance:
         # Trials of one sample have one original, which is decoded and embedded once.
         samples, which = originals.unique(dim=0, return_inverse=True)
         pair = [metric.embed(pipeline.decode(x)) for x in (recovered, samples)]
-        pairs = distances(metric, *pair)
-        return torch.from_numpy(pairs[np.arange(len(pairs)), which.cpu().numpy()])
+        return paired(metric, pair[0], pair[1][which.cpu()])
 
     return distance
 

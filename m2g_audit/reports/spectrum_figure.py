@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.current_folder import import_matplotlib
+from m2g_audit.diagnostics.free_probability import point_mass_curve
 from m2g_audit.errors import OutputError
 from m2g_audit.records.record import AuditRecord, CurvatureRecord
 from m2g_audit.reports.colours import STATE_COLOURS
@@ -39,8 +40,6 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from m2g_audit.diagnostics.free_probability import point_mass_curve
 
     curves = [(entry, singular_values(entry, run_dir)) for entry in record.curvature]
     predicted = [(entry, _predicted(entry, run_dir)) for entry in record.curvature if entry.fast]

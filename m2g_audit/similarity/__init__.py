@@ -8,7 +8,7 @@ import torch
 
 from m2g_audit.errors import UsageError
 from m2g_audit.similarity.base import Metric
-from m2g_audit.similarity.search import Search, Vectors, distances, nearest, within
+from m2g_audit.similarity.search import Search, Vectors, distances, nearest, paired, within
 from m2g_audit.similarity.weights import find_weights, how_to_get
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "how_to_get",
     "load_metric",
     "nearest",
+    "paired",
     "within",
 ]
 

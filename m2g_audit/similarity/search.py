@@ -66,6 +66,15 @@ def distances(metric: Metric, a: Tensor, b: Tensor) -> FloatArray:
     return whole
 
 
+def paired(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
+    """Return the distance of each embedding of a [n, p, d] to its own of b [n, p, d], float64 [n].
+
+    From differences, in float64; a pair with a non-finite embedding is at NaN or infinity.
+    """
+    squares = (a.double() - b.double()).square().sum(dim=2).amax(dim=1)
+    return squares if metric.squared else squares.sqrt()
+
+
 def within(metric: Metric, a: Tensor, b: Tensor, limit: float) -> BoolArray:
     """Return which pairs are at most `limit` apart, [n, m], as `distances` has them.
 

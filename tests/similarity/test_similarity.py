@@ -27,6 +27,7 @@ from m2g_audit.similarity import (
     distances,
     load_metric,
     nearest,
+    paired,
     search,
     within,
 )
@@ -583,3 +584,12 @@ def test_bad_input_is_a_usage_error() -> None:
         load_metric("tiled_l2").embed(images(1, 3, 3))
     with pytest.raises(UsageError, match="at least 32"):
         random_lpips("alex").embed(images(1, 28, 28))
+
+
+@pytest.mark.parametrize("name", ["l2", "tiled_l2"])
+def test_paired_distances_are_those_of_all_pairs(name: str) -> None:
+    metric = load_metric(name)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (metric.embed(torch.rand(5, 3, 8, 8, generator=generator)) for _ in range(2))
+    np.testing.assert_allclose(paired(metric, a, b), np.diag(distances(metric, a, b)), rtol=1e-6)
+    assert torch.equal(paired(metric, a, a), torch.zeros(5, dtype=torch.float64))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from m2g_audit.calibration.calibration_record import Calibration
 from m2g_audit.current_folder import import_matplotlib
+from m2g_audit.diagnostics.free_probability import point_mass_curve
 from m2g_audit.records.record import AuditRecord, CurvatureRecord, ThresholdRecord
 from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.colours import STATE_COLOURS
@@ -199,7 +200,7 @@ def _draw_spectra(figure: Figure, curves: _Curves, bands: Bands) -> None:
     for state, band in bands.items():
         tops.append(_draw_band(axes, state, band))
     if not bands:
-        share, one = _thinned(_point_mass(first.kind, len(values)))
+        share, one = _thinned(point_mass_curve(first.kind, len(values)))
         axes.plot(share, one, color="#9aa1a9", lw=1, ls=(0, (4, 3)), label="a single picture")
     drawn: dict[str, int] = {}
     for entry, values in curves:
@@ -217,14 +218,6 @@ def _draw_spectra(figure: Figure, curves: _Curves, bands: Bands) -> None:
     axes.grid(axis="y", color=_LINE, lw=0.7)
     axes.set_axisbelow(True)
     axes.legend(fontsize=8, labelcolor=_INK, loc="lower left", edgecolor="white", framealpha=0.85)
-
-
-def _point_mass(kind: Literal["jacobian", "paper"], N: int) -> NDArray[np.float64]:
-    if kind == "jacobian":
-        return np.ones(N)  # without the import, which loads torch
-    from m2g_audit.diagnostics.free_probability import point_mass_curve
-
-    return point_mass_curve(kind, N)
 
 
 def _draw_band(axes: Axes, state: _State, band: Band) -> float:
