@@ -1,6 +1,7 @@
 """A verdict in sentences for somebody who has not read the paper."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from m2g_audit.records.record import (
     AuditRecord,
@@ -25,6 +26,9 @@ METRICS = {
 }
 _DESCRIBED = 3
 _DESCRIBED_WORDS = 8
+
+
+_Record = TypeVar("_Record", bound=AuditRecord)
 
 
 def summary(r: AuditRecord) -> str:
