@@ -16,8 +16,8 @@ from m2g_audit.files import cache_folder
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, check, resolve
 from m2g_audit.models.names import DEFAULT_MODEL, POCKET
 from m2g_audit.models.weight_files import Place
+from m2g_audit.records.distances import said_of
 from m2g_audit.similarity import LEARNED, METRICS, find_weights, how_to_get
-from m2g_audit.verdict.sentences import METRICS as METRIC_NAMES
 from m2g_audit.versions import versions
 
 
@@ -113,11 +113,11 @@ def _cached(name: str, snapshot: Path, size: int) -> Item:
 def _metrics() -> Iterator[Item]:
     for name in METRICS:
         if name not in LEARNED:
-            yield Item(name, True, f"{METRIC_NAMES[name]}; needs no weights")
+            yield Item(name, True, f"{said_of(name)}; needs no weights")
         elif (path := find_weights(name)) is not None:
-            yield Item(name, True, f"{METRIC_NAMES[name]}; {path}")
+            yield Item(name, True, f"{said_of(name)}; {path}")
         else:
-            yield Item(name, False, METRIC_NAMES[name], how_to_get(name))
+            yield Item(name, False, said_of(name), how_to_get(name))
 
 
 def _cached_models() -> Iterator[tuple[str, tuple[Path, int]]]:

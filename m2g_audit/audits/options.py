@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from m2g_audit.errors import UsageError
 from m2g_audit.models.names import DEFAULT_MODEL
+from m2g_audit.records.distances import AUTOMATIC, DISTANCES
 from m2g_audit.records.vocabulary import (
     Exif,
-    MetricChoice,
     Pages,
     Precision,
     SchedulerChoice,
@@ -33,6 +33,10 @@ MOST = 10_000
 """No number of seeds, steps or pictures may be larger."""
 # Many choices as a type would leave no room for the options' names in 80 columns.
 _NAME = "<name>"
+_DISTANCE_HELP = (
+    f"The image distance: {', '.join(DISTANCES)}. auto: the model's own, else sscd if its file is "
+    "available, else tiled_l2."
+)
 
 
 @dataclass(frozen=True)
@@ -147,15 +151,7 @@ class AuditOptions:
             REFERENCE,
         ),
     ] = None
-    metric: Annotated[
-        MetricChoice,
-        Flag(
-            "The image distance: l2, tiled_l2, lpips-alex, lpips-vgg, clip or sscd. auto: the "
-            "model's own, else sscd if its file is available, else tiled_l2.",
-            REFERENCE,
-            _NAME,
-        ),
-    ] = "auto"
+    metric: Annotated[str, Flag(_DISTANCE_HELP, REFERENCE, _NAME)] = AUTOMATIC
     metric_weights: Annotated[Path | None, Flag("The metric's weights file.", REFERENCE)] = None
     trust: Annotated[
         bool,
@@ -290,6 +286,9 @@ class AuditOptions:
                     f"{flag_of(name)} {value} is not possible: give {least} or more, up to "
                     f"{MOST:,}."
                 )
+        if self.metric != AUTOMATIC and self.metric not in DISTANCES:
+            known = ", ".join(DISTANCES)
+            raise UsageError(f"--metric {self.metric} is not possible: give {known} or auto.")
         if self.guidance is not None and not math.isfinite(self.guidance):
             raise UsageError(f"--guidance {self.guidance} is not possible: give a number.")
         if not 0 < self.spectrum_tolerance < 1:

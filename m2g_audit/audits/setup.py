@@ -24,6 +24,7 @@ from m2g_audit.pictures.decoding import PictureReading
 from m2g_audit.pocket.provenance import Provenance, find_provenance
 from m2g_audit.progress import Progress, silent
 from m2g_audit.prompts import STDIN
+from m2g_audit.records.distances import AUTOMATIC
 from m2g_audit.records.record import Settings
 from m2g_audit.records.vocabulary import SpectrumChoice
 from m2g_audit.references.controls import load_prompts
@@ -275,8 +276,8 @@ def _resolve_settings(
 
 
 def _load_metric(options: AuditOptions, pipeline: TextToImage) -> Metric:
-    name: str = options.metric
-    if name == "auto":
+    name = options.metric
+    if name == AUTOMATIC:
         name = pipeline.default_metric or default_metric()
     return load_metric(
         name,

@@ -26,7 +26,6 @@ ScoreKind = Literal["conditional", "guided", "unconditional"]
 SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
 SchedulerChoice = Literal["ddim", "keep"]
 Precision = Literal["float32", "float16", "bfloat16"]
-MetricChoice = Literal["auto", "l2", "tiled_l2", "lpips-alex", "lpips-vgg", "clip", "sscd"]
 
 Exif = Literal["turn", "keep"]
 """Whether pictures are turned as their EXIF says."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from m2g_audit.errors import UsageError
+from m2g_audit.records.distances import DISTANCES
 from m2g_audit.similarity.base import Metric
 from m2g_audit.similarity.search import Search, Vectors, distances, nearest, paired, within
 from m2g_audit.similarity.weights import find_weights, how_to_get
@@ -27,8 +29,8 @@ __all__ = [
     "within",
 ]
 
-LEARNED = ("lpips-alex", "lpips-vgg", "clip", "sscd")
-METRICS = ("l2", "tiled_l2", *LEARNED)
+METRICS = tuple(DISTANCES)
+LEARNED = tuple(name for name, declared in DISTANCES.items() if declared.learned)
 
 
 def default_metric() -> str:
@@ -57,19 +59,11 @@ def load_metric(
         raise UsageError(f"There is no metric '{name}'. Choose one of: {', '.join(METRICS)}.")
     if path is not None and name not in LEARNED:
         raise UsageError(f"{name} has no weights: leave out --metric-weights.")
+    declared = DISTANCES[name]
+    module, maker = declared.made_by
     # Imported here because each brings a library that the others do not need.
-    if name.startswith("lpips-"):
-        from m2g_audit.similarity.lpips import trained_lpips
-
-        return trained_lpips(name.removeprefix("lpips-"), path, device)
-    if name == "clip":
-        from m2g_audit.similarity.clip import trained_clip
-
-        return trained_clip(path, device)
-    if name == "sscd":
-        from m2g_audit.similarity.sscd import trained_sscd
-
-        return trained_sscd(path, trust=trust, device=device)
-    from m2g_audit.similarity.l2 import L2, TiledL2
-
-    return L2() if name == "l2" else TiledL2()
+    make = getattr(import_module(f"{__name__}.{module}"), maker)
+    if not declared.learned:
+        return make(*declared.arguments)
+    trusted = {"trust": trust} if declared.program else {}
+    return make(*declared.arguments, path, device=device, **trusted)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from m2g_audit.records.distances import said_of
 from m2g_audit.records.record import (
     AuditRecord,
     CalibrationRecord,
@@ -16,14 +17,6 @@ from m2g_audit.records.record import (
 )
 from m2g_audit.verdict.rule import UNDETECTED_LIMIT
 
-METRICS = {
-    "l2": "root-mean-square difference of pixels",
-    "tiled_l2": "largest root-mean-square difference of pixels over 4 x 4 tiles",
-    "lpips-alex": "LPIPS with AlexNet",
-    "lpips-vgg": "LPIPS with VGG-16",
-    "clip": "1 - cosine of CLIP embeddings, which see meaning more than copies",
-    "sscd": "1 - cosine of SSCD copy-detection embeddings",
-}
 _DESCRIBED = 3
 _DESCRIBED_WORDS = 8
 
@@ -300,7 +293,7 @@ def _rule(r: AuditRecord) -> str:
     copy = "" if t.delta_m is None else f"; a copy of a reference picture up to {t.delta_m:.3g}"
     return (
         f"Two pictures count as the same up to a distance of {_number(t.delta_s)} in {t.metric} "
-        f"({METRICS.get(t.metric, t.metric)}){copy}. Source: {t.source.rstrip('.')}."
+        f"({said_of(t.metric)}){copy}. Source: {t.source.rstrip('.')}."
         + ("" if t.calibrated else " It is uncalibrated: take the verdict as a hint.")
     )
 

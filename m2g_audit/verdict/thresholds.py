@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.errors import NumericsError, UsageError
+from m2g_audit.records.distances import DISTANCES
 
 FloatArray = NDArray[np.float64]
 
@@ -77,19 +78,12 @@ class Thresholds:
         return replace(self, delta_m=delta_m, delta_s=delta_s, source=source, others={})
 
 
-# 2026-11: written down from the papers, never measured by this project on a model.
-_RULES_OF_THUMB = {
-    "l2": (0.15, "Carlini et al. 2023 call pictures at an L2 distance of 0.15 copies"),
-    "tiled_l2": (0.15, "Carlini et al. 2023 call pictures at a tiled L2 distance of 0.15 copies"),
-    "sscd": (0.5, "Somepalli et al. 2023 call pictures at an SSCD similarity of 0.5 copies"),
-}
-
-
 def published_rule(metric: str) -> Thresholds | None:
     """Return the published rule of thumb of a metric, uncalibrated; None where there is none."""
-    if metric not in _RULES_OF_THUMB:
+    declared = DISTANCES.get(metric)
+    if declared is None or declared.rule is None:
         return None
-    value, source = _RULES_OF_THUMB[metric]
+    value, source = declared.rule
     return Thresholds(
         metric=metric,
         delta_m=value,
@@ -105,7 +99,7 @@ def rule_of_thumb(metric: str) -> Thresholds:
     """Return uncalibrated thresholds of a metric; UsageError where no rule has been published."""
     found = published_rule(metric)
     if found is None:
-        known = ", ".join(sorted(_RULES_OF_THUMB))
+        known = ", ".join(sorted(name for name, one in DISTANCES.items() if one.rule is not None))
         raise UsageError(
             f"Nobody has published a distance at which {metric} calls pictures copies. Measure it "
             "with pictures that the model never saw (--reference with 99 or more pictures, "

@@ -47,7 +47,7 @@ def test_an_option_like_no_other_has_no_suggestion() -> None:
         ({"seeds": 10**30}, "give 2 or more, up to 10,000"),
         ({"steps": 0}, "--steps 0 is not possible: give 1 or more"),
         ({"steps": 2.5}, "give a whole number"),
-        ({"metric": "l3"}, "give auto, l2, .*sscd"),
+        ({"metric": "l3"}, "give l2, .*sscd or auto"),
         ({"basin_exact": True}, "--exact says how --basin is measured"),
         ({"delta_s": -1.0}, "--delta-s -1 is no distance"),
         ({"guidance": float("nan")}, "--guidance nan is not possible"),

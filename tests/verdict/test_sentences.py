@@ -18,11 +18,9 @@ from m2g_audit.records.record import (
     ThresholdRecord,
     Wording,
 )
-from m2g_audit.similarity import METRICS
 from m2g_audit.text import duration
 from m2g_audit.verdict.intervals import Interval
 from m2g_audit.verdict.rule import Doubt, Verdict, decide
-from m2g_audit.verdict.sentences import METRICS as METRIC_NAMES
 from m2g_audit.verdict.sentences import evidence, model_lines, summary, warnings
 from m2g_audit.verdict.shares import find_shares
 from m2g_audit.verdict.states import State
@@ -248,10 +246,6 @@ def test_any_findings_can_be_said(sample_states: list[State], known: bool) -> No
         assert sentence[0].isupper() or sentence[0].isdigit()
         assert sentence.endswith((".", "?"))
         assert not {"None", "nan", "inf"} & set(sentence.replace(",", " ").split())
-
-
-def test_every_metric_has_a_description() -> None:
-    assert set(METRIC_NAMES) == set(METRICS)
 
 
 def test_attractors_loose_ones_and_curvature_are_described() -> None:

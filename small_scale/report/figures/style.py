@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.current_folder import import_matplotlib
+from m2g_audit.records.distances import said_of
 from m2g_audit.reports.colours import STATE_COLOURS
-from m2g_audit.verdict.sentences import METRICS
 from small_scale.lab import Lab
 from small_scale.lab_folder import Cell
 from small_scale.report.summaries import FRESH, name_of
@@ -198,4 +198,4 @@ def drawable(text: str) -> str:
 def distance_name(lab: Lab) -> str:
     """The distance of the states in words."""
     metric = lab.settings.metric
-    return METRICS.get(metric, metric)
+    return said_of(metric)
