@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +29,8 @@ PAGES = sorted(
 )
 # Its cells show files; tests/prompts/test_kinds.py runs what it says of them.
 _MADE_OF_FILES = "docs/prompt-lists.md"
-_BLOCK = re.compile(r"^ *```.*?^ *```$|(?:^(?: {4,}|\t).*\n?)+", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^ *```[\s\S]*?^ *```$|(?:^(?: {4}|\t)[^\n]*\n|^\n(?= {4}|\t))+", re.MULTILINE)
+_FENCE = re.compile(r"^ *```.*$", re.MULTILINE)
 _SPAN = re.compile(r"`([^`]+)`")
 _COMMAND = re.compile(r"(?:^|(?<=[\s/]))m2g-audit (?=[a-z-])")
 _OTHERS = {"--durations", "--force-exclude"}
@@ -48,9 +50,9 @@ class Shown:
 
 
 def blocks(page: str) -> list[str]:
-    """The blocks of a page's code, without their indent."""
+    """The blocks of a page's code, without the indent that makes them blocks."""
     found = _BLOCK.findall((_TOP / page).read_text())
-    return ["\n".join(line.strip() for line in block.splitlines()) for block in found]
+    return [textwrap.dedent(_FENCE.sub("", block)).strip() for block in found]
 
 
 def spans(page: str) -> list[str]:
@@ -96,6 +98,13 @@ def options(command: click.Command) -> set[str]:
 def every_option(command: click.Command) -> set[str]:
     inner = getattr(command, "commands", {}).values()
     return options(command).union(*map(every_option, inner))
+
+
+def test_blocks_end_where_the_text_goes_on() -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            assert "](" not in block, block
+    assert len(blocks("README.md")) > 4
 
 
 def test_pages_show_commands() -> None:
@@ -174,7 +183,12 @@ def cheap(shown: Shown) -> bool:
     return verb in reading or shown.words == ("pocket", "prompts")
 
 
-CHEAP = [page for page in PAGES if any(map(cheap, commands(page)))]
+def programs(page: str) -> list[str]:
+    """The blocks of a page that are Python and need no model but pocket."""
+    return [block for block in blocks(page) if block.startswith("from m2g_audit import")]
+
+
+CHEAP = [page for page in PAGES if programs(page) or any(map(cheap, commands(page)))]
 
 
 @pytest.fixture
@@ -204,7 +218,6 @@ def test_what_a_page_shows_runs(
         findings = "--fail-on" in shown.words
         out, err = capfd.readouterr()
         assert exit_.value.code in ((0, 1) if findings else (0, None)), f"{shown}\n{out}{err}"
-    for block in blocks(page):
-        if block.startswith("from m2g_audit import"):
-            exec(compile(block, page, "exec"), {})
-            assert capfd.readouterr().out
+    for block in programs(page):
+        exec(compile(block, page, "exec"), {})
+        assert capfd.readouterr().out
