@@ -225,7 +225,11 @@ def most_denoisings(times: int, search: CriticalTimeSearch, coarse: int = COARSE
 
 
 def log_volume(N: int, radii: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """The natural logarithms of the volumes of N-balls, Eq. 34 (Eq. 12): -inf for radius 0."""
+    """The natural logarithms of the volumes of N-balls, Eq. 34 (Eq. 12): -inf for radius 0.
+
+    >>> np.exp(log_volume(2, np.array([1.0]))).round(4).tolist()  # pi r^2
+    [3.1416]
+    """
     with np.errstate(divide="ignore"):
         return N / 2 * np.log(np.pi) - gammaln(N / 2 + 1) + N * np.log(radii)
 

@@ -78,6 +78,9 @@ def point_mass_curve(kind: Kind, N: int) -> Float[np.ndarray, " N"]:
 
     "jacobian": 1 throughout. "paper": N quantiles, from largest, of the singular values of a random
     N x 4N matrix (Marchenko-Pastur of ratio 1/4), between 1.5 and 0.5 with median 0.957.
+
+    >>> point_mass_curve("paper", 5).round(2).tolist()
+    [1.32, 1.12, 0.96, 0.8, 0.63]
     """
     if kind == "jacobian":
         return np.ones(N)

@@ -83,6 +83,10 @@ def find_attractors(
     so that a chain of neighbours on a continuous manifold does not count as one. Rows of failed
     pictures are ignored. level: of the intervals; missed: chance that an attractor of more than the
     undetected mass was missed. NumericsError if another distance is not finite.
+
+    >>> distances = np.array([[0, 0.1, 1], [0.1, 0, 1], [1, 1, 0]])
+    >>> [attractor.members for attractor in find_attractors(distances, 0.2).attractors]
+    [(0, 1)]
     """
     n = len(distances)
     failed = np.zeros(n, dtype=bool) if failed is None else np.asarray(failed, dtype=bool)

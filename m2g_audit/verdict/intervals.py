@@ -39,6 +39,9 @@ def clopper_pearson(count: float, n: float, level: float = LEVEL) -> Interval:
 
     Counts need not be whole: shares.find_shares passes effective sample sizes. With n = 0 the
     interval is [0, 1].
+
+    >>> round(clopper_pearson(0, 16).high, 3)  # 1 - 0.025^(1/16): none of 16 seen
+    0.206
     """
     tail = (1 - level) / 2
     low, high = lower_bound(count, n, tail), upper_bound(count, n, tail)
@@ -116,6 +119,9 @@ def undetected_mass(n: int, level: float = LEVEL) -> float:
 
     Unseen is: hit fewer than twice, with a chance of at least 1 - level. The exact root of
     (1 - p)^n + n p (1 - p)^(n - 1) = 1 - level; 1 for fewer than two seeds, or to be quite sure.
+
+    >>> round(undetected_mass(16), 3)  # 16 seeds can miss an attractor of a quarter of the mass
+    0.264
     """
     if n < 2 or level >= 1:
         return 1.0
@@ -130,6 +136,10 @@ def unseen_mass(singletons: int, pairs: int, n: int, level: float = LEVEL) -> In
     (Esty 1983). The interval is Clopper-Pearson at the sample size that has this variance, its
     lower end not above the normal one's; under 16 seeds the lower end is 0, because all there is
     may have been seen although nothing repeated enough to show it. Coverage is measured.
+
+    >>> found = unseen_mass(16, 0, 16)  # 16 different pictures: the next one is new, most likely
+    >>> found.estimate, found.high
+    (1.0, 1.0)
     """
     method = "good-turing, clopper-pearson at esty's variance"
     if n == 0:
@@ -152,6 +162,9 @@ def collision_probability(duplicate_pairs: int, n: int, level: float = LEVEL) ->
     spreads most where one attractor makes all collisions; the interval inverts that case:
     X (X - 1) = 2 pairs gives the hits X, Clopper-Pearson the mass p, and p^2 the collisions
     (measured coverage).
+
+    >>> collision_probability(120, 16).estimate  # all pairs of 16 seeds are duplicates
+    1.0
     """
     if n < 2:
         return Interval(0.0, 0.0, 1.0, level, "one-attractor clopper-pearson")

@@ -89,6 +89,9 @@ def duplicate_chances(
     n_duplicates: of each sample among the n_valid - 1 others. With at most `size` samples it is 0
     or 1. Of k duplicates none is drawn with chance C(n - 1 - k, m) / C(n - 1, m), m = size - 1. The
     mean over samples estimates the share of duplicated samples among `size` (a U-statistic).
+
+    >>> duplicate_chances(np.array([0, 1, 255]), 256).round(4).tolist()  # 15 of 255 are drawn
+    [0.0, 0.0588, 1.0]
     """
     k, others, drawn = n_duplicates.astype(np.float64), n_valid - 1, size - 1
     if others <= drawn:
