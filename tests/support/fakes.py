@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import NumericsError
 from m2g_audit.models.protocol import Generations, ModelIdentity
+from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
 
 SIZE = 8
 LATENT = (4, 4, 4)
@@ -87,11 +89,12 @@ class FakePipeline:
 
     default_steps = 4
     default_guidance = 3.0
-    default_metric = "l2"
+    default_metric: str | None = "l2"
     latent_shape = LATENT
     image_size = (SIZE, SIZE)
     N = 64
     device = torch.device("cpu")
+    dtype = torch.float32
     schedule = schedule()
     identity = ModelIdentity(
         id="fake",
@@ -104,25 +107,31 @@ class FakePipeline:
         prediction_type="epsilon",
     )
 
+    @property
+    def network_config(self) -> Mapping[str, Any]:
+        return {}
+
     def token_count(self, prompt: str) -> tuple[int, int]:
         return len(prompt.split()) + 2, 20
 
     def cut_off(self, prompt: str) -> str:
         return " ".join(prompt.split()[18:])
 
-    def evaluations(self, *, steps: int, guidance: float, scheduler: str) -> int:
-        return 2 * steps
+    def evaluations(
+        self, *, steps: int | None, guidance: float | None, scheduler: SchedulerChoice
+    ) -> int:
+        return 2 * (steps or self.default_steps)
 
     def generate(
         self,
         prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
-        negative_prompt: object = None,
-        steps: int,
-        guidance: float,
-        batch_size: int,
-        scheduler: str,
+        negative_prompt: str | Sequence[str | None] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        batch_size: int = 4,
+        scheduler: SchedulerChoice = "ddim",
         on_progress: Callable[[int], None] | None = None,
     ) -> Generations:
         prompts = [prompt] * len(seeds) if isinstance(prompt, str) else prompt
@@ -138,7 +147,7 @@ class FakePipeline:
         if not finite.any():
             raise NumericsError("None of the pictures is finite: use --dtype float32.")
         if on_progress is not None:
-            on_progress(len(seeds) * steps)
+            on_progress(len(seeds) * (steps or self.default_steps))
         images = torch.stack([torch.zeros(3, 8, 8) if n is None else picture(n) for n in numbers])
         latents = to_latents(images)
         latents[~finite] = torch.nan
@@ -156,17 +165,17 @@ class FakePipeline:
         self,
         prompt: str,
         *,
-        guidance: float = 3.0,
-        kind: str = "conditional",
+        guidance: float | None = None,
+        kind: ScoreKind = "conditional",
         negative_prompt: str | None = None,
     ) -> ScoreModel:
         return OneMemory(kind) if prompt else Faithful(kind)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, batch_size: int = 16) -> Tensor:
         return to_latents(images)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, batch_size: int = 16) -> Tensor:
         return (to_images(latents) * 255).round() / 255
 
-    def round_trip(self, images: Tensor) -> Tensor:
+    def round_trip(self, images: Tensor, *, batch_size: int = 16) -> Tensor:
         return self.decode(self.encode(images))
