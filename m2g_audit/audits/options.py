@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -269,6 +269,11 @@ class AuditOptions:
             ) from error
         options.check()
         return options
+
+    def named(self) -> dict[str, Any]:
+        """Return the options by name as JSON values, paths as text."""
+        values = asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
     def check(self) -> None:
         """Raise UsageError for what no prompt could be audited with; needs no model."""

@@ -245,11 +245,7 @@ def _resolve_settings(
         raise UsageError(
             f"--t0 {options.t0} is not possible: give less than {len(pipeline.schedule)}."
         )
-    asked = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in asdict(options).items()
-        if key != "negative_prompt"
-    }
+    asked = {key: value for key, value in options.named().items() if key != "negative_prompt"}
     has_reference = reference != NO_REFERENCE
     seeds = AUTO[-1].seeds if options.seeds == "auto" else options.seeds
     return Settings(

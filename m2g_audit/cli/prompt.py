@@ -47,10 +47,27 @@ def prompt(
 
     where: list[Path] = []
     try:
-        _run(text, AuditOptions.of(**options), out, output_format, yes, where)
+        asked = AuditOptions.of(**options)
+        if not _show_finished(text, asked, out, output_format):
+            _run(text, asked, out, output_format, yes, where)
     except KeyboardInterrupt as error:
         kept = f"What is finished is kept in {where[0]}; the" if where else "The"
         raise Interrupted(f"interrupted. {kept} same command continues.") from error
+
+
+def _show_finished(text: str, options: AuditOptions, out: Path | None, output_format: str) -> bool:
+    """Show the audit of this very command where it was finished; no model is loaded for that."""
+    from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.store.asked import find_finished, fingerprint
+
+    asked = fingerprint(text, options.named())
+    found = None if asked is None else find_finished(text, asked, out)
+    if found is None:
+        return False
+    folder, record = found
+    Terminal(stderr=True).print(f"Already done: {folder} holds this audit.", soft_wrap=True)
+    _show(record, folder, output_format)
+    return True
 
 
 def _run(
@@ -66,6 +83,7 @@ def _run(
     from m2g_audit.cli.bars import progress_on
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.files import check_writable
+    from m2g_audit.store.asked import fingerprint, keep_asked
     from m2g_audit.store.run_directory import RunDirectory, default_folder
 
     console = Terminal(stderr=True)
@@ -84,7 +102,9 @@ def _run(
         record = _execute(job, run, yes, console)
     else:
         console.print(f"Already done: {run.path} holds this audit.", soft_wrap=True)
-    _show(record, run, output_format)
+    if asked := fingerprint(text, options.named()):
+        keep_asked(run.path, asked)
+    _show(record, run.path, output_format)
 
 
 def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditRecord:
@@ -103,16 +123,16 @@ def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditR
         return audit.execute(job, run, progress)
 
 
-def _show(record: AuditRecord, run: RunDirectory, output_format: str) -> None:
+def _show(record: AuditRecord, folder: Path, output_format: str) -> None:
     from m2g_audit import reports
     from m2g_audit.cli.options import print_json
     from m2g_audit.records.record import format_record
 
-    made = reports.rebuild(run.path)
+    made = reports.rebuild(folder)
     if output_format == "json":
         print_json(format_record(record))
         return
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.reports.verdict_text import show
 
-    show(made, run.path, Terminal())
+    show(made, folder, Terminal())

@@ -32,9 +32,14 @@ def slug(text: str, limit: int = 40) -> str:
     return words[:limit].strip("-") or "prompt"
 
 
-def default_folder(prompt: str, identity: Mapping[str, Any], parent: Path = Path("runs")) -> Path:
+def default_parent() -> Path:
+    """Return where runs lie that were given no folder."""
+    return Path("runs")
+
+
+def default_folder(prompt: str, identity: Mapping[str, Any]) -> Path:
     """Return the folder of a run that was given none: its prompt, and 8 digits of its identity."""
-    return parent / f"{slug(prompt)}-{digest(identity)[:8]}"
+    return default_parent() / f"{slug(prompt)}-{digest(identity)[:8]}"
 
 
 def refuse_links(path: Path) -> None:
@@ -91,7 +96,7 @@ class RunDirectory:
             )
         raise OutputError(
             f"{self.path} holds another run ({differences(there, self.identity)}). "
-            "Choose another folder with --out DIR, or leave --out away: each run then has its own."
+            "Choose another folder with --out DIR, or leave --out out: each run then has its own."
         )
 
     # -- files

@@ -434,3 +434,24 @@ def test_errors_about_files_of_others_steer_no_terminal(
     assert code in (2, 3, 7)
     assert "\x1b" not in out + err
     assert "\u202e" not in out + err
+
+
+def test_what_is_done_is_shown_without_loading_a_model(tmp_path: Path) -> None:
+    command = ("prompt", PROMPT, "--model", POCKET, "--spectrum", "none", "--seeds", "2", "--yes")
+    code = (
+        "import sys\nfrom m2g_audit.cli import main\n"
+        "try: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    outputs = []
+    for loaded in ("True", "False"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, "--out", str(tmp_path / "run")],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == loaded
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
