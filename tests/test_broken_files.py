@@ -20,9 +20,8 @@ from m2g_audit.errors import ReferenceFolderError, UsageError
 from m2g_audit.pictures.containers import PictureFile
 from m2g_audit.pictures.folder import find_pictures
 from m2g_audit.prompts import PromptList, read_prompts
+from tests.support.broken import MOST_LETTERS, changed
 from tests.support.list_forms import FORMS, TEXTS
-
-MOST_LETTERS = 3000
 
 
 def picture() -> bytes:
@@ -54,26 +53,6 @@ LISTS = [
     for content in [form.write(TEXTS["commas and quotes"])]
 ]
 SETS = {"a.tar": archive(), "a.parquet": table(), "a.png": picture(), "a.txt": b"0.png\n1.png\n"}
-
-
-@st.composite
-def changed(draw: st.DrawFn, whole: bytes) -> bytes:
-    """The bytes with some of them replaced, left out or added, or cut short."""
-    content = bytearray(whole)
-    for _ in range(draw(st.integers(1, 6))):
-        if not content:
-            break
-        at = draw(st.integers(0, len(content) - 1))
-        match draw(st.integers(0, 3)):
-            case 0:
-                content[at] = draw(st.integers(0, 255))
-            case 1:
-                del content[at : at + draw(st.integers(1, 40))]
-            case 2:
-                content[at:at] = draw(st.binary(max_size=20) | st.sampled_from([b'"', b"[", b"\n"]))
-            case _:
-                del content[at:]
-    return bytes(content)
 
 
 @settings(max_examples=400, deadline=5000)
