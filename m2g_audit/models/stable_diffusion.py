@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import copy
+from copy import copy, deepcopy
 from functools import cached_property, wraps
 from inspect import signature
 from math import prod
@@ -103,7 +103,8 @@ class StableDiffusion:
         The object itself is left alone. Its safety checker, which would blacken pictures, is not
         asked. ModelError for a scheduler without a noise schedule of betas.
         """
-        own = copy(pipe)  # shares the networks; schedulers and settings are set on the copy
+        own = copy(pipe)  # shares the networks
+        own.scheduler = deepcopy(pipe.scheduler)  # which sampling changes
         own.safety_checker = None
         own.set_progress_bar_config(disable=True)
         if getattr(pipe.scheduler, "betas", None) is None:
