@@ -13,6 +13,7 @@ from m2g_audit.batch.auditor import Auditor
 from m2g_audit.errors import UsageError
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.progress import shown
+from m2g_audit.records.distances import AUTOMATIC
 from m2g_audit.reports.html.page import Page, write_report
 from m2g_audit.reports.run import Run, open_run
 from m2g_audit.review.compare import Comparison
@@ -33,7 +34,6 @@ def audit(
     prompts: str | Path | Iterable[str | Mapping[str, Any]],
     *,
     out: str | Path | None = None,
-    negative_prompt: str | None = None,
     **options: Any,
 ) -> Run:
     """Audit a prompt, or many, and return the run; what its folder holds is not done again.
@@ -45,17 +45,14 @@ def audit(
         prompts: One prompt's text; or a list's file as a Path, texts, or mappings with a column
             `prompt`.
         out: The run's folder, by default one below runs/.
-        negative_prompt: What pictures are sampled away from.
         options: Those of AuditOptions: model (a name, a folder, or a diffusers pipeline in memory,
-            which is audited as it is), seeds, reference, ...
+            which is audited as it is), seeds, reference, negative_prompt, ...
 
     Raises:
         UsageError: Prompts or options can't be used.
         ModelError, ReferenceFolderError, NumericsError, ResourceError, OutputError: As the
             command's exit codes 3 to 7.
     """
-    if negative_prompt is not None:
-        options["negative_prompt"] = negative_prompt
     if isinstance(prompts, str):
         return _audit_one(prompts, None if out is None else Path(out), options)
     auditor = Auditor(prompts, out=out, **options)
@@ -72,7 +69,7 @@ def _audit_one(prompt: str, out: Path | None, options: Mapping[str, Any]) -> Run
     check_prompt(prompt, asked.negative_prompt)
     with shown() as on_progress:
         setup = set_up(asked, out=out, load=load, on_progress=on_progress)
-        job = make_job(setup, prompt, (asked.negative_prompt or "").strip() or None)
+        job = make_job(setup, prompt, asked.away_from)
         folder = out or default_folder(prompt, job.identity)
         run = RunDirectory.open(folder, job.identity)
         if run.finished() is None:
@@ -83,7 +80,7 @@ def _audit_one(prompt: str, out: Path | None, options: Mapping[str, Any]) -> Run
 def find_attractors(
     pictures: Float[Tensor, " n 3 h w"],
     *,
-    metric: str | Metric = "auto",
+    metric: str | Metric = AUTOMATIC,
     delta_s: float | None = None,
 ) -> RepeatSeedCheck:
     """Return which pictures of one prompt under different seeds repeat each other.
@@ -102,7 +99,7 @@ def find_attractors(
     if len(pictures) < 2:
         raise UsageError("Repeats are found among at least 2 pictures.")
     if isinstance(metric, str):
-        metric = load_metric(default_metric() if metric == "auto" else metric)
+        metric = load_metric(default_metric() if metric == AUTOMATIC else metric)
     if delta_s is None:
         delta_s = rule_of_thumb(metric.name).delta_s
         assert delta_s is not None

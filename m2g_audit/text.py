@@ -30,6 +30,11 @@ def _shown(letter: str) -> str:
     return "�" if category in _UNSHOWN else letter
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, as one line that steers no terminal."""
+    return printable(" ".join(str(error).split()), 200)
+
+
 def some(numbers: Sequence[int], what: str = "line") -> str:
     """Return the first of `numbers` in words, as "lines 1, 2 and 7 more"."""
     shown = ", ".join(map(str, numbers[:_NUMBERS]))

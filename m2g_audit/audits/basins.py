@@ -36,12 +36,7 @@ def measure_basins(
     The score is the guided one, which made the pictures. Recovery is judged on pictures by the
     run's metric, up to delta_m as in the paper, or delta_s where there is no delta_m.
     """
-    model = job.setup.pipeline.bind(
-        job.prompt,
-        guidance=job.setup.settings.guidance,
-        kind="guided",
-        negative_prompt=job.negative_prompt,
-    )
+    model = job.bind("guided")
     delta_d = thresholds.delta_s if thresholds.delta_m is None else thresholds.delta_m
     assert delta_d is not None
     medoids = [attractor.medoid for attractor in attractors]

@@ -121,12 +121,7 @@ def _time_generation(job: Job) -> tuple[float, float]:
 
 
 def _spectrum_cost(job: Job) -> exact_spectrum.Cost:
-    model = job.setup.pipeline.bind(
-        job.prompt,
-        guidance=job.setup.settings.guidance,
-        kind=job.setup.settings.spectrum_score,
-        negative_prompt=job.negative_prompt,
-    )
+    model = job.bind(job.setup.settings.spectrum_score)
     if job.setup.settings.spectrum == "fast":
         return fast_spectrum.estimate_cost(model, job.setup.settings.t0)
     algorithm: exact_spectrum.Algorithm = job.setup.settings.spectrum  # type: ignore[assignment]

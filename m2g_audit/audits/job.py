@@ -8,9 +8,11 @@ from typing import Any
 
 from m2g_audit.audits.setup import Setup
 from m2g_audit.diagnostics.numerics import seed_for
+from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts.entries import MAX_PROMPT
 from m2g_audit.records.record import Wording
+from m2g_audit.records.vocabulary import ScoreKind
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class Job:
     def seed_of(self, purpose: str, index: int) -> int:
         """Return the seed of what is drawn for a sample of this prompt beside its picture."""
         return seed_for(self.setup.settings.seed, f"{purpose} {self.prompt}", index)
+
+    def bind(self, kind: ScoreKind) -> ScoreModel:
+        """Return the score that the model gives this prompt, under the run's guidance."""
+        return self.setup.pipeline.bind(
+            self.prompt,
+            guidance=self.setup.settings.guidance,
+            kind=kind,
+            negative_prompt=self.negative_prompt,
+        )
 
     def generator_seed(self, index: int) -> int:
         """Return what `torch.Generator("cpu").manual_seed` needs to draw one image's noise."""

@@ -67,6 +67,7 @@ class AuditOptions:
             "How many pictures to make, each from its own seed: 2 or more, or auto, which takes "
             "8, 16, 32, 64 until the verdict is settled.",
             metavar="<n|auto>",
+            least=2,
         ),
     ] = 16
     model: Annotated[
@@ -270,6 +271,11 @@ class AuditOptions:
         options.check()
         return options
 
+    @property
+    def away_from(self) -> str | None:
+        """The negative prompt, None for a blank one."""
+        return (self.negative_prompt or "").strip() or None
+
     def named(self) -> dict[str, Any]:
         """Return the options by name as JSON values, paths as text."""
         values = asdict(self)
@@ -285,10 +291,11 @@ class AuditOptions:
             )
         for name, flag in FLAGS.items():
             value = getattr(self, name)
-            least = 2 if name == "seeds" else flag.least
-            if least is not None and isinstance(value, int) and not least <= value <= MOST:
+            if flag.least is None or not isinstance(value, int):
+                continue
+            if not flag.least <= value <= MOST:
                 raise UsageError(
-                    f"{flag_of(name)} {value} is not possible: give {least} or more, up to "
+                    f"{flag_of(name)} {value} is not possible: give {flag.least} or more, up to "
                     f"{MOST:,}."
                 )
         if self.metric != AUTOMATIC and self.metric not in DISTANCES:

@@ -55,12 +55,7 @@ def measure_curvature(
     settings = job.setup.settings
     if settings.spectrum == "none":
         return []
-    model = job.setup.pipeline.bind(
-        job.prompt,
-        guidance=settings.guidance,
-        kind=job.setup.settings.spectrum_score,
-        negative_prompt=job.negative_prompt,
-    )
+    model = job.bind(settings.spectrum_score)
     chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
     if settings.spectrum == "fast":
         each = fast_spectrum.nominal_evaluations(model)

@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from m2g_audit.errors import UsageError
 from m2g_audit.files import write_atomically
 from m2g_audit.foreign_files import read_file
+from m2g_audit.records.part import Part
 from m2g_audit.records.record import Distance, Finite, Index, IntervalRecord, Share
 from m2g_audit.text import printable
 
@@ -32,11 +33,7 @@ Readout = Literal["mean", "median", "quantile 0.1", "quantile 0.9"]
 """A number read off a normalised spectrum."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-
-class ModelKind(_Part):
+class ModelKind(Part):
     """What kind of model a number belongs to."""
 
     architecture: str
@@ -53,7 +50,7 @@ class ModelKind(_Part):
         return f"{self.architecture} with {size} {self.space} and the {self.score} score"
 
 
-class CalibrationData(_Part):
+class CalibrationData(Part):
     """The data of the sweep."""
 
     name: str
@@ -66,7 +63,7 @@ class CalibrationData(_Part):
     """Standard deviation of all values as the model sees them, such as pixels in [-1, 1]."""
 
 
-class CalibrationModel(_Part):
+class CalibrationModel(Part):
     """The models of the sweep."""
 
     kind: ModelKind
@@ -77,7 +74,7 @@ class CalibrationModel(_Part):
     """Digest of what they were trained with."""
 
 
-class SpectrumQuantiles(_Part):
+class SpectrumQuantiles(Part):
     """Normalised `jacobian` spectra of some samples, from their quantiles."""
 
     samples: Count
@@ -113,7 +110,7 @@ class SpectrumQuantiles(_Part):
         return self
 
 
-class CriticalTimes(_Part):
+class CriticalTimes(Part):
     """Critical times t_c of some samples."""
 
     algorithm: Literal["bisection", "alg1"]
@@ -154,7 +151,7 @@ class CriticalTimes(_Part):
         return self
 
 
-class StateFacts(_Part):
+class StateFacts(Part):
     """Samples in one state."""
 
     state: Literal["memorized", "spurious", "generalized"]
@@ -167,7 +164,7 @@ class StateFacts(_Part):
     """Of some of them."""
 
 
-class DistanceFacts(_Part):
+class DistanceFacts(Part):
     """Thresholds in one distance, and the states that they gave."""
 
     metric: str
@@ -186,7 +183,7 @@ class DistanceFacts(_Part):
     """What the samples are."""
 
 
-class Trained(_Part):
+class Trained(Part):
     """One model of the sweep."""
 
     K: Count
@@ -199,7 +196,7 @@ class Trained(_Part):
     """Results by distance."""
 
 
-class Transfer(_Part):
+class Transfer(Part):
     """How a read-out told memorized from spurious samples on a model of another kind."""
 
     name: str
@@ -241,7 +238,7 @@ class Transfer(_Part):
         return "memorized" if read_out(self.readout, spectrum) >= self.threshold else "spurious"
 
 
-class Calibration(_Part):
+class Calibration(Part):
     """A sweep's measurements at one noise level."""
 
     schema_version: str = SCHEMA_VERSION

@@ -202,8 +202,9 @@ class _Run:
         from m2g_audit.cli.bars import progress_on
         from m2g_audit.cli.batch_progress import watching
         from m2g_audit.files import check_writable
+        from m2g_audit.store.run_directory import default_parent
 
-        check_writable(out or Path("runs"))
+        check_writable(out or default_parent())
         if self._junit is not None:
             check_writable(self._junit.absolute().parent)
         ask_for_download(options, yes, self._console)

@@ -123,6 +123,7 @@ def calibrate(
     """
     from m2g_audit.cli.bars import progress_on
     from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.store.run_directory import default_parent
     from small_scale import planning
     from small_scale.lab import Lab
     from small_scale.lab_folder import LabFolder
@@ -138,7 +139,7 @@ def calibrate(
         planning.check_no_settings(data, settings, own)
     else:
         preset = preset or "desk"
-        folder = out or Path("runs") / f"{Path(data).name}-{preset}"
+        folder = out or default_parent() / f"{Path(data).name}-{preset}"
         settings = planning.settings_of(
             data,
             preset,

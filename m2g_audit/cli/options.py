@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -75,11 +75,8 @@ def _parameter(name: str) -> Parameter:
 
 def _takes_words_and_numbers(kind: Any) -> bool:
     """Whether an option takes a number or a word, which is text to the parser of flags."""
-    return (
-        get_origin(kind) in (Union, type(int | str))
-        and any(get_origin(part) is Literal for part in get_args(kind) if part is not type(None))
-        and any(part in (int, float) for part in get_args(kind))
-    )
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    return get_origin(kind) is not Literal and len(parts) > 1
 
 
 def print_json(content: str) -> None:

@@ -44,27 +44,28 @@ def prompt(
     Example: m2g-audit prompt "a print of the old harbour" --model pocket
     """
     from m2g_audit.errors import Interrupted
+    from m2g_audit.store.asked import fingerprint
 
     where: list[Path] = []
     try:
         asked = AuditOptions.of(**options)
-        if not _show_finished(text, asked, out, output_format):
-            _run(text, asked, out, output_format, yes, where)
+        question = fingerprint(text, asked.named())
+        if question is None or not _show_finished(text, question, out, output_format):
+            _run(text, asked, question, out, output_format, yes, where)
     except KeyboardInterrupt as error:
         kept = f"What is finished is kept in {where[0]}; the" if where else "The"
         raise Interrupted(f"interrupted. {kept} same command continues.") from error
 
 
-def _show_finished(text: str, options: AuditOptions, out: Path | None, output_format: str) -> bool:
+def _show_finished(text: str, question: str, out: Path | None, output_format: str) -> bool:
     """Show the audit of this very command where it was finished; no model is loaded for that."""
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.store.asked import find_finished, fingerprint
+    from m2g_audit.store.asked import find_finished
 
-    asked = fingerprint(text, options.named())
-    found = None if asked is None else find_finished(text, asked, out)
-    if found is None:
+    finished = find_finished(text, question, out)
+    if finished is None:
         return False
-    folder, record = found
+    folder, record = finished
     Terminal(stderr=True).print(f"Already done: {folder} holds this audit.", soft_wrap=True)
     _show(record, folder, output_format)
     return True
@@ -73,6 +74,7 @@ def _show_finished(text: str, options: AuditOptions, out: Path | None, output_fo
 def _run(
     text: str,
     options: AuditOptions,
+    question: str | None,
     out: Path | None,
     output_format: str,
     yes: bool,
@@ -83,18 +85,18 @@ def _run(
     from m2g_audit.cli.bars import progress_on
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.files import check_writable
-    from m2g_audit.store.asked import fingerprint, keep_asked
-    from m2g_audit.store.run_directory import RunDirectory, default_folder
+    from m2g_audit.store.asked import keep_asked
+    from m2g_audit.store.run_directory import RunDirectory, default_folder, default_parent
 
     console = Terminal(stderr=True)
     check_prompt(text, options.negative_prompt)
-    check_writable(out or Path("runs"))
+    check_writable(out or default_parent())
     ask_for_download(options, yes, console)
     started = time.perf_counter()
     with progress_on(console) as progress:
         setup = set_up(options, out=out, on_progress=progress)
-    negative = (options.negative_prompt or "").strip() or None
-    job = make_job(setup, text, negative, {"loading": time.perf_counter() - started})
+    seconds = {"loading": time.perf_counter() - started}
+    job = make_job(setup, text, options.away_from, seconds)
     where.append(out or default_folder(text, job.identity))
     run = RunDirectory.open(where[0], job.identity)
     record = run.finished()
@@ -102,8 +104,8 @@ def _run(
         record = _execute(job, run, yes, console)
     else:
         console.print(f"Already done: {run.path} holds this audit.", soft_wrap=True)
-    if asked := fingerprint(text, options.named()):
-        keep_asked(run.path, asked)
+    if question is not None:
+        keep_asked(run.path, question)
     _show(record, run.path, output_format)
 
 

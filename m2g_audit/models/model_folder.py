@@ -394,11 +394,6 @@ def _settings_name(component: str) -> str:
     return "scheduler_config.json" if component == "scheduler" else "config.json"
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, as one line that steers no terminal."""
-    return printable(" ".join(str(error).split()), 200)
-
-
 def _content(file: Path) -> Any:
     raw = file.read_bytes()
     if file.name in _SETTINGS and len(raw) <= _SETTINGS_BYTES:

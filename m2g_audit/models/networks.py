@@ -19,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from m2g_audit.diagnostics.numerics import out_of_memory
 from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.models.model_folder import ModelFolder, first_line
+from m2g_audit.models.model_folder import ModelFolder
 from m2g_audit.models.no_model import FUSE
 from m2g_audit.models.weight_files import count_and_names
+from m2g_audit.text import first_line
 
 _NAMES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
 # Buffers that were once saved, and the rest of a CLIP whose text half is the encoder.

@@ -85,8 +85,8 @@ class InMemory:
             for name in (*self._parts, "scheduler")
             if (part := getattr(self._pipe, name, None)) is not None
         }
-        words = sorted(self._pipe.tokenizer.get_vocab().items())
-        return parts | {"tokenizer": digest(dict(words)), "pipeline": self.class_name}
+        words = digest(self._pipe.tokenizer.get_vocab())
+        return parts | {"tokenizer": words, "pipeline": self.class_name}
 
     def own_settings(self) -> OwnSettings:
         """Nothing: a pipeline in memory brings no m2g.json."""
@@ -104,7 +104,7 @@ def _plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON values, without the path that it was once loaded from."""
     content = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     kept = {key: value for key, value in content.items() if key != "_name_or_path"}
-    return json.loads(json.dumps(kept, default=str, sort_keys=True))
+    return json.loads(json.dumps(kept, default=str))
 
 
 def identify(origin: Origin, unet: Any, scheduler: str, prediction_type: str) -> ModelIdentity:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2g_audit.errors import ModelError
 from m2g_audit.foreign_files import read_file
-from m2g_audit.text import printable
+from m2g_audit.text import first_line
 
 OWN_SETTINGS_FILE = "m2g.json"
 
@@ -40,8 +40,7 @@ def read_own_settings(folder: Path) -> OwnSettings:
     except FileNotFoundError:
         return OwnSettings()
     except (OSError, ValidationError) as error:
-        said = printable(" ".join(str(error).split()), 200)
         raise ModelError(
-            f"{file} is not what this program reads ({said}): mend it, or leave it out and say "
-            "--steps and --guidance."
+            f"{file} is not what this program reads ({first_line(error)}): mend it, or leave it "
+            "out and say --steps and --guidance."
         ) from error

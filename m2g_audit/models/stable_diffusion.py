@@ -25,7 +25,7 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import check_finite, exact_numerics, in_batches, noises_for
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import ModelError, NumericsError, UsageError
-from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder, first_line
+from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder
 from m2g_audit.models.networks import load_network, load_scheduler, load_tokenizer, quiet, readable
 from m2g_audit.models.origins import FromFolder, InMemory, Origin, identify
 from m2g_audit.models.placement import memory
@@ -33,6 +33,7 @@ from m2g_audit.models.prediction import check_prediction_type, noise_from_output
 from m2g_audit.models.protocol import Generations, ModelIdentity
 from m2g_audit.models.tokens import check_tokenizer
 from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
+from m2g_audit.text import first_line
 
 # Their noise comes from a Brownian tree for a whole batch, not from the pictures' generators.
 _OWN_NOISE = frozenset({"DPMSolverSDEScheduler"})

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from m2g_audit.errors import UsageError
+from m2g_audit.records.part import Part
 from m2g_audit.text import some
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -18,10 +19,8 @@ MAX_PROMPT = 10_000
 """Letters of a prompt, and of a negative prompt."""
 
 
-class Listed(BaseModel):
+class Listed(Part):
     """What a list says of a prompt beside its text."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     index: int
     """Its place in the list, from 0 and without repetitions."""

@@ -7,9 +7,10 @@ be read, checked and shown where torch is not installed.
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from m2g_audit.records.older import from_version_1, from_version_2
+from m2g_audit.records.part import Part
 from m2g_audit.records.vocabulary import (
     Exif,
     Pages,
@@ -31,14 +32,7 @@ Distance = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
-    # Fields that a newer minor version adds are passed over: an older program reads the rest.
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", from_attributes=True, use_attribute_docstrings=True
-    )
-
-
-class IntervalRecord(_Part):
+class IntervalRecord(Part):
     """A share with its interval: `low` <= `estimate` <= `high`."""
 
     estimate: Share
@@ -53,7 +47,7 @@ class IntervalRecord(_Part):
     """The name of the interval, as clopper-pearson."""
 
 
-class ModelRecord(_Part):
+class ModelRecord(Part):
     """Which model was audited."""
 
     id: str
@@ -83,7 +77,7 @@ class ModelRecord(_Part):
     """Never loaded: it would blacken what is audited."""
 
 
-class Settings(_Part):
+class Settings(Part):
     """What was resolved for the run."""
 
     asked: dict[str, JsonValue]
@@ -127,7 +121,7 @@ class Settings(_Part):
     """Whether seeds were added until the verdict was settled."""
 
 
-class Wording(_Part):
+class Wording(Part):
     """What the model reads of the prompt."""
 
     tokens: int | None = None
@@ -140,7 +134,7 @@ class Wording(_Part):
     """Words that the model was never taught, where that is known."""
 
 
-class ThresholdRecord(_Part):
+class ThresholdRecord(Part):
     """delta_m and delta_s (Eq. 9, 10), and where they come from."""
 
     metric: str
@@ -170,7 +164,7 @@ class ThresholdRecord(_Part):
     """What was noticed while they were found, a sentence each."""
 
 
-class PowerRecord(_Part):
+class PowerRecord(Part):
     """Which share of planted copies the thresholds find."""
 
     to_reference: IntervalRecord | None
@@ -184,7 +178,7 @@ class PowerRecord(_Part):
     """The share found of pictures that were edited, by edit; it decides nothing."""
 
 
-class FindingsRecord(_Part):
+class FindingsRecord(Part):
     """What control prompts show about the model, whatever the prompt."""
 
     prompts: int
@@ -201,7 +195,7 @@ class FindingsRecord(_Part):
     """Whether the lower end of `repeats`, at 99%, is above one half."""
 
 
-class ReferenceFiles(_Part):
+class ReferenceFiles(Part):
     """How the files of a reference folder were read.
 
     Counts are of pictures, mirrored ones not counted.
@@ -235,7 +229,7 @@ class ReferenceFiles(_Part):
     """Folders of this program's results, left out."""
 
 
-class ReferenceRecord(_Part):
+class ReferenceRecord(Part):
     """The set S that generations were compared with, as training saw it."""
 
     source: str
@@ -252,7 +246,7 @@ class ReferenceRecord(_Part):
     """How the files were read, where S is a folder."""
 
 
-class NearestReference(_Part):
+class NearestReference(Part):
     """The reference picture nearest to a generation."""
 
     name: str
@@ -267,7 +261,7 @@ class NearestReference(_Part):
     """A copy of it, relative to the run's folder."""
 
 
-class NearestSample(_Part):
+class NearestSample(Part):
     """The other generation nearest to a generation."""
 
     index: Index
@@ -278,7 +272,7 @@ class NearestSample(_Part):
     """The distance over delta_s."""
 
 
-class SeedRecord(_Part):
+class SeedRecord(Part):
     """One generation."""
 
     index: Index
@@ -299,7 +293,7 @@ class SeedRecord(_Part):
     """The picture of S nearest to it."""
 
 
-class BasinRecord(_Part):
+class BasinRecord(Part):
     """The critical time of an attractor's medoid (Alg. 1) and what follows from it (Eq. 12, 34).
 
     By the guided score, which made the pictures.
@@ -336,7 +330,7 @@ class BasinRecord(_Part):
     """Steps of the schedule between checks."""
 
 
-class AttractorRecord(_Part):
+class AttractorRecord(Part):
     """A cluster of mutually duplicate generations."""
 
     mass: IntervalRecord
@@ -355,7 +349,7 @@ class AttractorRecord(_Part):
     """How far from it the model still falls back, where measured."""
 
 
-class IntrinsicDimensionRecord(_Part):
+class IntrinsicDimensionRecord(Part):
     """FLIPD, how many directions a sample is free to vary in."""
 
     shell: Finite
@@ -369,7 +363,7 @@ class IntrinsicDimensionRecord(_Part):
     """Its standard error."""
 
 
-class FastRecord(_Part):
+class FastRecord(Part):
     """What a fast spectrum adds."""
 
     error: Distance
@@ -392,7 +386,7 @@ class FastRecord(_Part):
     """FLIPD, from the same evaluations."""
 
 
-class CurvatureRecord(_Part):
+class CurvatureRecord(Part):
     """One spectrum, largest value first, normalised by its kind's rule."""
 
     image: Index
@@ -427,7 +421,7 @@ class CurvatureRecord(_Part):
     """What a fast spectrum adds."""
 
 
-class VerdictRecord(_Part):
+class VerdictRecord(Part):
     """The word for the prompt, how sure it is, and what it rests on."""
 
     state: VerdictWord
@@ -452,7 +446,7 @@ class VerdictRecord(_Part):
     """Whether one of them is another word."""
 
 
-class CalibrationReading(_Part):
+class CalibrationReading(Part):
     """What a calibration reads off the spectrum at an attractor's medoid."""
 
     attractor: Index
@@ -464,7 +458,7 @@ class CalibrationReading(_Part):
     apart."""
 
 
-class CalibrationRecord(_Part):
+class CalibrationRecord(Part):
     """A calibration that fits the model, and what it says about attractors not named otherwise."""
 
     sha256: str
@@ -487,7 +481,7 @@ class CalibrationRecord(_Part):
     stay those that were measured."""
 
 
-class LooksRecord(_Part):
+class LooksRecord(Part):
     """When a prompt of `--seeds auto` was looked at."""
 
     looks: list[int]
@@ -496,7 +490,7 @@ class LooksRecord(_Part):
     """The number at which it ended."""
 
 
-class Timings(_Part):
+class Timings(Part):
     """All that a second run changes."""
 
     started: str
@@ -505,7 +499,7 @@ class Timings(_Part):
     """Seconds by stage."""
 
 
-class Failure(_Part):
+class Failure(Part):
     """Something that was left out of the numbers."""
 
     what: str
@@ -516,7 +510,7 @@ class Failure(_Part):
     """Its index."""
 
 
-class ErrorRecord(_Part):
+class ErrorRecord(Part):
     """The error that ended the run before it was finished."""
 
     kind: str
@@ -527,7 +521,7 @@ class ErrorRecord(_Part):
     """The command's."""
 
 
-class AuditRecord(_Part):
+class AuditRecord(Part):
     """The audit of one prompt."""
 
     schema_version: str = SCHEMA_VERSION

@@ -28,10 +28,10 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from m2g_audit.errors import UsageError
+from m2g_audit.records.part import Part
 from m2g_audit.records.record import AuditRecord, SeedRecord, ThresholdRecord
 from m2g_audit.records.vocabulary import StateWord, VerdictWord
 from m2g_audit.review.gate import severity
@@ -45,11 +45,7 @@ _ROUNDING = 1e-9
 Direction = Literal["worse", "better", "same"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-
-class Side(_Part):
+class Side(Part):
     """What one run says of a prompt; failed pictures are left out."""
 
     verdict: VerdictWord
@@ -76,7 +72,7 @@ class Side(_Part):
         return self.duplicated / self.seeds if self.seeds else 0.0
 
 
-class Change(_Part):
+class Change(Part):
     """One prompt in both runs."""
 
     prompt: str
@@ -107,7 +103,7 @@ class Change(_Part):
     """Whether q is at most 1 - level."""
 
 
-class Comparison(_Part):
+class Comparison(Part):
     """Two runs side by side."""
 
     schema_version: str = "2.0"

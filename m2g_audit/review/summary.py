@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from m2g_audit.files import cannot_write, draft_of, write_atomically
 from m2g_audit.prompts import Entry
+from m2g_audit.records.part import Part
 from m2g_audit.records.record import (
     IntervalRecord,
     ModelRecord,
@@ -36,11 +37,7 @@ _WORST = 20
 _FAILED = 100
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-
-class ShortRecord(_Part):
+class ShortRecord(Part):
     """One prompt in a line."""
 
     prompt: str
@@ -61,7 +58,7 @@ class ShortRecord(_Part):
     """Whether another quantile of the null would give another word."""
 
 
-class FailedPrompt(_Part):
+class FailedPrompt(Part):
     """A prompt that ended in an error, and which."""
 
     prompt: str
@@ -74,7 +71,7 @@ class FailedPrompt(_Part):
     """What happened, why, and what to do."""
 
 
-class Summary(_Part):
+class Summary(Part):
     """Counts over the prompts of a batch, or of one process's share of it."""
 
     schema_version: str = SUMMARY_VERSION

@@ -53,7 +53,7 @@ def summary(r: AuditRecord) -> str:
     return _attractor(r)
 
 
-def worded(r: AuditRecord) -> AuditRecord:
+def worded(r: _Record) -> _Record:
     """Return a record with its summary, evidence and warnings said anew, from its numbers.
 
     Warnings that are there stay, before those of the numbers.

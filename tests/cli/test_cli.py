@@ -32,6 +32,7 @@ from m2g_audit.review.summary import Summary, results_schema
 from m2g_audit.store.batch_directory import BatchRecord
 from tests.support import tiny
 from tests.support.fakes import FakePipeline
+from tests.support.fresh_process import THE_COMMAND, run_code
 
 PROMPT = "a print of the old harbour"
 Run = Callable[..., tuple[int, str, str]]
@@ -101,14 +102,6 @@ def test_the_contract_has_its_verbs() -> None:
     assert {("prompt",), ("doctor",), ("schema",)} <= set(ALL)
 
 
-def in_a_fresh_process(code: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["prompt", "--help"]], ids=" ".join)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -119,7 +112,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         "print('heavy:', *sorted({'torch', 'diffusers', 'transformers', 'numpy', 'matplotlib'} "
         "& set(sys.modules)))"
     )
-    out = in_a_fresh_process(code)
+    out = run_code(code).stdout
     assert "Usage" in out
     assert out.splitlines()[-1].strip() == "heavy:"
 
@@ -438,19 +431,9 @@ def test_errors_about_files_of_others_steer_no_terminal(
 
 def test_what_is_done_is_shown_without_loading_a_model(tmp_path: Path) -> None:
     command = ("prompt", PROMPT, "--model", POCKET, "--spectrum", "none", "--seeds", "2", "--yes")
-    code = (
-        "import sys\nfrom m2g_audit.cli import main\n"
-        "try: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     outputs = []
     for loaded in ("True", "False"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *command, "--out", str(tmp_path / "run")],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = run_code(THE_COMMAND, *command, "--out", str(tmp_path / "run"))
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines()[-1] == loaded
         outputs.append(done.stdout)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.fresh_process import THE_COMMAND, run_code
 from tests.support.made_run import RELEASE, make_run
 
 
 def shown(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import sys\nfrom m2g_audit.cli import main\n"
-        "try: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, "show", *arguments], capture_output=True, text=True
-    )
+    return run_code(THE_COMMAND, "show", *arguments)
 
 
 @pytest.fixture(scope="module")
