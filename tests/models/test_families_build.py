@@ -14,6 +14,9 @@ from torch import nn
 
 from tests.support.families import FAMILIES, SMALL
 
+# diffusers, of what its own network of Chroma uses
+pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+
 TIMES = ("timestep", "t")
 
 

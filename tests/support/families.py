@@ -13,30 +13,86 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    GlmConfig,
+    GlmModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 SIGNS = string.ascii_letters + string.digits + string.punctuation
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 WIDTH = 16
+# FLUX.1's, which others took over: the larger the picture, the more of the steps are noisy.
+GROWING_SHIFT: dict[str, Any] = {
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}
+# The words that Qwen-Image and Lumina-Image put before a prompt; ^ where no space is before one.
+QWEN_SYSTEM = (
+    "the image by detailing color shape size texture quantity text spatial relationships of "
+    "objects and background ^Describe ^system ^user ^assistant"
+)
+LUMINA_SYSTEM = (
+    "^You are an assistant designed to generate superior images with the superior degree of "
+    "image-text alignment based on textual prompts or user prompts. <Prompt Start>"
+)
+QWEN_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def sdxl() -> StableDiffusionXLPipeline:
@@ -118,15 +174,7 @@ def sd3_without_t5() -> StableDiffusion3Pipeline:
 
 def flux_dev() -> FluxPipeline:
     """FLUX.1-dev: guidance is a number that the network is handed; shift grows with the size."""
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        shift=3.0,
-        use_dynamic_shifting=True,
-        base_shift=0.5,
-        max_shift=1.15,
-        base_image_seq_len=256,
-        max_image_seq_len=4096,
-    )
-    return _flux(scheduler, guidance_embeds=True)
+    return _flux(FlowMatchEulerDiscreteScheduler(**GROWING_SHIFT), guidance_embeds=True)
 
 
 def flux_schnell() -> FluxPipeline:
@@ -160,24 +208,275 @@ def _flux(scheduler: FlowMatchEulerDiscreteScheduler, *, guidance_embeds: bool) 
     )
 
 
+def chroma() -> ChromaPipeline:
+    """Chroma: FLUX.1 without CLIP, modulated by a network of the time, with a negative prompt."""
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(2, 2, 4),
+        approximator_num_channels=8,
+        approximator_hidden_dim=WIDTH,
+        approximator_layers=1,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+        "text_encoder": T5EncoderModel(_t5_settings()),
+    }
+    return ChromaPipeline(
+        **_drawn(parts),
+        tokenizer=_t5_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**GROWING_SHIFT),
+    )
+
+
+def qwen_image() -> QwenImagePipeline:
+    """Qwen-Image: a language model reads the prompt; latents are of a video of one frame."""
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(2, 2, 4),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[-0.7571, -0.7089, -0.9113, 0.1075],
+        latents_std=[2.8184, 1.4541, 2.3275, 2.6558],
+    )
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    settings = Qwen2_5_VLConfig(
+        text_config={
+            **_language_settings(),
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]},
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+        },
+        vision_config={**eyes, "out_hidden_size": WIDTH, "fullatt_block_indexes": [0]},
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": vae,
+        "text_encoder": Qwen2_5_VLForConditionalGeneration(settings),
+    }
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        **{**GROWING_SHIFT, "shift": 1.0, "max_shift": 0.9, "max_image_seq_len": 8192},
+        shift_terminal=0.02,
+    )
+    return QwenImagePipeline(**_drawn(parts), tokenizer=_qwen_tokenizer(), scheduler=scheduler)
+
+
+def z_image() -> ZImagePipeline:
+    """Z-Image: lists of pictures and of prompts of any length, time from 0 to 1."""
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=WIDTH,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[4, 2, 2],
+        axes_lens=[1024, 32, 32],
+    )
+    settings = Qwen3Config(**_language_settings(), head_dim=8)
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+        "text_encoder": Qwen3Model(settings),
+    }
+    return ZImagePipeline(
+        **_drawn(parts),
+        tokenizer=_qwen_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def lumina2() -> Lumina2Pipeline:
+    """Lumina-Image 2.0: time from 0 to 1, a system prompt, latents an eighth whatever the VAE."""
+    transformer = Lumina2Transformer2DModel(
+        sample_size=4,
+        in_channels=4,
+        hidden_size=WIDTH,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 2, 2),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=WIDTH,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(halvings=3, scaling_factor=0.3611, shift_factor=0.1159),
+        "text_encoder": Gemma2Model(_gemma_settings()),
+    }
+    return Lumina2Pipeline(
+        **_drawn(parts, time=3.0),
+        tokenizer=_gemma_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
+def pixart_sigma() -> PixArtSigmaPipeline:
+    """PixArt-Sigma: a transformer of noise, which returns a variance too."""
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        cross_attention_dim=WIDTH,
+        sample_size=8,
+        use_additional_conditions=False,
+        caption_channels=WIDTH,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.13025),
+        "text_encoder": T5EncoderModel(_t5_settings()),
+    }
+    return PixArtSigmaPipeline(
+        **_drawn(parts), tokenizer=_t5_tokenizer(), scheduler=DPMSolverMultistepScheduler()
+    )
+
+
+def sana() -> SanaPipeline:
+    """Sana: linear attention, an autoencoder without a distribution, an instruction first."""
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=WIDTH,
+        caption_channels=WIDTH,
+        sample_size=8,
+    )
+    vae = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)),
+        scaling_factor=0.41407,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": vae,
+        "text_encoder": Gemma2Model(_gemma_settings()),
+    }
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    return SanaPipeline(**_drawn(parts), tokenizer=_gemma_tokenizer(), scheduler=scheduler)
+
+
+def auraflow() -> AuraFlowPipeline:
+    """AuraFlow: time from 0 to 1, learned positions, tokens of its own before the prompt's."""
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=WIDTH,
+        pos_embed_max_size=64,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.13025),
+        "text_encoder": UMT5EncoderModel(UMT5Config(**_t5_sizes(WIDTH))),
+    }
+    return AuraFlowPipeline(
+        **_drawn(parts),
+        tokenizer=_t5_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+def cogview4() -> CogView4Pipeline:
+    """CogView4: sizes and crops as conditions, times on a grid of its own."""
+    transformer = CogView4Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=WIDTH,
+        time_embed_dim=WIDTH,
+        condition_dim=8,
+        sample_size=8,
+    )
+    settings = GlmConfig(**_language_settings(), head_dim=8, pad_token_id=0)
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=1.0, shift_factor=0.0),
+        "text_encoder": GlmModel(settings),
+    }
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        **{**GROWING_SHIFT, "shift": 1.0, "base_shift": 0.25, "max_shift": 0.75},
+        time_shift_type="linear",
+    )
+    return CogView4Pipeline(
+        **_drawn(parts, time=3.0), tokenizer=_glm_tokenizer(), scheduler=scheduler
+    )
+
+
 FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sdxl": sdxl,
     "sd3": sd3,
     "sd3_without_t5": sd3_without_t5,
     "flux_dev": flux_dev,
     "flux_schnell": flux_schnell,
+    "qwen_image": qwen_image,
+    "z_image": z_image,
+    "chroma": chroma,
+    "lumina2": lumina2,
+    "pixart_sigma": pixart_sigma,
+    "sana": sana,
+    "auraflow": auraflow,
+    "cogview4": cogview4,
 }
 
 # What a pipeline is called with, to make the smallest picture that it can.
-SMALL: dict[str, dict[str, Any]] = {name: {"height": 16, "width": 16} for name in FAMILIES}
+SMALL: dict[str, dict[str, Any]] = {
+    **{name: {"height": 16, "width": 16} for name in FAMILIES},
+    "lumina2": {"height": 32, "width": 32},
+    # Elsewhere pictures are made of a size that the checkpoints were trained at, and made smaller.
+    "pixart_sigma": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "sana": {"height": 32, "width": 32, "use_resolution_binning": False},
+}
 
 
-def _drawn(parts: dict[str, nn.Module | None]) -> dict[str, nn.Module | None]:
-    """The networks in evaluation mode, every weight drawn anew from a fixed seed."""
+def _drawn(parts: dict[str, nn.Module | None], *, time: float = 1.0) -> dict[str, Any]:
+    """The networks in evaluation mode, every weight drawn anew from a fixed seed.
+
+    `time` widens the layers that read the time, where else it would hardly matter.
+    """
     generator = torch.Generator().manual_seed(0)
     for part in filter(None, parts.values()):
         for name, weight in part.eval().named_parameters():
             _draw(weight.data, generator, around_one="norm" in name and name.endswith("weight"))
+            weight.data *= time if "timestep_embedder" in name else 1
     return parts
 
 
@@ -189,11 +488,11 @@ def _draw(weight: torch.Tensor, generator: torch.Generator, *, around_one: bool)
         weight += 1
 
 
-def _autoencoder(**settings: Any) -> AutoencoderKL:
+def _autoencoder(*, halvings: int = 1, **settings: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * halvings + (16,),
+        down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
+        up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
         latent_channels=4,
         norm_num_groups=4,
         sample_size=16,
@@ -226,18 +525,90 @@ def _clip_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
 
 
 def _t5_settings(width: int = WIDTH) -> T5Config:
-    return T5Config(
-        vocab_size=4 + len(SIGNS),
-        d_model=width,
-        d_kv=8,
-        d_ff=width,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
+    return T5Config(**_t5_sizes(width))
+
+
+def _t5_sizes(width: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 4 + len(SIGNS),
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": width,
+        "num_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+    }
 
 
 def _t5_tokenizer() -> T5Tokenizer:
     special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
     letters = [(sign, -2.0) for sign in ("▁", *SIGNS)]
     return T5Tokenizer(vocab=special + letters, extra_ids=0, model_max_length=512)
+
+
+def _language_settings() -> dict[str, Any]:
+    return {
+        "vocab_size": 512,
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 4096,
+    }
+
+
+def _gemma_settings() -> Gemma2Config:
+    return Gemma2Config(**_language_settings(), head_dim=8)
+
+
+def _gemma_tokenizer() -> GemmaTokenizer:
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    longer, merges = _words("▁", LUMINA_SYSTEM)
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *SIGNS, *longer]
+    return GemmaTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        add_bos_token=True,
+    )
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    longer, merges = _words("Ġ", QWEN_SYSTEM)
+    tokens = [*special, *BYTES, *longer]
+    return Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        eos_token="<|im_end|>",
+        extra_special_tokens=special[1:],
+        chat_template=QWEN_CHAT,
+    )
+
+
+def _glm_tokenizer() -> PreTrainedTokenizerFast:
+    special = ["<|endoftext|>", "[gMASK]", "<sop>"]
+    vocabulary = {token: index for index, token in enumerate(special + BYTES)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=[("[gMASK]", 1), ("<sop>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        extra_special_tokens=special[1:],
+        padding_side="left",
+    )
+
+
+def _words(space: str, text: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The starts of the text's words, as one token each, and the merges that they come of.
+
+    As in the families' own tokenizers, what they put before a prompt takes few of its tokens.
+    """
+    words = dict.fromkeys(f"{space}{word}".removeprefix(f"{space}^") for word in text.split())
+    starts = {(word[:end], word[end]): None for word in words for end in range(1, len(word))}
+    return [start + letter for start, letter in starts], list(starts)
