@@ -61,24 +61,26 @@ def test_saved_and_loaded_it_makes_the_same_picture(
 
 def test_the_network_looks_at_the_time(pipeline: DiffusionPipeline, name: str) -> None:
     network = getattr(pipeline, "transformer", None) or pipeline.unet
-    asked = last_call(network, pipeline, name)
-    time = next(time for time in TIMES if time in asked)
+    early, late = calls(network, pipeline, name)
+    time = next(time for time in TIMES if time in early)
     with torch.no_grad():
-        now, sooner = network(**asked), network(**{**asked, time: asked[time] * 0.5})
-    assert difference(now, sooner) > 0.01
+        now, later = network(**early), network(**{**early, time: late[time]})
+    assert difference(now, later) > 0.01
 
 
-def last_call(network: nn.Module, pipeline: DiffusionPipeline, name: str) -> dict[str, Any]:
-    """What the network is handed at the last step of a picture, by the names of its arguments."""
-    calls: list[dict[str, Any]] = []
+def calls(
+    network: nn.Module, pipeline: DiffusionPipeline, name: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the network is handed first and last of a picture, by the names of its arguments."""
+    handed: list[dict[str, Any]] = []
     signature = inspect.signature(network.forward)
 
     def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
-        calls.append(dict(signature.bind(*args, **kwargs).arguments))
+        handed.append(dict(signature.bind(*args, **kwargs).arguments))
 
     with network.register_forward_pre_hook(keep, with_kwargs=True):
         picture(pipeline, name, "a cat")
-    return calls[-1]
+    return handed[0], handed[-1]
 
 
 def difference(one: Any, other: Any) -> float:

@@ -17,19 +17,38 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CogVideoXDDIMScheduler,
+    CogView3PlusPipeline,
+    CogView3PlusTransformer2DModel,
     CogView4Pipeline,
     CogView4Transformer2DModel,
+    DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
+    LuminaNextDiT2DModel,
+    LuminaPipeline,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
+    PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
@@ -40,26 +59,37 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    VQModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     Gemma2Config,
     Gemma2Model,
+    GemmaConfig,
+    GemmaModel,
     GemmaTokenizer,
     GlmConfig,
     GlmModel,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralImageProcessor,
+    PixtralProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -80,7 +110,7 @@ GROWING_SHIFT: dict[str, Any] = {
     "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
 }
-# The words that Qwen-Image and Lumina-Image put before a prompt; ^ where no space is before one.
+# The words that pipelines put before a prompt; ^ before those that stand after no space.
 QWEN_SYSTEM = (
     "the image by detailing color shape size texture quantity text spatial relationships of "
     "objects and background ^Describe ^system ^user ^assistant"
@@ -89,9 +119,18 @@ LUMINA_SYSTEM = (
     "^You are an assistant designed to generate superior images with the superior degree of "
     "image-text alignment based on textual prompts or user prompts. <Prompt Start>"
 )
+FLUX2_SYSTEM = (
+    "^You are an AI that reasons about image descriptions. give structured responses focusing on "
+    "object relationships, and actions without speculation. You"
+)
 QWEN_CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MISTRAL_CHAT = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% set mark = '[SYSTEM_PROMPT]' if message.role == 'system' else '[INST]' %}"
+    "{{ mark }}{{ message.content[0].text }}{{ mark.replace('[', '[/') }}{% endfor %}"
 )
 
 
@@ -329,8 +368,17 @@ def lumina2() -> Lumina2Pipeline:
     )
 
 
+def pixart_alpha() -> PixArtAlphaPipeline:
+    """PixArt-Alpha: a transformer of noise, which returns a variance too."""
+    return PixArtAlphaPipeline(**_pixart(scaling_factor=0.18215))
+
+
 def pixart_sigma() -> PixArtSigmaPipeline:
-    """PixArt-Sigma: a transformer of noise, which returns a variance too."""
+    """PixArt-Sigma: the same with longer prompts and another autoencoder."""
+    return PixArtSigmaPipeline(**_pixart(scaling_factor=0.13025))
+
+
+def _pixart(*, scaling_factor: float) -> dict[str, Any]:
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -342,12 +390,14 @@ def pixart_sigma() -> PixArtSigmaPipeline:
     )
     parts = {
         "transformer": transformer,
-        "vae": _autoencoder(scaling_factor=0.13025),
+        "vae": _autoencoder(scaling_factor=scaling_factor),
         "text_encoder": T5EncoderModel(_t5_settings()),
     }
-    return PixArtSigmaPipeline(
-        **_drawn(parts), tokenizer=_t5_tokenizer(), scheduler=DPMSolverMultistepScheduler()
-    )
+    return {
+        **_drawn(parts),
+        "tokenizer": _t5_tokenizer(),
+        "scheduler": DPMSolverMultistepScheduler(),
+    }
 
 
 def sana() -> SanaPipeline:
@@ -441,6 +491,257 @@ def cogview4() -> CogView4Pipeline:
     )
 
 
+def cogview3() -> CogView3PlusPipeline:
+    """CogView3-Plus: a transformer whose targets are velocities of noise."""
+    transformer = CogView3PlusTransformer2DModel(
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        out_channels=4,
+        text_embed_dim=WIDTH,
+        time_embed_dim=WIDTH,
+        condition_dim=8,
+        pos_embed_max_size=16,
+        sample_size=8,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.18215),
+        "text_encoder": T5EncoderModel(_t5_settings()),
+    }
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=4.0,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    return CogView3PlusPipeline(
+        **_drawn(parts, time=3.0), tokenizer=_t5_tokenizer(), scheduler=scheduler
+    )
+
+
+def flux2() -> Flux2Pipeline:
+    """FLUX.2-dev: layers of a language model side by side, latents normalised by the VAE."""
+    language = {**_language_settings(), "num_hidden_layers": 30, "head_dim": 8}
+    eyes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1}
+    settings = Mistral3Config(
+        text_config={"model_type": "mistral", **language},
+        vision_config={"model_type": "pixtral", **eyes, "num_attention_heads": 2, "head_dim": 8},
+    )
+    parts = {
+        "transformer": _flux2_transformer(guidance_embeds=True),
+        "vae": _flux2_autoencoder(),
+        "text_encoder": Mistral3ForConditionalGeneration(settings),
+    }
+    return Flux2Pipeline(
+        **_drawn(parts),
+        tokenizer=_mistral_processor(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**GROWING_SHIFT),
+    )
+
+
+def flux2_klein() -> Flux2KleinPipeline:
+    """FLUX.2-klein: the base model, guided by an empty prompt."""
+    settings = Qwen3Config(**{**_language_settings(), "num_hidden_layers": 27}, head_dim=8)
+    parts = {
+        "transformer": _flux2_transformer(guidance_embeds=False),
+        "vae": _flux2_autoencoder(),
+        "text_encoder": Qwen3ForCausalLM(settings),
+    }
+    return Flux2KleinPipeline(
+        **_drawn(parts),
+        tokenizer=_qwen_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**GROWING_SHIFT),
+    )
+
+
+def _flux2_transformer(*, guidance_embeds: bool) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=WIDTH,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=guidance_embeds,
+    )
+
+
+def _flux2_autoencoder() -> AutoencoderKLFlux2:
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+    # Of a trained one they are neither nought nor one.
+    vae.bn.running_mean += torch.linspace(-0.1, 0.1, 16)
+    vae.bn.running_var += torch.linspace(0.0, 2.0, 16)
+    return vae
+
+
+def ovis_image() -> OvisImagePipeline:
+    """Ovis-Image: FLUX.1's packed latents, a chat with a language model for a prompt."""
+    transformer = OvisImageTransformer2DModel(
+        in_channels=16,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(2, 2, 4),
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+        "text_encoder": Qwen3Model(Qwen3Config(**_language_settings(), head_dim=8)),
+    }
+    return OvisImagePipeline(
+        **_drawn(parts),
+        tokenizer=_qwen_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**GROWING_SHIFT),
+    )
+
+
+def lumina() -> LuminaPipeline:
+    """Lumina-Next: time from 0 to 1, two halves returned of which one is used."""
+    transformer = LuminaNextDiT2DModel(
+        sample_size=4,
+        in_channels=4,
+        hidden_size=WIDTH,
+        num_layers=2,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        cross_attention_dim=WIDTH,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(halvings=3, scaling_factor=0.13025),
+        "text_encoder": GemmaModel(GemmaConfig(**_language_settings(), head_dim=8)),
+    }
+    return LuminaPipeline(
+        **_drawn(parts, time=3.0),
+        tokenizer=_gemma_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+def hunyuandit() -> HunyuanDiTPipeline:
+    """HunyuanDiT 1.2: velocities of noise, a Chinese and a multilingual text encoder."""
+    transformer = HunyuanDiT2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        patch_size=2,
+        sample_size=8,
+        hidden_size=WIDTH,
+        num_layers=4,
+        cross_attention_dim=WIDTH,
+        cross_attention_dim_t5=WIDTH,
+        pooled_projection_dim=WIDTH,
+        use_style_cond_and_image_meta_size=False,
+    )
+    reader = BertConfig(
+        vocab_size=128,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=WIDTH,
+        max_position_embeddings=77,
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _autoencoder(scaling_factor=0.13025),
+        "text_encoder": BertModel(reader),
+        "text_encoder_2": T5EncoderModel(_t5_settings()),
+    }
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.018,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        steps_offset=1,
+        clip_sample=False,
+    )
+    return HunyuanDiTPipeline(
+        **_drawn(parts),
+        tokenizer=_bert_tokenizer(),
+        tokenizer_2=_t5_tokenizer(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def kandinsky3() -> Kandinsky3Pipeline:
+    """Kandinsky 3: a UNet of its own, prompts cut where their words end, latents of a MoVQ."""
+    unet = Kandinsky3UNet(
+        time_embedding_dim=WIDTH,
+        groups=2,
+        attention_head_dim=4,
+        layers_per_block=2,
+        block_out_channels=(8, 8, 8, 8),
+        cross_attention_dim=WIDTH,
+        encoder_hid_dim=WIDTH,
+    )
+    movq = VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 32),
+        latent_channels=4,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+        norm_type="spatial",
+    )
+    parts = {
+        "unet": unet,
+        "movq": movq,
+        "text_encoder": T5EncoderModel(_t5_settings()),
+    }
+    return Kandinsky3Pipeline(
+        **_drawn(parts),
+        tokenizer=_t5_tokenizer(),
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+    )
+
+
+def lcm() -> LatentConsistencyModelPipeline:
+    """A latent consistency model: guidance is a number that the network is handed."""
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=WIDTH,
+        time_cond_proj_dim=8,
+    )
+    parts = {
+        "unet": unet,
+        "vae": _autoencoder(scaling_factor=0.18215),
+        "text_encoder": CLIPTextModel(_clip_settings()),
+    }
+    return LatentConsistencyModelPipeline(
+        **_drawn(parts),
+        tokenizer=_clip_tokenizer(),
+        scheduler=LCMScheduler(clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sdxl": sdxl,
     "sd3": sd3,
@@ -451,17 +752,33 @@ FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
     "z_image": z_image,
     "chroma": chroma,
     "lumina2": lumina2,
+    "pixart_alpha": pixart_alpha,
     "pixart_sigma": pixart_sigma,
     "sana": sana,
     "auraflow": auraflow,
     "cogview4": cogview4,
+    "cogview3": cogview3,
+    "flux2": flux2,
+    "flux2_klein": flux2_klein,
+    "ovis_image": ovis_image,
+    "lumina": lumina,
+    "hunyuandit": hunyuandit,
+    "kandinsky3": kandinsky3,
+    "lcm": lcm,
 }
 
 # What a pipeline is called with, to make the smallest picture that it can.
 SMALL: dict[str, dict[str, Any]] = {
     **{name: {"height": 16, "width": 16} for name in FAMILIES},
+    "lumina": {"height": 32, "width": 32},
     "lumina2": {"height": 32, "width": 32},
+    "kandinsky3": {"height": 64, "width": 64},
+    # Among hundreds of tokens without a word, a few words would hardly matter.
+    "flux2": {"height": 16, "width": 16, "max_sequence_length": 64},
+    "ovis_image": {"height": 16, "width": 16, "max_sequence_length": 32},
     # Elsewhere pictures are made of a size that the checkpoints were trained at, and made smaller.
+    "hunyuandit": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "pixart_alpha": {"height": 16, "width": 16, "use_resolution_binning": False},
     "pixart_sigma": {"height": 16, "width": 16, "use_resolution_binning": False},
     "sana": {"height": 32, "width": 32, "use_resolution_binning": False},
 }
@@ -601,6 +918,43 @@ def _glm_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<|endoftext|>",
         extra_special_tokens=special[1:],
         padding_side="left",
+    )
+
+
+def _mistral_processor() -> PixtralProcessor:
+    special = ["<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]"]
+    special += ["[/SYSTEM_PROMPT]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    longer, merges = _words("Ġ", FLUX2_SYSTEM)
+    vocabulary = {token: index for index, token in enumerate([*special, *BYTES, *longer])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?[^\s]+|\s+"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens=special[4:],
+        padding_side="left",
+    )
+    return PixtralProcessor(
+        image_processor=PixtralImageProcessor(), tokenizer=tokenizer, chat_template=MISTRAL_CHAT
+    )
+
+
+def _bert_tokenizer() -> BertTokenizer:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    inner = [f"##{letter}" for letter in letters if letter.isalnum()]
+    tokens = [*special, *letters, *inner]
+    return BertTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, model_max_length=77
     )
 
 
