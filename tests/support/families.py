@@ -1,6 +1,6 @@
 """A tiny random pipeline of each text-to-image family: no training, no download, a second to make.
 
-Networks have the layers of the family's own, schedulers the settings that its checkpoints come
+Networks have the layers of the family's own, schedulers are of the kind that its checkpoints come
 with, and tokenizers one token a letter. Every weight is drawn anew: what the networks start with
 has gates of zero, behind which neither the prompt nor the time matters.
 """
@@ -38,8 +38,11 @@ from diffusers import (
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
+    IFPipeline,
     Kandinsky3Pipeline,
     Kandinsky3UNet,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     Lumina2Pipeline,
@@ -54,7 +57,9 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
@@ -91,6 +96,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -284,15 +291,6 @@ def qwen_image() -> QwenImagePipeline:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(2, 2, 4),
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[-0.7571, -0.7089, -0.9113, 0.1075],
-        latents_std=[2.8184, 1.4541, 2.3275, 2.6558],
-    )
     eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
     settings = Qwen2_5_VLConfig(
         text_config={
@@ -305,7 +303,7 @@ def qwen_image() -> QwenImagePipeline:
     )
     parts = {
         "transformer": transformer,
-        "vae": vae,
+        "vae": _qwen_autoencoder(),
         "text_encoder": Qwen2_5_VLForConditionalGeneration(settings),
     }
     scheduler = FlowMatchEulerDiscreteScheduler(
@@ -313,6 +311,59 @@ def qwen_image() -> QwenImagePipeline:
         shift_terminal=0.02,
     )
     return QwenImagePipeline(**_drawn(parts), tokenizer=_qwen_tokenizer(), scheduler=scheduler)
+
+
+def _qwen_autoencoder() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[-0.7571, -0.7089, -0.9113, 0.1075],
+        latents_std=[2.8184, 1.4541, 2.3275, 2.6558],
+    )
+
+
+def krea2() -> Krea2Pipeline:
+    """Krea 2: layers of a language model fused by the network itself, latents as Qwen-Image's."""
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=WIDTH,
+        timestep_embed_dim=WIDTH,
+        text_hidden_dim=WIDTH,
+        num_text_layers=2,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=WIDTH,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 2, 2),
+    )
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    settings = Qwen3VLConfig(
+        text_config={
+            **_language_settings(),
+            "head_dim": 8,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]},
+        },
+        vision_config={**eyes, "out_hidden_size": WIDTH, "deepstack_visual_indexes": [0]},
+    )
+    parts = {
+        "transformer": transformer,
+        "vae": _qwen_autoencoder(),
+        "text_encoder": Qwen3VLModel(settings),
+    }
+    return Krea2Pipeline(
+        **_drawn(parts),
+        tokenizer=_qwen_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**GROWING_SHIFT),
+        text_encoder_select_layers=(1, 2),
+    )
 
 
 def z_image() -> ZImagePipeline:
@@ -402,6 +453,21 @@ def _pixart(*, scaling_factor: float) -> dict[str, Any]:
 
 def sana() -> SanaPipeline:
     """Sana: linear attention, an autoencoder without a distribution, an instruction first."""
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    return SanaPipeline(**_sana(), scheduler=scheduler)
+
+
+def sana_sprint() -> SanaSprintPipeline:
+    """Sana-Sprint: the same in few steps, times as angles, guidance as a number."""
+    scheduler = SCMScheduler(sigma_data=0.5)
+    return SanaSprintPipeline(
+        **_sana(guidance_embeds=True, qk_norm="rms_norm_across_heads"), scheduler=scheduler
+    )
+
+
+def _sana(**settings: Any) -> dict[str, Any]:
     transformer = SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
@@ -413,6 +479,7 @@ def sana() -> SanaPipeline:
         cross_attention_dim=WIDTH,
         caption_channels=WIDTH,
         sample_size=8,
+        **settings,
     )
     vae = AutoencoderDC(
         latent_channels=4,
@@ -432,10 +499,7 @@ def sana() -> SanaPipeline:
         "vae": vae,
         "text_encoder": Gemma2Model(_gemma_settings()),
     }
-    scheduler = DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
-    return SanaPipeline(**_drawn(parts), tokenizer=_gemma_tokenizer(), scheduler=scheduler)
+    return {**_drawn(parts), "tokenizer": _gemma_tokenizer()}
 
 
 def auraflow() -> AuraFlowPipeline:
@@ -742,6 +806,47 @@ def lcm() -> LatentConsistencyModelPipeline:
     )
 
 
+def deepfloyd_if() -> IFPipeline:
+    """DeepFloyd IF, first stage: noise of pixels, no autoencoder, a variance besides."""
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        attention_head_dim=4,
+        cross_attention_dim=WIDTH,
+        encoder_hid_dim=WIDTH,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+        class_embed_type=None,
+    )
+    parts = {"unet": unet, "text_encoder": T5EncoderModel(_t5_settings())}
+    scheduler = DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        variance_type="learned_range",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.5,
+    )
+    return IFPipeline(
+        **_drawn(parts),
+        tokenizer=_t5_tokenizer(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
 FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sdxl": sdxl,
     "sd3": sd3,
@@ -765,6 +870,9 @@ FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
     "hunyuandit": hunyuandit,
     "kandinsky3": kandinsky3,
     "lcm": lcm,
+    "krea2": krea2,
+    "sana_sprint": sana_sprint,
+    "deepfloyd_if": deepfloyd_if,
 }
 
 # What a pipeline is called with, to make the smallest picture that it can.
@@ -780,6 +888,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "hunyuandit": {"height": 16, "width": 16, "use_resolution_binning": False},
     "pixart_alpha": {"height": 16, "width": 16, "use_resolution_binning": False},
     "pixart_sigma": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "sana_sprint": {"height": 32, "width": 32, "use_resolution_binning": False},
     "sana": {"height": 32, "width": 32, "use_resolution_binning": False},
 }
 
