@@ -14,10 +14,8 @@ settings.register_profile("suite", deadline=None, max_examples=30, derandomize=T
 settings.load_profile("suite")
 
 # Only in the rooms where tensors are handed on; elsewhere annotations are mypy's affair.
-SHAPED = tuple(
-    f"m2g_audit.{module}"
-    for module in ("diagnostics", "models.stable_diffusion", "models.ddpm", "models.prediction")
-)
+_MODULES = ("bound_score", "ddpm", "denoiser", "guidance", "levels", "pipeline", "prediction")
+SHAPED = ("m2g_audit.diagnostics", *(f"m2g_audit.models.{module}" for module in _MODULES))
 install_import_hook(SHAPED, "beartype.beartype")
 
 

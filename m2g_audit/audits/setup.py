@@ -19,7 +19,6 @@ from m2g_audit.errors import UsageError
 from m2g_audit.models.base_model import BaseModel, find_base
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage
-from m2g_audit.models.stable_diffusion import resolve_guidance
 from m2g_audit.pictures.decoding import PictureReading
 from m2g_audit.pocket.provenance import Provenance, find_provenance
 from m2g_audit.progress import Progress, silent
@@ -79,7 +78,7 @@ class Setup:
 
     def check_negative_prompt(self, text: str | None) -> None:
         """Raise UsageError for a negative prompt that this audit's guidance would not use."""
-        if text is not None and self.settings.guidance <= 1:
+        if text is not None and not self.pipeline.is_guided(self.settings.guidance):
             raise UsageError(
                 f"A negative prompt does nothing with a guidance of {self.settings.guidance:g}. "
                 "Leave negative prompts out, or give a --guidance above 1."
@@ -254,7 +253,9 @@ def _resolve_settings(
         auto=options.seeds == "auto",
         seed=options.seed,
         steps=pipeline.default_steps if steps is None else steps,
-        guidance=pipeline.default_guidance if guidance is None else resolve_guidance(guidance),
+        guidance=(
+            pipeline.default_guidance if guidance is None else pipeline.resolve_guidance(guidance)
+        ),
         scheduler=options.scheduler,
         batch_size=min(options.batch_size or batch_size, seeds),
         metric=metric.name,

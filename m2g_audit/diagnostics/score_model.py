@@ -20,13 +20,13 @@ Index = int | Int[Tensor, " *b"]
 class NoiseSchedule:
     """alpha_t and sigma_t of x_t = alpha_t x_0 + sigma_t epsilon, for 0-based t = 0 .. T-1.
 
-    `alphas`, `sigmas`: float64 on the CPU, length T. `kind` is "vp" (alpha^2 + sigma^2 = 1) or "ve"
-    (alpha = 1).
+    `alphas`, `sigmas`: float64 on the CPU, length T. `kind` is "vp" (alpha^2 + sigma^2 = 1), "ve"
+    (alpha = 1) or "flow" (alpha + sigma = 1).
     """
 
     alphas: Float[Tensor, " T"]
     sigmas: Float[Tensor, " T"]
-    kind: Literal["vp", "ve"]
+    kind: Literal["vp", "ve", "flow"]
 
     @classmethod
     def vp(cls, alphas_cumprod: Float[Tensor, " T"]) -> NoiseSchedule:
@@ -47,6 +47,12 @@ class NoiseSchedule:
         """The variance-exploding schedule: alpha = 1, `sigmas` = sigma sqrt(t) of Eq. 3."""
         levels = torch.as_tensor(sigmas).detach().to("cpu", torch.float64)
         return cls(torch.ones_like(levels), levels, "ve")
+
+    @classmethod
+    def flow(cls, ratios: Float[Tensor, " T"]) -> NoiseSchedule:
+        """The schedule of flow matching, alpha = 1 - sigma, at these sigma / alpha."""
+        levels = torch.as_tensor(ratios).detach().to("cpu", torch.float64)
+        return cls(1 / (1 + levels), levels / (1 + levels), "flow")
 
     def __len__(self) -> int:
         return len(self.alphas)

@@ -13,7 +13,16 @@ from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder, resolve
 from m2g_audit.models.protocol import Generations, TextToImage
 
-_SAME = ("in_channels", "sample_size", "cross_attention_dim", "block_out_channels")
+_SAME = (
+    "in_channels",
+    "sample_size",
+    "cross_attention_dim",
+    "block_out_channels",
+    "num_layers",
+    "num_attention_heads",
+    "attention_head_dim",
+    "joint_attention_dim",
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ def find_base(model: str, tuned: TextToImage, *, allow_pickle: bool = False) -> 
     another architecture or size, or the very same weights.
     """
     folder = resolve(model, TEXT_TO_IMAGE, allow_pickle=allow_pickle)
-    ours, theirs = tuned.network_config, folder.config("unet")
+    ours, theirs = tuned.network_config, folder.config(folder.networks[0])
     for name in _SAME:
         mine, other = ours.get(name), theirs.get(name)
         if _plain(mine) != _plain(other):

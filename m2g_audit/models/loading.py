@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.denoiser import Unlike
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
+from m2g_audit.models.pipeline import Pipeline
 from m2g_audit.models.placement import find_device, find_dtype
 from m2g_audit.models.protocol import TextToImage
-from m2g_audit.models.stable_diffusion import StableDiffusion
-
-LOADERS: Mapping[str, type[StableDiffusion]] = dict.fromkeys(TEXT_TO_IMAGE.classes, StableDiffusion)
-"""What loads a pipeline, by its class in model_index.json: a new family has its line here."""
 
 
 def load_model(
@@ -38,23 +37,26 @@ def load_model(
         allow_pickle: Load weights from pickle files, which can run any code.
 
     Raises:
-        ModelError: It is no complete model of a family that is supported.
+        ModelError: It is no complete text-to-image model.
         ResourceError: It does not fit in memory.
     """
     if isinstance(model, DiffusionPipeline):
         return _in_memory(model)
     folder = resolve(model, TEXT_TO_IMAGE, revision=revision, allow_pickle=allow_pickle)
     place = find_device(device)
-    return LOADERS[folder.class_name].from_folder(
-        folder, dtype=find_dtype(dtype, place), device=place
-    )
+    return _proven(Pipeline.from_folder(folder, dtype=find_dtype(dtype, place), device=place))
 
 
 def _in_memory(pipe: Any) -> TextToImage:
-    for kind in type(pipe).__mro__:  # a class of one's own may add to a known one
-        if loader := LOADERS.get(kind.__name__):
-            return loader.of(pipe)
-    raise ModelError(
-        f"{type(pipe).__name__} is no pipeline that can be audited: give one of "
-        f"{', '.join(sorted(LOADERS))}."
-    )
+    if "prompt" not in signature(pipe.__call__).parameters:
+        raise ModelError(
+            f"{type(pipe).__name__} is no pipeline that can be audited: it takes no prompt."
+        )
+    return _proven(Pipeline.of(pipe))
+
+
+def _proven(pipeline: Pipeline) -> Pipeline:
+    """The pipeline, tried once: one that can't run is refused, one without a score only then."""
+    with suppress(Unlike):
+        pipeline.proof  # noqa: B018
+    return pipeline

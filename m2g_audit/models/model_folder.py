@@ -53,34 +53,55 @@ _LOCAL_COPY = (
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of pipeline: its diffusers classes, the parts with weights, the other parts."""
+    """A kind of pipeline: the parts with weights and the others that it may have.
+
+    classes: of diffusers, where there are few; required: the parts that none is without, of those
+    in one group any of them.
+    """
 
     name: str
-    classes: frozenset[str]
-    weighted: tuple[str, ...]
-    plain: tuple[str, ...]
+    networks: tuple[str, ...]
+    others: tuple[str, ...]
+    required: tuple[tuple[str, ...], ...]
+    classes: frozenset[str] | None = None
 
 
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TEXT_TO_IMAGE = Family(
     "text-to-image",
-    frozenset({"StableDiffusionPipeline"}),
-    ("unet", "vae", "text_encoder"),
-    ("tokenizer", "scheduler"),
+    ("unet", "transformer", "vae", "movq", *_TEXT_ENCODERS),
+    ("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"),
+    (("unet", "transformer"), ("vae", "movq"), _TEXT_ENCODERS, ("scheduler",)),
 )
 UNCONDITIONAL = Family(
-    "unconditional", frozenset({"DDPMPipeline", "DDIMPipeline"}), ("unet",), ("scheduler",)
+    "unconditional",
+    ("unet",),
+    ("scheduler",),
+    (("unet",), ("scheduler",)),
+    frozenset({"DDPMPipeline", "DDIMPipeline"}),
+)
+NOT_ASKED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "watermark"})
+"""Parts that no picture of a prompt needs, and that are not loaded."""
+_OTHER_TASKS = re.compile(
+    r"Img2Img|Image2Image|Inpaint|ControlNet|Control(?=Pipeline)|Upscale|Depth|Edit|Kontext|Fill|"
+    r"Redux|Video|Audio|Music|Shap|Prior|Adapter|Pix2Pix|Variation|Animate|Layered"
 )
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None)."""
+    """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None).
+
+    networks: its parts with weights; others: tokenizers and the scheduler.
+    """
 
     path: Path
     id: str
     revision: str | None
     family: Family
     class_name: str
+    networks: tuple[str, ...]
+    others: tuple[str, ...]
     weights: tuple[Path, ...]
 
     @property
@@ -132,12 +153,13 @@ class ModelFolder:
         yield self.path / "model_index.json"
         if (own := self.path / OWN_SETTINGS_FILE).is_file():
             yield own
-        for component in self.family.weighted:
+        for component in self.networks:
             yield self.location(component) / "config.json"
         yield self.location("scheduler") / "scheduler_config.json"
-        if "tokenizer" in self.family.plain:
-            inside = self.location("tokenizer").iterdir()
-            yield from (f for f in inside if f.is_file() and not f.name.startswith("."))
+        for component in self.others:
+            if component != "scheduler":
+                inside = self.location(component).iterdir()
+                yield from (f for f in inside if f.is_file() and not f.name.startswith("."))
 
     @cached_property
     def sha256(self) -> str:
@@ -277,9 +299,9 @@ def download_patterns(family: Family) -> Iterator[str]:
     """The files of a hub repository that a model needs, as patterns, and none of the others."""
     # The safety checker and fp16 or non-EMA variants would double the download.
     yield "model_index.json"
-    for component in family.plain:
+    for component in family.others:
         yield f"{component}/*"
-    for component in family.weighted:
+    for component in family.networks:
         for prefix in _prefixes(component, family):
             yield f"{prefix}*.json"
             yield f"{prefix}{stem(component)}.safetensors"
@@ -288,7 +310,7 @@ def download_patterns(family: Family) -> Iterator[str]:
 
 def pickles(family: Family, names: Collection[str]) -> Iterator[str]:
     """The pickles of the parts whose weights are not among `names` in the safer format."""
-    for component in family.weighted:
+    for component in family.networks:
         for prefix in _prefixes(component, family):
             begin = f"{prefix}{stem(component)}"
             if not any(n.startswith(begin) and n.endswith(".safetensors") for n in names):
@@ -306,22 +328,21 @@ def check(
     """The folder of a model, complete and of `family`; ModelError as `resolve` raises it."""
     path, name = place.path, place.name
     class_name = _class_name(place)
-    if class_name not in family.classes:
-        raise ModelError(_wrong_kind(name, printable(class_name, 80), family))
-    _refuse_foreign_code(path, name, family)
-    _refuse_adapters(path, name, family)
-    for component in family.plain:
+    _refuse_other_kinds(name, class_name, family)
+    networks, others = _parts(path, name, family)
+    _refuse_adapters(path, networks)
+    for component in others:
         marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
         place.require(_location(path, component) / marker)
     files: list[Path] = []
-    for component in family.weighted:
+    for component in networks:
         folder = _location(path, component)
         place.require(folder / "config.json")
         files += weights(place, folder, component, allow_pickle)
-    for component in (*family.weighted, "scheduler"):
+    for component in (*networks, "scheduler"):
         file = _location(path, component) / _settings_name(component)
         check_settings(read_object(file), component, str(file))
-    return ModelFolder(path, name, revision, family, class_name, tuple(files))
+    return ModelFolder(path, name, revision, family, class_name, networks, others, tuple(files))
 
 
 def _class_name(place: Place) -> str:
@@ -339,49 +360,80 @@ def _class_name(place: Place) -> str:
     return found
 
 
-def _refuse_foreign_code(path: Path, name: str, family: Family) -> None:
+def _parts(path: Path, name: str, family: Family) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts with weights and the others that a pipeline has, by its index.
+
+    Raises ModelError where one is not known, is missing, or would run its own code.
+    """
     index = read_object(path / "model_index.json")
-    for component in (*family.weighted, *family.plain):
-        match index.get(component):
-            case [str(library), str(class_name)]:
-                pass
-            case _:
-                raise ModelError(
-                    f"model_index.json of {name} does not say what its {component} is. Give a "
-                    "complete Stable Diffusion model, as save_pretrained writes it."
-                )
-        if library not in ("diffusers", "transformers"):
-            part = printable(f"{class_name} of {library}", 80)
+    held = [part for part, said in index.items() if isinstance(said, list) and said != [None, None]]
+    known = (*family.networks, *family.others)
+    for group in family.required:
+        if not any(part in held for part in group):
             raise ModelError(
-                f"The {component} of {name} is {part}; only parts from diffusers and transformers "
-                "are loaded, because others would run their own code."
+                f"model_index.json of {name} does not say what its {group[0]} is. Give a complete "
+                "model, as save_pretrained writes it."
             )
+    for part in held:
+        if part in known:
+            _refuse_foreign_code(name, part, index[part])
+        elif part not in NOT_ASKED and not part.startswith("_"):
+            raise ModelError(
+                f"{name} has a part {printable(part, 40)!r} that text-to-image models known here "
+                "do not have: what its pictures would depend on is not known."
+            )
+    return (
+        tuple(part for part in family.networks if part in held),
+        tuple(part for part in family.others if part in held),
+    )
 
 
-def _refuse_adapters(path: Path, name: str, family: Family) -> None:
-    places = {path, *(_location(path, component) for component in family.weighted)}
+def _refuse_foreign_code(name: str, component: str, said: list[Any]) -> None:
+    match said:
+        case [str(library), str(class_name)]:
+            pass
+        case _:
+            raise ModelError(
+                f"model_index.json of {name} does not say what its {component} is. Give a "
+                "complete model, as save_pretrained writes it."
+            )
+    if library not in ("diffusers", "transformers"):
+        part = printable(f"{class_name} of {library}", 80)
+        raise ModelError(
+            f"The {component} of {name} is {part}; only parts from diffusers and transformers "
+            "are loaded, because others would run their own code."
+        )
+
+
+def _refuse_adapters(path: Path, networks: Collection[str]) -> None:
+    places = {path, *(_location(path, component) for component in networks)}
     adapters = [file for place in sorted(places) for file in place.glob("*") if is_adapter(file)]
     if adapters:
         raise ModelError(
-            f"{adapters[0].relative_to(path)} lies in {name}: a LoRA or another adapter, which is "
+            f"{adapters[0].relative_to(path)} lies in {path}: a LoRA or another adapter, which is "
             "not loaded with the model, so that the base alone would be audited. To audit both, "
             f"{fusing(adapters[0])}; to audit the base, move that file elsewhere."
         )
 
 
-def _wrong_kind(name: str, class_name: str, family: Family) -> str:
-    if family is TEXT_TO_IMAGE and class_name in UNCONDITIONAL.classes:
-        return (
-            f"{name} is not text-to-image: it is a {class_name}, which makes pictures without a "
-            "prompt. Give a Stable Diffusion 1.x or 2.x model, or --model pocket."
+def _refuse_other_kinds(name: str, class_name: str, family: Family) -> None:
+    """Raise ModelError for pipelines that are, by their class, of another kind."""
+    shown = printable(class_name, 80)
+    if family.classes is not None:
+        if class_name not in family.classes:
+            wanted = " or ".join(sorted(family.classes))
+            raise ModelError(f"{name} is a {shown}; an {family.name} model is a {wanted}.")
+    elif class_name in (UNCONDITIONAL.classes or ()):
+        raise ModelError(
+            f"{name} is not text-to-image: it is a {shown}, which makes pictures without a "
+            "prompt. Give a model that takes prompts, or --model pocket."
         )
-    wanted = " or ".join(sorted(family.classes))
-    return (
-        f"{name} is a {class_name}; this program audits models of the kind {wanted} "
-        f"({'Stable Diffusion 1.x and 2.x' if family is TEXT_TO_IMAGE else family.name}). "
-        "XL, SD 3, Flux, inpainting and other families have another latent space or another "
-        "conditioning and are not supported."
-    )
+    elif found := _OTHER_TASKS.search(class_name):
+        raise ModelError(
+            f"{name} is not text-to-image: it is a {shown}, whose task ({found[0]}) needs or makes "
+            "something else than pictures of a prompt. Give the text-to-image model that it comes "
+            "from."
+        )
 
 
 def _location(path: Path, component: str) -> Path:

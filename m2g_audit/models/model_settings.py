@@ -97,12 +97,28 @@ class SchedulerSettings(_Settings):
     class_name: str = Field("", alias="_class_name", max_length=100)
 
 
+_OF_CLASS: dict[str, type[_Settings]] = {
+    "UNet2DModel": UNetSettings,
+    "UNet2DConditionModel": UNetSettings,
+    "AutoencoderKL": VaeSettings,
+    "AutoencoderTiny": VaeSettings,
+    "CLIPTextModel": TextEncoderSettings,
+    "CLIPTextModelWithProjection": TextEncoderSettings,
+}
 _OF_PART: dict[str, type[_Settings]] = {
     "unet": UNetSettings,
     "vae": VaeSettings,
     "text_encoder": TextEncoderSettings,
     "scheduler": SchedulerSettings,
 }
+
+
+def _settings_of(content: Any, component: str) -> type[_Settings]:
+    """What is known of a part: by its class, by its name where no class is named."""
+    named = content.get("_class_name") or (content.get("architectures") or [None])[0]
+    if component == "scheduler" or not isinstance(named, str):
+        return _OF_PART.get(component, _Settings)
+    return _OF_CLASS.get(named, _Settings)
 
 
 def check_settings(content: Any, component: str, where: str) -> None:
@@ -117,7 +133,7 @@ def check_settings(content: Any, component: str, where: str) -> None:
 
 def _invalid(content: Any, component: str) -> str | None:
     try:
-        _OF_PART[component].model_validate(content)
+        _settings_of(content, component).model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         key = ".".join(map(str, first["loc"][:1]))

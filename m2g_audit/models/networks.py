@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import ModelMixin, SchedulerMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,12 +20,20 @@ from transformers.utils import logging as transformers_logging
 
 from m2g_audit.diagnostics.numerics import out_of_memory
 from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.models.model_folder import ModelFolder
+from m2g_audit.models.levels import is_flow
+from m2g_audit.models.model_folder import NOT_ASKED, ModelFolder
 from m2g_audit.models.no_model import FUSE
-from m2g_audit.models.weight_files import count_and_names
+from m2g_audit.models.tokens import check_tokenizer
+from m2g_audit.models.weight_files import count_and_names, of_transformers, read_object
 from m2g_audit.text import first_line
 
-_NAMES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
+_NAMES = {
+    "unet": "U-Net",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "text_encoder_3": "third text encoder",
+}
 # Buffers that were once saved, and the rest of a CLIP whose text half is the encoder.
 _HARMLESS = re.compile(
     r"(^|\.)position_ids$|^(vision_model|visual_projection|text_projection)\.|^logit_scale$"
@@ -39,8 +48,74 @@ _UNWRAP = (
 )
 
 
-def load_network(folder: ModelFolder, component: str) -> Any:
-    """The network of one part, in float32 on the CPU, for inference.
+def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
+    """The pipeline of a text-to-image folder on the CPU, without what its pictures do not need.
+
+    Raises ModelError for what only its networks tell: another conditioning, weights that do not
+    fit.
+    """
+    kind = _pipeline_class(folder)
+    _check_channels(folder)
+    with quiet(), readable(folder, "pipeline"):
+        scheduler = load_scheduler(folder)
+        tokenizers = {
+            part: _load_plain(folder, part, PreTrainedTokenizerBase)
+            for part in folder.others
+            if part != "scheduler"
+        }
+        networks = {part: load_network(folder, part, dtype) for part in folder.networks}
+        index = read_object(folder.path / "model_index.json")
+        left_out = {part: None for part in NOT_ASKED if part in index}
+        if "requires_safety_checker" in index:
+            left_out["requires_safety_checker"] = False  # type: ignore[assignment]
+        pipe: Any = kind.from_pretrained(
+            folder.path,
+            **networks,
+            **tokenizers,
+            **left_out,
+            scheduler=scheduler,
+            local_files_only=True,
+        )
+        for encoder, part in networks.items():
+            if of_transformers(encoder) and (own := _tokenizer_of(encoder)) in tokenizers:
+                check_tokenizer(tokenizers[own], part, folder.id)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _tokenizer_of(encoder: str) -> str:
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _pipeline_class(folder: ModelFolder) -> Any:
+    kind = getattr(diffusers, folder.class_name, None)
+    takes_prompts = (
+        isinstance(kind, type)
+        and issubclass(kind, DiffusionPipeline)
+        and "prompt" in signature(kind.__call__).parameters
+    )
+    if not takes_prompts:
+        raise ModelError(
+            f"{folder.id} is a {folder.class_name}, which is no text-to-image pipeline of the "
+            "installed diffusers. Update diffusers, or give another model."
+        )
+    return kind
+
+
+def _check_channels(folder: ModelFolder) -> None:
+    if "unet" not in folder.networks or "vae" not in folder.networks:
+        return
+    unet, vae = folder.config("unet"), folder.config("vae")
+    channels = unet.get("in_channels"), vae.get("latent_channels")
+    if channels[0] != channels[1]:
+        raise ModelError(
+            f"The U-Net of {folder.id} takes {channels[0]} channels, its VAE gives {channels[1]}: "
+            "an inpainting, depth or other image-conditioned model, not text-to-image."
+        )
+
+
+def load_network(folder: ModelFolder, component: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The network of one part on the CPU, for inference.
 
     Raises ModelError unless its weights are those that its config.json asks for, no more, no fewer
     and of the same shapes: what is missing would be drawn at random, what is left over ignored.
@@ -52,17 +127,21 @@ def load_network(folder: ModelFolder, component: str) -> Any:
         else:
             network, found = _load_diffuser(folder, component, kind)
     _refuse_unfit(folder, component, found)
+    # Not diffusers' own `to`, whose name for the dtype differs between its versions.
+    torch.nn.Module.to(network, dtype)
     return network.eval().requires_grad_(False)
 
 
 def load_scheduler(folder: ModelFolder) -> Any:
-    """The scheduler of a model; ModelError unless it has a noise schedule of betas.
+    """The scheduler of a model; ModelError unless it has a noise schedule of betas, or is a flow's.
 
     From settings without betas another scheduler would make up a schedule that no training saw.
     """
     _, name = folder.class_of("scheduler")
     scheduler = _load_plain(folder, "scheduler", SchedulerMixin)
     said = folder.config("scheduler")
+    if is_flow(scheduler):
+        return scheduler
     if not hasattr(scheduler, "alphas_cumprod") or not (
         said.get("trained_betas") or said.keys() >= {"beta_start", "beta_end"}
     ):
@@ -71,11 +150,6 @@ def load_scheduler(folder: ModelFolder) -> Any:
             "with is not known. Save it with the scheduler of its training, such as DDPMScheduler."
         )
     return scheduler
-
-
-def load_tokenizer(folder: ModelFolder) -> Any:
-    """The tokenizer of a model; ModelError where it can't be loaded."""
-    return _load_plain(folder, "tokenizer", PreTrainedTokenizerBase)
 
 
 def _load_plain(folder: ModelFolder, component: str, base: type) -> Any:
@@ -160,8 +234,8 @@ def _refuse_unfit(
     said = [f"{what} {count_and_names(keys)}" for what, keys in faults.items() if keys]
     if said:
         raise ModelError(
-            f"The weights of the {_NAMES[component]} of {folder.id} do not fit the network of its "
-            f"config.json: {'; '.join(said)}. {_way_out(strange)}"
+            f"The weights of the {_NAMES.get(component, component)} of {folder.id} do not fit the "
+            f"network of its config.json: {'; '.join(said)}. {_way_out(strange)}"
         )
 
 

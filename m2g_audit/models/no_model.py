@@ -23,7 +23,7 @@ FUSE = (
     f"unload_lora_weights, then {_SAVE}"
 )
 """How a LoRA becomes part of a model that can be audited."""
-_OTHERS = "Give the folder of a Stable Diffusion 1.x or 2.x model in diffusers' layout."
+_OTHERS = "Give the folder of a text-to-image model in diffusers' layout."
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 # A Stable Diffusion in half precision has 1.7 GB.
 _LEAST_CHECKPOINT = 5 * 10**8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from m2g_audit.files import digest
-from m2g_audit.models.model_folder import ModelFolder
+from m2g_audit.models.model_folder import NOT_ASKED, ModelFolder
 from m2g_audit.models.networks import load_network
 from m2g_audit.models.own_settings import OwnSettings
 from m2g_audit.models.protocol import ModelIdentity
@@ -55,8 +55,13 @@ class InMemory:
     revision = None
     path = None
 
-    def __init__(self, pipe: Any, parts: Sequence[str]) -> None:
-        self._pipe, self._parts = pipe, parts
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._parts = sorted(
+            name
+            for name, part in pipe.components.items()
+            if isinstance(part, nn.Module) and name not in NOT_ASKED
+        )
         self.class_name = type(pipe).__name__
         self.id = f"{pipe.config.get('_name_or_path') or self.class_name} (in memory)"
 
@@ -79,14 +84,18 @@ class InMemory:
 
     @cached_property
     def configuration(self) -> Mapping[str, Any]:
-        """The settings of every part, and the hash of the tokenizer's words."""
+        """The settings of every part, and the hash of each tokenizer's words."""
         parts = {
             name: _plain(part.config)
             for name in (*self._parts, "scheduler")
             if (part := getattr(self._pipe, name, None)) is not None
         }
-        words = digest(self._pipe.tokenizer.get_vocab())
-        return parts | {"tokenizer": words, "pipeline": self.class_name}
+        words = {
+            name: digest(part.get_vocab())
+            for name, part in self._pipe.components.items()
+            if hasattr(part, "get_vocab")
+        }
+        return parts | words | {"pipeline": self.class_name}
 
     def own_settings(self) -> OwnSettings:
         """Nothing: a pipeline in memory brings no m2g.json."""

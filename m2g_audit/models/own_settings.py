@@ -17,13 +17,15 @@ OWN_SETTINGS_FILE = "m2g.json"
 class OwnSettings(BaseModel):
     """How a model is meant to be sampled and compared, and the world that its pictures are of.
 
-    world: what stands for its training set, where this program can draw that again.
+    size: (height, width) of its pictures in pixels; world: what stands for its training set, where
+    this program can draw that again.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     steps: Annotated[int, Field(ge=1)] | None = None
     guidance: Annotated[float, Field(ge=0)] | None = None
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     metric: str | None = None
     world: str | None = None
 

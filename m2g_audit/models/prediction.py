@@ -21,13 +21,16 @@ def noise_from_output(
     """epsilon from what a network predicts at (x, t).
 
     epsilon: as it is. v_prediction: v = alpha eps - sigma x_0, so eps = alpha v + sigma x
-    (Salimans & Ho 2022). sample: eps = (x - alpha x_0) / sigma.
+    (Salimans & Ho 2022). sample: eps = (x - alpha x_0) / sigma. flow_prediction: v = eps - x_0 at
+    alpha = 1 - sigma, so eps = x + alpha v (Lipman et al. 2023; Liu et al. 2023).
     """
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     if prediction_type == "v_prediction":
         return alpha * output + sigma * x
     if prediction_type == "sample":
         return (x - alpha * output) / sigma
+    if prediction_type == "flow_prediction":
+        return x + alpha * output
     return output
 
 

@@ -51,8 +51,8 @@ class Generations:
     once, less than asked where memory ran out.
     """
 
-    latents: Float[Tensor, " n c h w"]
-    clean: Float[Tensor, " n c h w"]
+    latents: Float[Tensor, " n *shape"]
+    clean: Float[Tensor, " n *shape"]
     images: Float[Tensor, " n 3 H W"]
     finite: Bool[Tensor, " n"]
     fitted: int
@@ -61,7 +61,7 @@ class Generations:
 class TextToImage(Protocol):
     """A text-to-image model: pictures of prompts, and score models of its latents.
 
-    A family of models is added by a class that has these, and by its line in `loading.LOADERS`.
+    `pipeline.Pipeline` is one, over any pipeline of diffusers.
     """
 
     schedule: NoiseSchedule
@@ -84,9 +84,17 @@ class TextToImage(Protocol):
         """The model's own guidance; UsageError where the usual one does not fit it."""
         ...
 
+    def resolve_guidance(self, guidance: float) -> float:
+        """The guidance as it is used; UsageError for what the model can't be given."""
+        ...
+
+    def is_guided(self, guidance: float) -> bool:
+        """Whether pictures under this guidance are led away from a negative prompt."""
+        ...
+
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of one latent."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent as the scheduler sees it: (c, h, w), or packed."""
         ...
 
     @property
@@ -141,12 +149,12 @@ class TextToImage(Protocol):
 
     def encode(
         self, images: Float[Tensor, " n 3 H W"], *, batch_size: int = 16
-    ) -> Float[Tensor, " n c h w"]:
+    ) -> Float[Tensor, " n *shape"]:
         """Latents of images in [0, 1]; fp32 on the CPU."""
         ...
 
     def decode(
-        self, latents: Float[Tensor, " n c h w"], *, batch_size: int = 16
+        self, latents: Float[Tensor, " n *shape"], *, batch_size: int = 16
     ) -> Float[Tensor, " n 3 H W"]:
         """Images of latents, fp32 on the CPU in [0, 1], on 256 levels."""
         ...

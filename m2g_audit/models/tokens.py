@@ -1,9 +1,12 @@
-"""Whether a model's tokenizer is the one that its text encoder was trained with."""
+"""A model's tokenizers: whether they fit its text encoders, and what these read of a prompt."""
 
 from __future__ import annotations
 
 import re
+from inspect import signature
 from typing import Any
+
+from transformers import CLIPTokenizer
 
 from m2g_audit.errors import ModelError
 
@@ -19,7 +22,9 @@ def check_tokenizer(tokenizer: Any, text_encoder: Any, name: str) -> None:
     Without its vocabulary a tokenizer makes the same of all prompts, without its merges it spells
     them letter by letter, and with too many tokens it asks for embeddings that are not there.
     """
-    said = _size(tokenizer, text_encoder) or _length(tokenizer, text_encoder) or _merges(tokenizer)
+    said = _size(tokenizer, text_encoder)
+    if isinstance(tokenizer, CLIPTokenizer):
+        said = said or _length(tokenizer, text_encoder) or _merges(tokenizer)
     if tokenizer.pad_token is None:
         said = "it has no token that fills up short prompts (`pad_token` in tokenizer_config.json)"
     if said:
@@ -61,3 +66,35 @@ def _merges(tokenizer: Any) -> str | None:
         f"of {len(some)} words that it has tokens for it takes {len(some) - whole} apart, as if "
         "merges.txt were empty"
     )
+
+
+class Reader:
+    """What a pipeline's text encoders read of a prompt; the one that reads most counts."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        named = signature(pipe.__call__).parameters.get("max_sequence_length")
+        longest = 0
+        for name, part in pipe.components.items():
+            if name.startswith("tokenizer") and part is not None:
+                own = part.model_max_length
+                # Others than CLIP's are cut where the pipeline says.
+                window = own if isinstance(part, CLIPTokenizer) or named is None else named.default
+                if window > longest:
+                    self._tokenizer, longest = part, window
+        self._window = longest
+
+    def count(self, prompt: str) -> tuple[int, int]:
+        """(tokens that `prompt` has, tokens that are read), marks included."""
+        return len(self._tokens(prompt)), self._window
+
+    def cut_off(self, prompt: str) -> str:
+        """The end of `prompt` that is not read, as its tokens spell it."""
+        # The encoder's last place is the end mark's.
+        return self._tokenizer.decode(self._tokens(prompt)[self._window - 1 : -1])
+
+    def _tokens(self, prompt: str) -> list[int]:
+        # A word of a textual inversion may stand for several vectors, each a token.
+        convert = getattr(self._pipe, "maybe_convert_prompt", None)
+        whole = prompt if convert is None else convert(prompt, self._tokenizer)
+        return self._tokenizer(whole, verbose=False).input_ids

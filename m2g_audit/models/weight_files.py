@@ -83,14 +83,19 @@ def cached_repo(path: Path) -> str | None:
     )
 
 
+def of_transformers(component: str) -> bool:
+    """Whether a part is a network of transformers, by its name, and not of diffusers."""
+    return component.startswith("text_encoder")
+
+
 def stem(component: str) -> str:
     """How the weights' files of a part are named, without their ends."""
-    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if of_transformers(component) else "diffusion_pytorch_model"
 
 
 def pickle_name(component: str) -> str:
     """The file of a part's weights where they are a pickle."""
-    return "pytorch_model.bin" if component == "text_encoder" else f"{stem(component)}.bin"
+    return "pytorch_model.bin" if of_transformers(component) else f"{stem(component)}.bin"
 
 
 def weights(place: Place, folder: Path, component: str, allow_pickle: bool) -> list[Path]:
@@ -98,7 +103,7 @@ def weights(place: Place, folder: Path, component: str, allow_pickle: bool) -> l
     single = folder / f"{stem(component)}.safetensors"
     index = folder / f"{single.name}.index.json"
     # Where there are both, transformers loads the single file and diffusers what the index names.
-    order = (single, index) if component == "text_encoder" else (index, single)
+    order = (single, index) if of_transformers(component) else (index, single)
     chosen = next((file for file in order if file.is_file()), None)
     if chosen == index:
         return _shards(index, place)

@@ -217,7 +217,7 @@ def test_the_doctor_ticks_a_complete_model(hub: Hub, monkeypatch: pytest.MonkeyP
     assert (item.at_hand, item.detail) == (True, "in the hub's cache, 1.0 GB")
 
 
-@pytest.mark.parametrize("fault", ["missing", "variant", "other family", "pickle"])
+@pytest.mark.parametrize("fault", ["missing", "variant", "other task", "pickle"])
 def test_the_doctor_says_what_loading_says(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -231,7 +231,7 @@ def test_the_doctor_says_what_loading_says(
     elif fault == "pickle":
         file.rename(file.with_suffix(".bin"))
     else:
-        name = "StableDiffusionXLPipeline"
+        name = "StableDiffusionXLImg2ImgPipeline"
         index.write_text(index.read_text().replace("StableDiffusionPipeline", name))
     hub.online = False
     item = told_by_the_doctor(hub, monkeypatch)

@@ -11,7 +11,6 @@ from diffusers import DDPMPipeline, EDMEulerScheduler, StableDiffusionPipeline
 
 from m2g_audit.errors import ModelError
 from m2g_audit.models.loading import load_model
-from m2g_audit.models.model_folder import TEXT_TO_IMAGE
 from m2g_audit.models.origins import InMemory
 from tests.support import tiny
 
@@ -80,7 +79,7 @@ def test_a_class_of_ones_own_is_asked_itself() -> None:
 
 def test_curvature_of_a_pipeline_in_half_precision_is_taken_in_float32() -> None:
     pipe = tiny.text_to_image().to(torch.float16)
-    exact = InMemory(pipe, TEXT_TO_IMAGE.weighted).exact("unet")
+    exact = InMemory(pipe).exact("unet")
     assert {p.dtype for p in exact.parameters()} == {torch.float32}
     assert {p.dtype for p in pipe.unet.parameters()} == {torch.float16}
 

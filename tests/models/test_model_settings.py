@@ -144,5 +144,5 @@ def test_a_model_of_pictures_that_are_no_multiple_of_8_is_refused(
     copy = shutil.copytree(folder, tmp_path / "copy")
     file = copy / "unet" / "config.json"
     file.write_text(changed(file, "sample_size", 9))
-    with pytest.raises(ModelError, match="18 x 18 pixels"):
+    with pytest.raises(ModelError, match="divisible by 8 but are 18 and 18"):
         load_model(copy, device="cpu")

@@ -13,6 +13,7 @@ from torch import Tensor
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import NumericsError
+from m2g_audit.models.guidance import resolve_guidance
 from m2g_audit.models.protocol import Generations, ModelIdentity
 from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
 
@@ -110,6 +111,12 @@ class FakePipeline:
     @property
     def network_config(self) -> Mapping[str, Any]:
         return {}
+
+    def resolve_guidance(self, guidance: float) -> float:
+        return resolve_guidance(guidance)
+
+    def is_guided(self, guidance: float) -> bool:
+        return guidance > 1
 
     def token_count(self, prompt: str) -> tuple[int, int]:
         return len(prompt.split()) + 2, 20
