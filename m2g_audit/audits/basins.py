@@ -85,6 +85,11 @@ def _basin_record(job: Job, basin: Basin, search: CriticalTimeSearch) -> BasinRe
     return BasinRecord(
         algorithm="alg1" if job.setup.settings.basin_exact else "bisection",
         critical_time=basin.critical_time,
+        noise_ratio=(
+            float(job.setup.pipeline.schedule.ratio(basin.critical_time))
+            if basin.critical_time
+            else None
+        ),
         critical_times=basin.times.tolist(),
         radius=float(basin.radii.mean()),
         log_volume=float(basin.log_volumes.mean()),

@@ -213,7 +213,11 @@ class AuditOptions:
     ] = 0.03
     t0: Annotated[
         int,
-        Flag("Where curvature is taken: an early step of the noise schedule.", MEASURES, least=0),
+        Flag(
+            "Where curvature is taken: at the noise of this step of Stable Diffusion's schedule.",
+            MEASURES,
+            least=0,
+        ),
     ] = 5
     spectrum_samples: Annotated[
         int, Flag("How many pictures get a spectrum.", MEASURES, least=1)

@@ -176,6 +176,7 @@ def _model_record(job: Job) -> ModelRecord:
     identity = job.setup.pipeline.identity
     return ModelRecord(
         **asdict(identity),
+        guidance_kind=job.setup.pipeline.guidance_kind,
         configuration_sha256=identity.configuration_sha256,
         latent_shape=job.setup.pipeline.latent_shape,
         image_size=job.setup.pipeline.image_size,

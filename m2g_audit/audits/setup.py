@@ -17,6 +17,7 @@ from m2g_audit.calibration.calibration_record import ModelKind
 from m2g_audit.calibration.fitting import Facts, Fitting
 from m2g_audit.errors import UsageError
 from m2g_audit.models.base_model import BaseModel, find_base
+from m2g_audit.models.levels import stable_diffusion_ratios
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.decoding import PictureReading
@@ -240,10 +241,9 @@ def _resolve_settings(
     steps, guidance = options.steps, options.guidance
     large = max(pipeline.image_size) > 128
     batch_size = (1 if pipeline.device.type == "cpu" else 4) if large else 16
-    if options.t0 >= len(pipeline.schedule):
-        raise UsageError(
-            f"--t0 {options.t0} is not possible: give less than {len(pipeline.schedule)}."
-        )
+    ratios = stable_diffusion_ratios()
+    if options.t0 >= len(ratios):
+        raise UsageError(f"--t0 {options.t0} is not possible: give less than {len(ratios)}.")
     asked = {key: value for key, value in options.named().items() if key != "negative_prompt"}
     has_reference = reference != NO_REFERENCE
     seeds = AUTO[-1].seeds if options.seeds == "auto" else options.seeds
@@ -264,7 +264,7 @@ def _resolve_settings(
         reference_flipped=options.reference_flipped,
         spectrum=options.spectrum,
         spectrum_tolerance=options.spectrum_tolerance,
-        t0=options.t0,
+        t0=pipeline.schedule.nearest(float(ratios[options.t0])),
         spectrum_samples=options.spectrum_samples,
         spectrum_score=options.spectrum_score,
         basin=options.basin,

@@ -101,8 +101,8 @@ def _measure_spectrum(
     )
     if isinstance(found, FastSpectrum):
         centre = flipd(model, latents, settings.t0, seed=seed)
-        return _keep_fast_spectrum(run, sample, found, centre)
-    return _keep_spectrum(run, sample, found)
+        return _keep_fast_spectrum(job, run, sample, found, centre)
+    return _keep_spectrum(job, run, sample, found)
 
 
 def _spectrum_name(i: int) -> str:
@@ -110,7 +110,11 @@ def _spectrum_name(i: int) -> str:
 
 
 def _keep_fast_spectrum(
-    run: RunDirectory, sample: SeedRecord, spectrum: FastSpectrum, centre: tuple[float, float]
+    job: Job,
+    run: RunDirectory,
+    sample: SeedRecord,
+    spectrum: FastSpectrum,
+    centre: tuple[float, float],
 ) -> CurvatureRecord:
     fast = FastRecord(
         error=spectrum.error,
@@ -132,10 +136,11 @@ def _keep_fast_spectrum(
         "alg2": fast_spectrum.in_paper_units(spectrum, "alg2"),
         "alg3": fast_spectrum.in_paper_units(spectrum, "alg3"),
     }
-    return _keep_spectrum(run, sample, spectrum, fast, predicted)
+    return _keep_spectrum(job, run, sample, spectrum, fast, predicted)
 
 
 def _keep_spectrum(
+    job: Job,
     run: RunDirectory,
     sample: SeedRecord,
     spectrum: exact_spectrum.Spectrum,
@@ -144,11 +149,14 @@ def _keep_spectrum(
 ) -> CurvatureRecord:
     values = torch.from_numpy(np.ascontiguousarray(spectrum.singular_values))
     short = len(values) <= _INLINE_SPECTRUM
+    pipeline, settings = job.setup.pipeline, job.setup.settings
     entry = CurvatureRecord(
         image=sample.index,
         state=sample.state,
         attractor=sample.attractor,
         t0=spectrum.t0,
+        noise_ratio=float(pipeline.schedule.ratio(spectrum.t0)),
+        last_noise_ratio=pipeline.last_ratio(steps=settings.steps, scheduler=settings.scheduler),
         kind=spectrum.kind,
         score=cast(Any, spectrum.score),
         algorithm=spectrum.algorithm,

@@ -117,6 +117,8 @@ def _flat(model: ScoreModel, samples: Float[Tensor, " n *shape"]) -> Float[Tenso
 
 def _gradient(model: ScoreModel, x: Float[Tensor, " b N"]) -> Float[Tensor, " b N"]:
     """grad u = -beta_0 (score + x / 2) (Eq. 38, 42) at t = 0; without x / 2 on a VE schedule."""
+    if model.schedule.kind == "flow":
+        raise UsageError("Alg. 4 is of diffusion models: a flow has no drift that it could be of.")
     at = x.to(model.device, model.dtype).reshape(-1, *model.shape)
     score = check_finite(model.score(at, 0), "the score").cpu().double().flatten(1)
     drift = 0.5 * x if model.schedule.kind == "vp" else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
 from typing import Literal
 
 import numpy as np
@@ -64,6 +64,15 @@ class NoiseSchedule:
     def sigma(self, t: Index) -> Float[Tensor, " *b"]:
         """sigma_t in float64 for an index or a tensor of indices."""
         return self.sigmas[self._checked(t)]
+
+    def ratio(self, t: Index) -> Float[Tensor, " *b"]:
+        """sigma_t / alpha_t, by which the levels of any two schedules compare."""
+        return self.sigma(t) / self.alpha(t)
+
+    def nearest(self, ratio: float) -> int:
+        """The index of the level whose sigma / alpha is nearest to `ratio`, in log."""
+        levels = self.sigmas / self.alphas
+        return int((levels.log() - log(ratio)).abs().argmin())
 
     def _checked(self, t: Index) -> Int[Tensor, " *b"]:
         # A negative index would silently read the noisiest level.

@@ -34,6 +34,13 @@ class Levels:
         """epsilon from what the network predicts at (x, t)."""
         return noise_from_output(self.prediction_type, output, x, t, self.schedule)
 
+    def ratio(self, timestep: float) -> float:
+        """sigma / alpha at a timestep of the scheduler, without end where all is noise."""
+        if self.schedule.kind != "flow":
+            return float(self.schedule.ratio(min(round(timestep), len(self.schedule) - 1)))
+        sigma = timestep / self.count
+        return sigma / (1 - sigma) if sigma < 1 else float("inf")
+
     def spread(self) -> tuple[int, int, int]:
         """Three indices, of much noise, a middle amount and little."""
         last = len(self.schedule) - 1

@@ -71,7 +71,7 @@ TEXT_TO_IMAGE = Family(
     "text-to-image",
     ("unet", "transformer", "vae", "movq", *_TEXT_ENCODERS),
     ("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"),
-    (("unet", "transformer"), ("vae", "movq"), _TEXT_ENCODERS, ("scheduler",)),
+    (("unet", "transformer"), _TEXT_ENCODERS, ("scheduler",)),
 )
 UNCONDITIONAL = Family(
     "unconditional",
@@ -366,8 +366,12 @@ def _parts(path: Path, name: str, family: Family) -> tuple[tuple[str, ...], tupl
     Raises ModelError where one is not known, is missing, or would run its own code.
     """
     index = read_object(path / "model_index.json")
-    held = [part for part, said in index.items() if isinstance(said, list) and said != [None, None]]
     known = (*family.networks, *family.others)
+    held = [
+        part
+        for part, said in index.items()
+        if _is_part(said) or (part in known and said not in (None, [None, None]))
+    ]
     for group in family.required:
         if not any(part in held for part in group):
             raise ModelError(
@@ -388,7 +392,12 @@ def _parts(path: Path, name: str, family: Family) -> tuple[tuple[str, ...], tupl
     )
 
 
-def _refuse_foreign_code(name: str, component: str, said: list[Any]) -> None:
+def _is_part(said: Any) -> bool:
+    """Whether an entry of an index names a class, and is no setting of the pipeline."""
+    return isinstance(said, list) and len(said) == 2 and all(isinstance(x, str) for x in said)
+
+
+def _refuse_foreign_code(name: str, component: str, said: Any) -> None:
     match said:
         case [str(library), str(class_name)]:
             pass

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from m2g_audit.diagnostics.numerics import out_of_memory
@@ -59,15 +59,19 @@ def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
     with quiet(), readable(folder, "pipeline"):
         scheduler = load_scheduler(folder)
         tokenizers = {
-            part: _load_plain(folder, part, PreTrainedTokenizerBase)
+            part: _load_plain(folder, part, PreTrainedTokenizerBase, ProcessorMixin)
             for part in folder.others
             if part != "scheduler"
         }
         networks = {part: load_network(folder, part, dtype) for part in folder.networks}
         index = read_object(folder.path / "model_index.json")
-        left_out = {part: None for part in NOT_ASKED if part in index}
+        # Of a pipeline's parts some are not asked, and some, as T5, were left out by who saved it.
+        wanted = signature(kind.__init__).parameters
+        held = (*folder.networks, *folder.others)
+        parts = (*folder.family.networks, *folder.family.others, *NOT_ASKED)
+        left_out: dict[str, Any] = {p: None for p in parts if p in wanted and p not in held}
         if "requires_safety_checker" in index:
-            left_out["requires_safety_checker"] = False  # type: ignore[assignment]
+            left_out["requires_safety_checker"] = False
         pipe: Any = kind.from_pretrained(
             folder.path,
             **networks,
@@ -152,8 +156,8 @@ def load_scheduler(folder: ModelFolder) -> Any:
     return scheduler
 
 
-def _load_plain(folder: ModelFolder, component: str, base: type) -> Any:
-    kind = _class(folder, component, base)
+def _load_plain(folder: ModelFolder, component: str, *bases: type) -> Any:
+    kind = _class(folder, component, *bases)
     with quiet(), readable(folder, component):
         return kind.from_pretrained(folder.location(component), local_files_only=True)
 

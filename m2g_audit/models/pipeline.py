@@ -34,7 +34,7 @@ from m2g_audit.models import latents as latent_units
 from m2g_audit.models import sampling
 from m2g_audit.models.bound_score import BoundScore
 from m2g_audit.models.denoiser import GUIDED, Denoiser, Unlike, difference
-from m2g_audit.models.guidance import MIXES, argument_of, resolve_guidance
+from m2g_audit.models.guidance import MIXES, GuidanceKind, argument_of, resolve_guidance
 from m2g_audit.models.learning import learn_denoiser
 from m2g_audit.models.levels import is_flow, levels_of
 from m2g_audit.models.model_folder import ModelFolder
@@ -245,6 +245,14 @@ class Pipeline:
         except Unlike:
             return 1.0
 
+    @property
+    def guidance_kind(self) -> GuidanceKind | None:
+        """How its pipeline guides, None where that could not be made out."""
+        try:
+            return self._denoiser.guidance
+        except Unlike:
+            return None
+
     def is_guided(self, guidance: float) -> bool:
         """Whether pictures under this guidance are led away from a negative prompt."""
         try:
@@ -301,14 +309,14 @@ class Pipeline:
         if not takes_plain_steps(self._sampler):
             return None
         scheduler = deepcopy(self._sampler)
-        shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
-        scheduler.set_timesteps(3, **shift)
-        times = [float(t) for t in scheduler.timesteps]
+        _, start, end = self._times(scheduler, 3)
+        if not self._flow:  # DDIM's own next level, which need not be the next that it asks at
+            end = start - self._levels.count // 3
         generator = torch.Generator("cpu").manual_seed(0)
         output, sample = torch.randn(2, 1, *self.latent_shape, generator=generator)
         scheduler.step(output, scheduler.timesteps[0], sample)
         following = scheduler.step(output, scheduler.timesteps[1], sample, return_dict=False)[0]
-        return step_difference(self._levels, output, sample, following, (times[1], times[2]))
+        return step_difference(self._levels, output, sample, following, (start, end))
 
     def bind(
         self,
@@ -470,12 +478,20 @@ class Pipeline:
     ) -> int:
         """How often the network answers for one picture of `generate`: twice a time if guided."""
         steps, guidance = self._sampling(steps, guidance)
-        chosen = self._scheduler(scheduler)
-        shift = {"mu": 1.0} if chosen.config.get("use_dynamic_shifting") else {}
         # Some schedulers (PNDM) take more evaluations than steps.
-        with self._possible(chosen, steps):
-            chosen.set_timesteps(steps, **shift)
-        return len(chosen.timesteps) * (2 if self.is_guided(guidance) else 1)
+        times = self._times(self._scheduler(scheduler), steps)
+        return len(times) * (2 if self.is_guided(guidance) else 1)
+
+    def last_ratio(self, *, steps: int, scheduler: SchedulerChoice = "ddim") -> float:
+        """sigma / alpha of the last level that sampling asks the network at."""
+        return self._levels.ratio(self._times(self._scheduler(scheduler), steps)[-1])
+
+    def _times(self, scheduler: Any, steps: int) -> list[float]:
+        """The timesteps at which a scheduler asks the network, without shifts by picture size."""
+        shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+        with self._possible(scheduler, steps):
+            scheduler.set_timesteps(steps, **shift)
+        return [float(t) for t in scheduler.timesteps]
 
     def _sampling(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
         """Steps and guidance as they will be used; UsageError for those that can't be."""

@@ -88,6 +88,15 @@ class TextToImage(Protocol):
         """The guidance as it is used; UsageError for what the model can't be given."""
         ...
 
+    @property
+    def guidance_kind(self) -> str | None:
+        """How its pipeline guides (`guidance.GuidanceKind`), None where that is not known."""
+        ...
+
+    def last_ratio(self, *, steps: int, scheduler: SchedulerChoice) -> float:
+        """sigma / alpha of the last level that sampling asks the network at."""
+        ...
+
     def is_guided(self, guidance: float) -> bool:
         """Whether pictures under this guidance are led away from a negative prompt."""
         ...

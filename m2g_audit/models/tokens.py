@@ -22,6 +22,7 @@ def check_tokenizer(tokenizer: Any, text_encoder: Any, name: str) -> None:
     Without its vocabulary a tokenizer makes the same of all prompts, without its merges it spells
     them letter by letter, and with too many tokens it asks for embeddings that are not there.
     """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
     said = _size(tokenizer, text_encoder)
     if isinstance(tokenizer, CLIPTokenizer):
         said = said or _length(tokenizer, text_encoder) or _merges(tokenizer)
@@ -37,7 +38,9 @@ def check_tokenizer(tokenizer: Any, text_encoder: Any, name: str) -> None:
 def _size(tokenizer: Any, text_encoder: Any) -> str | None:
     numbers = tokenizer.get_vocab().values()
     rows = text_encoder.get_input_embeddings().num_embeddings
-    if numbers and max(numbers) < rows and rows - len(numbers) <= max(_PADDED, rows // 100):
+    # Language models keep rows for tokens that may come; CLIP's vocabulary is whole.
+    spare = max(_PADDED, rows // 100) if isinstance(tokenizer, CLIPTokenizer) else rows // 2
+    if numbers and max(numbers) < rows and rows - len(numbers) <= spare:
         return None
     highest = f" up to number {max(numbers):,}" if numbers else ""
     return f"it has {len(numbers):,} tokens{highest}, the text encoder knows {rows:,}"
@@ -77,6 +80,7 @@ class Reader:
         longest = 0
         for name, part in pipe.components.items():
             if name.startswith("tokenizer") and part is not None:
+                part = getattr(part, "tokenizer", part)  # of a processor
                 own = part.model_max_length
                 # Others than CLIP's are cut where the pipeline says.
                 window = own if isinstance(part, CLIPTokenizer) or named is None else named.default

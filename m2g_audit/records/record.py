@@ -23,7 +23,7 @@ from m2g_audit.records.vocabulary import (
     VerdictWord,
 )
 
-SCHEMA_VERSION = "3.1"
+SCHEMA_VERSION = "3.2"
 
 # JSON has no NaN: a number that could not be had is null, never a NaN that looks like one.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -68,9 +68,13 @@ class ModelRecord(Part):
     scheduler: str
     """The class of its own scheduler."""
     prediction_type: str
-    """What its network predicts: epsilon, v_prediction or sample."""
+    """What its network predicts: epsilon, v_prediction, sample or flow_prediction."""
+    guidance_kind: str | None = None
+    """How its pipeline guides: linear, u + g (c - u); offset, c + g (c - u); renormalised, linear
+    and brought to the norm of c, which is the score of no distribution; distilled, told to the
+    network, which has no unconditional branch; none. Null where that could not be made out."""
     latent_shape: tuple[int, ...]
-    """Channels, height and width of a latent."""
+    """The shape of a latent: channels, height and width, or as its pipeline packs it."""
     image_size: tuple[int, int]
     """Height and width of a picture in pixels."""
     safety_checker: Literal["not loaded"] = "not loaded"
@@ -108,7 +112,7 @@ class Settings(Part):
     spectrum_tolerance: Finite
     """The relative error at which a fast spectrum stops."""
     t0: int
-    """The noise level that curvature is taken at, an index into the schedule."""
+    """The noise level that curvature is taken at, an index into the model's schedule."""
     spectrum_samples: int
     """How many samples get a spectrum."""
     spectrum_score: ScoreKind
@@ -304,6 +308,8 @@ class BasinRecord(Part):
     at every check, which ends sooner."""
     critical_time: Index
     """The time up to which at least `delta_p` of the trials recovered at all checks, 0 for none."""
+    noise_ratio: Finite | None = None
+    """sigma / alpha at the critical time, by which levels of any two models compare."""
     critical_times: list[Index]
     """Those of the trials, 0 where a trial never recovered."""
     radius: Finite
@@ -397,6 +403,10 @@ class CurvatureRecord(Part):
     """The attractor that it belongs to, if any."""
     t0: int
     """The noise level, an index into the schedule."""
+    noise_ratio: Finite | None = None
+    """sigma / alpha there, by which levels of any two models compare."""
+    last_noise_ratio: Finite | None = None
+    """sigma / alpha of the last level that sampling asked the network at."""
     kind: Literal["jacobian", "paper"]
     """`jacobian`: singular values of ds/dx times sigma_t^2; `paper`: of the matrix of Alg. 2 or
     3, times sigma_t / sqrt(4N)."""

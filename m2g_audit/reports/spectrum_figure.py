@@ -55,7 +55,8 @@ def spectrum_figure(record: AuditRecord, run_dir: Path) -> bytes:
     axes.set_ylabel(_UNITS[first.kind])
     axes.legend(frameon=False, fontsize=9)
     algorithm = first.algorithm.replace("$", r"\$")
-    title = f"Curvature of the {first.score} score at $t_0$ = {first.t0} ({algorithm})"
+    ratio = "" if first.noise_ratio is None else rf", $\sigma/\alpha$ = {first.noise_ratio:.3g}"
+    title = f"Curvature of the {first.score} score at $t_0$ = {first.t0}{ratio} ({algorithm})"
     axes.set_title(title, loc="left", fontsize=11)
     if predicted:
         _draw_predicted(figure.add_subplot(grid[:, 1]), predicted)

@@ -178,8 +178,10 @@ def _curvature(record: AuditRecord) -> RenderableType:
             *_fast_cells(entry.fast),
         )
     first = record.curvature[0]
+    ratio = "" if first.noise_ratio is None else f", sigma / alpha = {first.noise_ratio:.3g}"
+    level = f"t0 = {first.t0}{ratio}"
     about = Text(
-        f"{first.kind} singular values ({first.algorithm}, {first.score} score, t0 = {first.t0}), "
+        f"{first.kind} singular values ({first.algorithm}, {first.score} score, {level}), "
         f"normalised; {first.evaluations:,} network evaluations for seed {first.image}",
         style="dim",
     )

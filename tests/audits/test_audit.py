@@ -219,7 +219,7 @@ def test_a_batch_of_another_size_is_the_same_run(tmp_path: Path) -> None:
         {"guidance": 1.5},
         {"metric": "tiled_l2"},
         {"spectrum": "exact-alg2"},
-        {"t0": 7},
+        {"t0": 300},
         {"basin": True},
         {"scheduler": "keep"},
         {"seeds": "auto"},

@@ -179,7 +179,7 @@ def test_uncalibrated_findings_fail_at_every_level(run: Run) -> None:
         (("list.csv", "--fail-on", "generalized"), "fail-on"),
         (("list.csv", "--batch-size", "0"), "--batch-size 0 is not possible"),
         (("list.csv", "--reference-complete"), "needs the --reference"),
-        (("list.csv", "--t0", "50"), "--t0 50 is not possible"),
+        (("list.csv", "--t0", "1000"), "--t0 1000 is not possible"),
         (("list.csv", "--delta-s", "0"), "--delta-s 0 is no distance"),
         (("list.csv", "--delta-m", "0.1"), "--delta-s, and with a reference --delta-m too"),
         (("list.csv", "--unseen", "."), "--unseen sets the thresholds of a --reference folder"),

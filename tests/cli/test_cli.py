@@ -172,7 +172,7 @@ def test_another_option_is_another_run(run: Run, pipeline: FakePipeline, tmp_pat
         (["x", "--model", "fake", "--seeds", "0"], 2, "Give at least 2"),
         (["x", "--model", "fake", "--seeds", "1"], 2, "Give at least 2"),
         (["x", "--model", "fake", "--batch-size", "0"], 2, "--batch-size 0 is not possible"),
-        (["x", "--model", "fake", "--t0", "50"], 2, "--t0 50 is not possible"),
+        (["x", "--model", "fake", "--t0", "1000"], 2, "--t0 1000 is not possible"),
         (["x", "--model", "fake", "--seeds", f"1{'0' * 30}"], 2, "give 2 or more, up to 10,000"),
         (["x", "--model", "fake", "--steps", f"1{'0' * 30}"], 2, "give 1 or more, up to 10,000"),
         (["x", "--model", "fake", "--batch-size", f"1{'0' * 30}"], 2, "is not possible"),

@@ -20,6 +20,7 @@ from m2g_audit.calibration.calibration_record import (
     Trained,
     Transfer,
 )
+from m2g_audit.models.levels import stable_diffusion_ratios
 from m2g_audit.pictures.tensors import to_picture
 from m2g_audit.records.record import (
     AuditRecord,
@@ -44,7 +45,9 @@ def training_folder(path: Path, *numbers: int) -> Path:
 DATE = datetime.date(2026, 11, 20)
 
 
-SIGMA = float(FakePipeline.schedule.sigma(5))
+# Where an audit of it takes curvature: at the noise of Stable Diffusion's step 5.
+_T0 = FakePipeline.schedule.nearest(float(stable_diffusion_ratios()[5]))
+SIGMA = float(FakePipeline.schedule.sigma(_T0))
 
 
 KIND = ModelKind(
@@ -94,7 +97,7 @@ def calibration(**changes: Any) -> Calibration:
         "date": DATE,
         "data": CalibrationData(name="digits", images=60_000, shape=(1, 28, 28), scale=1.0),
         "model": CalibrationModel(kind=KIND, parameters=1000, configuration="cd" * 32),
-        "t0": 5,
+        "t0": _T0,
         "sigma_t0": SIGMA,
         "trained": trained,
         "peak_K": 256,

@@ -115,6 +115,11 @@ class FakePipeline:
     def resolve_guidance(self, guidance: float) -> float:
         return resolve_guidance(guidance)
 
+    guidance_kind = "linear"
+
+    def last_ratio(self, *, steps: int, scheduler: SchedulerChoice) -> float:
+        return float(self.schedule.ratio(0))
+
     def is_guided(self, guidance: float) -> bool:
         return guidance > 1
 
