@@ -11,7 +11,7 @@ from m2g_audit.audits.options import AuditOptions
 from m2g_audit.errors import UsageError
 from m2g_audit.models.protocol import TextToImage
 
-_OF_LOADING = ("revision", "dtype", "device", "allow_pickle")
+_OF_LOADING = ("revision", "dtype", "device", "allow_pickle", "lora", "lora_scale")
 
 Loader = Callable[..., TextToImage]
 

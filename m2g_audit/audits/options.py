@@ -90,6 +90,26 @@ class AuditOptions:
     allow_pickle: Annotated[
         bool, Flag("Load weights from pickle files, which can run any code.", MODEL)
     ] = False
+    lora: Annotated[
+        tuple[str, ...],
+        Flag(
+            "A LoRA on top of the model: a safetensors file, or the folder that a trainer wrote. "
+            "Several in order. The model without them is the base.",
+            MODEL,
+            "<path>",
+        ),
+    ] = ()
+    lora_scale: Annotated[
+        tuple[float, ...],
+        Flag("How much of the LoRA is added: one for all, or one for each; 1.", MODEL, "<float>"),
+    ] = ()
+    height: Annotated[
+        int | None,
+        Flag("Pixels of the pictures, with --width; the model's own.", MODEL, least=8),
+    ] = None
+    width: Annotated[int | None, Flag("Pixels of the pictures, with --height.", MODEL, least=8)] = (
+        None
+    )
     reference: Annotated[
         str | None,
         Flag(
@@ -282,8 +302,12 @@ class AuditOptions:
 
     def named(self) -> dict[str, Any]:
         """Return the options by name as JSON values, paths as text."""
-        values = asdict(self)
-        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        return {name: _as_json(value) for name, value in asdict(self).items()}
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the pictures, None for the model's own."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
 
     def check(self) -> None:
         """Raise UsageError for what no prompt could be audited with; needs no model."""
@@ -316,6 +340,10 @@ class AuditOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{flag_of(name)} {value:g} is no distance: give one above 0.")
+        if (self.height is None) != (self.width is None):
+            raise UsageError("--height and --width belong together: give both, or neither.")
+        if self.lora_scale and not self.lora:
+            raise UsageError("--lora-scale says how much of a --lora is added: give one.")
         if self.basin_exact and not self.basin:
             raise UsageError("--exact says how --basin is measured: give both, or neither.")
 
@@ -327,6 +355,12 @@ FLAGS: dict[str, Flag] = {
     if hasattr(hint, "__metadata__")
 }
 """What the command shows of each option, in their order."""
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def flag_of(name: str) -> str:
@@ -346,7 +380,7 @@ def _wanted(name: str) -> str:
     from typing import get_args
 
     def words(kind: Any) -> list[str]:
-        if kind is type(None):
+        if kind in (type(None), ...):
             return []
         if kind in (int, float, bool, str, Path):
             named = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -16,6 +16,7 @@ from m2g_audit.calibration import calibration_record, fitting
 from m2g_audit.calibration.calibration_record import ModelKind
 from m2g_audit.calibration.fitting import Facts, Fitting
 from m2g_audit.errors import UsageError
+from m2g_audit.models.adapters import find_loras
 from m2g_audit.models.base_model import BaseModel, find_base
 from m2g_audit.models.levels import stable_diffusion_ratios
 from m2g_audit.models.loading import load_model
@@ -120,12 +121,21 @@ def set_up(
         dtype=options.dtype,
         device=options.device,
         allow_pickle=options.allow_pickle,
+        loras=find_loras(options.lora, options.lora_scale),
+        size=options.size,
     )
     metric = _load_metric(options, pipeline)
     settings = _resolve_settings(options, name, pipeline, metric, complete=contents is None)
     base = None
     if options.base is not None:
         base = find_base(options.base, pipeline, allow_pickle=options.allow_pickle)
+    elif options.lora:
+        base = find_base(
+            options.model,
+            pipeline,
+            revision=options.revision,
+            allow_pickle=options.allow_pickle,
+        )
     setup = Setup(
         pipeline=pipeline,
         metric=metric,

@@ -66,7 +66,9 @@ def _parameter(name: str) -> Parameter:
     if kind is bool:
         names = names or (flag_of(name),)  # a switch, without a --no- beside it
     option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=flag.panel)
-    if _takes_words_and_numbers(kind):
+    if get_origin(kind) is tuple:
+        kind, default = list[get_args(kind)[0]], []  # type: ignore[misc]  # which Typer repeats
+    elif _takes_words_and_numbers(kind):
         kind, default = str, str(default)
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]

@@ -39,7 +39,7 @@ class BaseModel:
 
     def __init__(self, folder: ModelFolder, tuned: TextToImage, *, allow_pickle: bool) -> None:
         self._folder = folder
-        self._dtype, self._device = tuned.dtype, tuned.device
+        self._dtype, self._device, self._size = tuned.dtype, tuned.device, tuned.size
         self._allow_pickle = allow_pickle
 
     @property
@@ -68,16 +68,19 @@ class BaseModel:
             dtype=self._dtype,
             device=self._device,
             allow_pickle=self._allow_pickle,
+            size=self._size,
         )
 
 
-def find_base(model: str, tuned: TextToImage, *, allow_pickle: bool = False) -> BaseModel:
+def find_base(
+    model: str, tuned: TextToImage, *, revision: str | None = None, allow_pickle: bool = False
+) -> BaseModel:
     """Return the base of a fine-tune; nothing of it is loaded yet.
 
     Raises ModelError for what is no model, UsageError for one that `tuned` can't come from: of
     another architecture or size, or the very same weights.
     """
-    folder = resolve(model, TEXT_TO_IMAGE, allow_pickle=allow_pickle)
+    folder = resolve(model, TEXT_TO_IMAGE, revision=revision, allow_pickle=allow_pickle)
     ours, theirs = tuned.network_config, folder.config(folder.networks[0])
     for name in _SAME:
         mine, other = ours.get(name), theirs.get(name)

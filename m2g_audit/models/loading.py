@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from m2g_audit.errors import ModelError
+from m2g_audit.models.adapters import Lora
 from m2g_audit.models.denoiser import Unlike
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
 from m2g_audit.models.pipeline import Pipeline
@@ -25,6 +27,8 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     allow_pickle: bool = False,
+    loras: Sequence[Lora] = (),
+    size: tuple[int, int] | None = None,
 ) -> TextToImage:
     """Return a text-to-image model, by default on the fastest device, in float16 beyond a CPU.
 
@@ -35,24 +39,29 @@ def load_model(
         dtype: float32, float16 or bfloat16.
         device: cpu, cuda or mps.
         allow_pickle: Load weights from pickle files, which can run any code.
+        loras: LoRA files on top of it (`adapters.find_loras`).
+        size: (height, width) of its pictures in pixels, by default its own.
 
     Raises:
         ModelError: It is no complete text-to-image model.
         ResourceError: It does not fit in memory.
     """
     if isinstance(model, DiffusionPipeline):
-        return _in_memory(model)
+        return _in_memory(model, size)
     folder = resolve(model, TEXT_TO_IMAGE, revision=revision, allow_pickle=allow_pickle)
     place = find_device(device)
-    return _proven(Pipeline.from_folder(folder, dtype=find_dtype(dtype, place), device=place))
+    precision = find_dtype(dtype, place)
+    return _proven(
+        Pipeline.from_folder(folder, dtype=precision, device=place, loras=loras, size=size)
+    )
 
 
-def _in_memory(pipe: Any) -> TextToImage:
+def _in_memory(pipe: Any, size: tuple[int, int] | None) -> TextToImage:
     if "prompt" not in signature(pipe.__call__).parameters:
         raise ModelError(
             f"{type(pipe).__name__} is no pipeline that can be audited: it takes no prompt."
         )
-    return _proven(Pipeline.of(pipe))
+    return _proven(Pipeline.of(pipe, size))
 
 
 def _proven(pipeline: Pipeline) -> Pipeline:

@@ -20,7 +20,7 @@ from m2g_audit.errors import ModelError, OutputError
 from m2g_audit.files import cache_folder, write_atomically
 from m2g_audit.models.model_settings import check_settings
 from m2g_audit.models.names import POCKET
-from m2g_audit.models.no_model import fusing, is_adapter, why_no_model, why_none_on_hub
+from m2g_audit.models.no_model import is_adapter, why_no_model, why_none_on_hub
 from m2g_audit.models.own_settings import OWN_SETTINGS_FILE, OwnSettings, read_own_settings
 from m2g_audit.models.weight_files import Place, pickle_name, read_object, shapes_in, stem, weights
 from m2g_audit.text import printable
@@ -420,8 +420,8 @@ def _refuse_adapters(path: Path, networks: Collection[str]) -> None:
     if adapters:
         raise ModelError(
             f"{adapters[0].relative_to(path)} lies in {path}: a LoRA or another adapter, which is "
-            "not loaded with the model, so that the base alone would be audited. To audit both, "
-            f"{fusing(adapters[0])}; to audit the base, move that file elsewhere."
+            "not loaded with the model, so that the base alone would be audited. Move it "
+            "elsewhere, and give it with --lora to audit both."
         )
 
 

@@ -22,7 +22,6 @@ from m2g_audit.diagnostics.numerics import out_of_memory
 from m2g_audit.errors import AuditError, ModelError
 from m2g_audit.models.levels import is_flow
 from m2g_audit.models.model_folder import NOT_ASKED, ModelFolder
-from m2g_audit.models.no_model import FUSE
 from m2g_audit.models.tokens import check_tokenizer
 from m2g_audit.models.weight_files import count_and_names, of_transformers, read_object
 from m2g_audit.text import first_line
@@ -245,7 +244,7 @@ def _refuse_unfit(
 
 def _way_out(strange: Collection[str]) -> str:
     if any("lora" in key.lower() for key in strange):
-        return f"A LoRA lies among them: {FUSE}."
+        return "A LoRA lies among them: save it alone (save_lora_weights), and give it with --lora."
     if any(key.startswith(("_orig_mod.", "module.")) for key in strange):
         return _UNWRAP
     return _SAVE_ANEW

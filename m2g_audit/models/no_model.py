@@ -18,11 +18,7 @@ from m2g_audit.models.weight_files import cached_repo, read_header, read_object
 from m2g_audit.text import printable
 
 _SAVE = "save_pretrained('folder'), and give that folder"
-FUSE = (
-    "load the base in diffusers (with peft installed), call load_lora_weights, fuse_lora and "
-    f"unload_lora_weights, then {_SAVE}"
-)
-"""How a LoRA becomes part of a model that can be audited."""
+_LORA_WAY = "give its base with --model, and with --lora the LoRA itself, as safetensors"
 _OTHERS = "Give the folder of a text-to-image model in diffusers' layout."
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 # A Stable Diffusion in half precision has 1.7 GB.
@@ -56,7 +52,7 @@ def why_none_on_hub(names: Collection[str]) -> str:
     """What a repository without model_index.json is, by the names of its files."""
     files = [Path(name) for name in names]
     if any(map(is_adapter, files)):
-        return f"holds a LoRA without its base model. To audit both, {FUSE}."
+        return f"holds a LoRA without its base model. To audit both, {_LORA_WAY}."
     if any(file.name.startswith("learned_embeds") for file in files):
         return f"holds an embedding (textual inversion). To audit it, {_invert('OWNER/NAME')}."
     return (
@@ -73,24 +69,10 @@ def is_adapter(file: Path) -> bool:
     return is_lora or name.startswith(("adapter_model.", "adapter_config."))
 
 
-def fusing(adapter: Path) -> str:
-    """How the adapter that a file belongs to becomes part of a model that can be audited."""
-    if not adapter.name.startswith("adapter_"):
-        return FUSE
-    # Of peft's own layout load_lora_weights finds nothing, and says so in a warning only.
-    mapping = _settings(adapter.parent / "adapter_config.json").get("auto_mapping")
-    class_name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
-    part = _PARTS.get(str(class_name), "unet")
-    return (
-        f"load the base in diffusers as `pipe`, set `pipe.{part} = PeftModel.from_pretrained("
-        f"pipe.{part}, {str(adapter.parent)!r}).merge_and_unload()` with peft, {_SAVE}"
-    )
-
-
 def _of_folder(path: Path) -> Iterator[str]:
     """What a folder may be, the surest first."""
-    for file in sorted(filter(is_adapter, (*path.glob("*"), *path.glob("checkpoint-*/*")))):
-        yield f"holds a LoRA without its base model. To audit both, {fusing(file)}."
+    if any(map(is_adapter, (*path.glob("*"), *path.glob("checkpoint-*/*")))):
+        yield f"holds a LoRA without its base model. To audit both, {_LORA_WAY}."
     if any(path.glob("learned_embeds*")):
         yield _embedding(path)
     if (path.parent / "model_index.json").is_file():
@@ -125,7 +107,7 @@ def _of_file(path: Path) -> str:
     if path.suffix in _CHECKPOINTS:
         return (
             f"is a single file of {size:,} bytes, too small for a model: to audit an embedding "
-            f"(textual inversion), {_invert(path)}; to audit a LoRA, {FUSE}."
+            f"(textual inversion), {_invert(path)}; to audit a LoRA, {_LORA_WAY}."
         )
     if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
         return f"is an archive: unpack it, and give the folder. {_OTHERS}"
@@ -142,7 +124,7 @@ def _of_weights(path: Path) -> str:
         return any(map(pattern.search, keys))
 
     if one(_LORA):
-        return f"is a LoRA without its base model. To audit both, {FUSE}."
+        return f"is a LoRA without its base model. To audit both, {_LORA_WAY}."
     if keys and not any("." in key for key in keys):
         return _embedding(path)
     if one(_OTHER_FAMILY):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
+from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from math import prod
@@ -30,15 +31,17 @@ from m2g_audit.diagnostics.numerics import (
 )
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
 from m2g_audit.errors import AuditError, ModelError, NumericsError, UsageError
+from m2g_audit.files import digest
 from m2g_audit.models import latents as latent_units
 from m2g_audit.models import sampling
+from m2g_audit.models.adapters import Lora, attach, attach_to_denoiser
 from m2g_audit.models.bound_score import BoundScore
 from m2g_audit.models.denoiser import GUIDED, Denoiser, Unlike, difference
 from m2g_audit.models.guidance import MIXES, GuidanceKind, argument_of, resolve_guidance
 from m2g_audit.models.learning import learn_denoiser
 from m2g_audit.models.levels import is_flow, levels_of
 from m2g_audit.models.model_folder import ModelFolder
-from m2g_audit.models.networks import load_pipeline
+from m2g_audit.models.networks import load_pipeline, quiet
 from m2g_audit.models.origins import FromFolder, InMemory, Origin, identify
 from m2g_audit.models.placement import memory
 from m2g_audit.models.proof import (
@@ -69,7 +72,13 @@ class Pipeline:
     size: (height, width) of its pictures in pixels, the pipeline's own where it is None.
     """
 
-    def __init__(self, pipe: Any, origin: Origin, size: Size | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        origin: Origin,
+        size: Size | None = None,
+        loras: Sequence[Lora] = (),
+    ) -> None:
         self._pipe = pipe
         self._origin = origin
         self._part = denoiser_name(pipe)
@@ -90,7 +99,8 @@ class Pipeline:
         self.device: torch.device = self._network.device  # type: ignore[assignment]
         self.dtype: torch.dtype = self._network.dtype  # type: ignore[assignment]
         self._own = origin.own_settings()
-        self._size = size or self._own.size
+        self.size = size or self._own.size
+        self._loras = tuple(loras)
         self.default_metric: str | None = self._own.metric
 
     @classmethod
@@ -100,6 +110,7 @@ class Pipeline:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        loras: Sequence[Lora] = (),
         size: Size | None = None,
     ) -> Pipeline:
         """The pipeline of a checked folder, without its safety checker.
@@ -109,8 +120,10 @@ class Pipeline:
         """
         with memory(f"loading {folder.id}"):
             pipe = load_pipeline(folder, dtype)
+            with quiet():
+                attach(pipe, loras)
             pipe.to(device)
-        return cls(pipe, FromFolder(folder), size)
+        return cls(pipe, FromFolder(folder), size, loras)
 
     @classmethod
     def of(cls, pipe: Any, size: Size | None = None) -> Pipeline:
@@ -176,7 +189,18 @@ class Pipeline:
     def identity(self) -> ModelIdentity:
         """What this model is, with the hash of its weights' files."""
         scheduler = type(self._own_scheduler).__name__
-        return identify(self._origin, self._network, scheduler, self.prediction_type)
+        identity = identify(self._origin, self._network, scheduler, self.prediction_type)
+        loras = tuple(lora.identity for lora in self._loras)
+        added: dict[str, Any] = {"loras": list(loras)} if loras else {}
+        if self.size is not None and self.size != self._own.size:
+            added["size"] = list(self.size)
+        weights = digest({"base": identity.sha256, "loras": list(loras)})
+        return replace(
+            identity,
+            sha256=weights if loras else identity.sha256,
+            configuration={**identity.configuration, **added},
+            loras=loras,
+        )
 
     @property
     def network_config(self) -> Mapping[str, Any]:
@@ -274,7 +298,11 @@ class Pipeline:
             return self._network
         assert self._part is not None
         with memory("reading the network in float32"):
-            return self._origin.exact(self._part).to(self.device)
+            network = self._origin.exact(self._part).to(self.device)
+            if self._loras:
+                with quiet():
+                    attach_to_denoiser(self._pipe, network, self._loras)
+            return network
 
     @cached_property
     def proof(self) -> Proof:
@@ -529,8 +557,8 @@ class Pipeline:
             negatives = [_BLANK] * len(prompts)
         if negatives is not None and "negative_prompt" in self._parameters:
             call["negative_prompt"] = list(negatives)
-        if self._size is not None:
-            call["height"], call["width"] = self._size
+        if self.size is not None:
+            call["height"], call["width"] = self.size
             if "use_resolution_binning" in self._parameters:
                 # It would make pictures of the nearest size of training, and scale them.
                 call["use_resolution_binning"] = False

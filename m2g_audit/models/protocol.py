@@ -20,7 +20,7 @@ class ModelIdentity:
     """What a model is, for records and caches.
 
     `sha256` is the content hash of its weights' files; `configuration` all else that its pipeline
-    reads, by file: settings as JSON, of other files the hash.
+    reads, by file: settings as JSON, of other files the hash; `loras`: what is added to them.
     """
 
     id: str
@@ -31,6 +31,7 @@ class ModelIdentity:
     device: str
     scheduler: str
     prediction_type: str
+    loras: tuple[Mapping[str, Any], ...] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,6 +69,7 @@ class TextToImage(Protocol):
     device: torch.device
     dtype: torch.dtype
     default_metric: str | None
+    size: tuple[int, int] | None
 
     @property
     def identity(self) -> ModelIdentity:

@@ -47,6 +47,17 @@ class IntervalRecord(Part):
     """The name of the interval, as clopper-pearson."""
 
 
+class LoraRecord(Part):
+    """A LoRA on top of the model."""
+
+    file: str
+    """The file's name."""
+    sha256: str
+    """Its hash."""
+    scale: Finite
+    """How much of it is added."""
+
+
 class ModelRecord(Part):
     """Which model was audited."""
 
@@ -55,7 +66,9 @@ class ModelRecord(Part):
     revision: str | None = None
     """The hub's commit, null for folders."""
     sha256: str | None = None
-    """The content hash of its weights."""
+    """The content hash of its weights, of what is added to them too."""
+    loras: list[LoraRecord] = []
+    """What is added to the weights of the model, in order."""
     configuration_sha256: str | None = None
     """The hash of all else that its pipeline reads, which a run's identity.json holds as
     `configuration`."""

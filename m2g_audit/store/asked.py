@@ -38,6 +38,8 @@ def fingerprint(prompt: str, options: Mapping[str, Any]) -> str | None:
     for name in _NAMING_FILES:
         if options.get(name) and Path(options[name]).expanduser().exists():
             stamps[name] = list(_stamps(Path(options[name]).expanduser()))
+    for i, name in enumerate(options.get("lora") or ()):
+        stamps[f"lora {i}"] = list(_stamps(Path(name).expanduser()))
     for name, revision in _NAMING_MODELS.items():
         model = options.get(name)
         if model is None:

@@ -20,7 +20,7 @@ from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
 from tests.support import tiny
 
-FUSE = "load_lora_weights, fuse_lora and unload_lora_weights"
+WAY = "give its base with --model, and with --lora"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 
 
@@ -60,11 +60,11 @@ def large(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("a.safetensors", weights("unet.down.attn.to_q.lora_A.weight"), f"is a LoRA.*{FUSE}"),
-        ("a.safetensors", weights("lora_unet_down_to_q.lora_down.weight"), f"is a LoRA.*{FUSE}"),
-        ("a.safetensors", weights("unet.to_q.processor.lora.up.weight"), f"is a LoRA.*{FUSE}"),
+        ("a.safetensors", weights("unet.down.attn.to_q.lora_A.weight"), f"is a LoRA.*{WAY}"),
+        ("a.safetensors", weights("lora_unet_down_to_q.lora_down.weight"), f"is a LoRA.*{WAY}"),
+        ("a.safetensors", weights("unet.to_q.processor.lora.up.weight"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("<cat>"), "embedding.*load_textual_inversion.'.*a.safetensors'."),
-        ("a.safetensors", weights("lycoris.x.hada_w1_a"), f"is a LoRA.*{FUSE}"),
+        ("a.safetensors", weights("lycoris.x.hada_w1_a"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("clip_g", "clip_l"), "is an embedding .textual inversion"),
         ("a.safetensors", weights("emb_params"), "is an embedding .textual inversion"),
         ("a.safetensors", weights("conditioner.x", "model.diffusion_model.x"), "such as XL"),
@@ -112,10 +112,10 @@ def test_a_pipe_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("pytorch_lora_weights.safetensors", f"holds a LoRA without its base.*{FUSE}"),
-        ("checkpoint-500/pytorch_lora_weights.safetensors", f"holds a LoRA.*{FUSE}"),
-        ("adapter_model.safetensors", "LoRA.*PeftModel.from_pretrained.*merge_and_unload"),
-        ("checkpoint-500/adapter_model.safetensors", "LoRA.*checkpoint-500'..merge_and_unload"),
+        ("pytorch_lora_weights.safetensors", f"holds a LoRA without its base.*{WAY}"),
+        ("checkpoint-500/pytorch_lora_weights.safetensors", f"holds a LoRA.*{WAY}"),
+        ("adapter_model.safetensors", f"holds a LoRA.*{WAY}"),
+        ("checkpoint-500/adapter_model.safetensors", f"holds a LoRA.*{WAY}"),
         ("learned_embeds.bin", "is an embedding .*load_textual_inversion"),
         ("v1-5-pruned.safetensors", "lies in it, v1-5-pruned.safetensors, is a safetensors file"),
         ("picture.png", "has no model_index.json, and no part of a model lies in it"),
@@ -125,14 +125,6 @@ def test_a_folder_is_called_what_it_is(tmp_path: Path, name: str, said: str) -> 
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"x")
     refused(tmp_path, said)
-
-
-@pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_a_peft_folder_goes_into_its_own_part(tmp_path: Path, part: str) -> None:
-    names = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
-    settings = {"auto_mapping": {"base_model_class": names[part]}, "peft_type": "LORA"}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-    refused(tmp_path, f"`pipe.{part} = PeftModel.from_pretrained.pipe.{part}, '{tmp_path}'")
 
 
 def test_a_part_leads_to_the_whole(folder: Path, tmp_path: Path) -> None:

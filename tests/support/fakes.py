@@ -116,6 +116,7 @@ class FakePipeline:
         return resolve_guidance(guidance)
 
     guidance_kind = "linear"
+    size: tuple[int, int] | None = None
 
     def last_ratio(self, *, steps: int, scheduler: SchedulerChoice) -> float:
         return float(self.schedule.ratio(0))
