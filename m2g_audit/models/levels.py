@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +34,15 @@ class Levels:
     ) -> Float[Tensor, " *b"]:
         """epsilon from what the network predicts at (x, t)."""
         return noise_from_output(self.prediction_type, output, x, t, self.schedule)
+
+    def at(self, timestep: float) -> NoiseSchedule:
+        """The one level that the scheduler calls `timestep`, at index 0; also between others."""
+        if self.prediction_type == FLOW:
+            sigma = torch.tensor([timestep / self.count], dtype=torch.float64)
+            return NoiseSchedule(1 - sigma, sigma, "flow")
+        ratios = (self.schedule.sigmas / self.schedule.alphas).numpy()
+        ratio = np.interp([timestep], self.timesteps, ratios)
+        return NoiseSchedule.vp(torch.from_numpy(1 / (1 + ratio**2)))
 
     def spread(self) -> tuple[int, int, int]:
         """Three indices, of much noise, a middle amount and little."""
