@@ -18,6 +18,7 @@ from m2g_audit.audits.recording import error_record, record_of
 from m2g_audit.audits.setup import Setup
 from m2g_audit.audits.spectra import measure_curvature
 from m2g_audit.audits.timing import now, timed
+from m2g_audit.audits.trajectories import read_trajectories
 from m2g_audit.audits.yardstick import Yardstick
 from m2g_audit.audits.yardstick_search import find_yardstick
 from m2g_audit.errors import AuditError
@@ -81,6 +82,7 @@ def conclude(
     """Return the record, after what the model is still asked for: curvature, and basins."""
     yardstick = yardstick.of(job.prompt, job.negative_prompt)
     latents, attractors = judged.generated.latents, judged.attractors
+    trajectory, seeds = read_trajectories(job, run, judged.seeds)
     with timed(job.seconds, "curvature"):
         spectra = measure_curvature(
             job, run, latents, judged.seeds, attractors, partial(on_progress, "curvature")
@@ -90,7 +92,8 @@ def conclude(
             attractors = measure_basins(
                 job, attractors, latents, yardstick.thresholds, partial(on_progress, "basins")
             )
-    return record_of(job, run, started, judged, attractors, spectra, yardstick)
+    judged = replace(judged, seeds=seeds)
+    return record_of(job, run, started, judged, attractors, spectra, yardstick, trajectory)
 
 
 def _load_reference(setup: Setup, on_progress: OnProgress) -> Reference | None:

@@ -84,6 +84,7 @@ def seed_records(
             attractor=home.get(i),
             chance=None if state is State.FAILED else float(reading.chances[i]),
             nearest_sample=_nearest_sample(reading.check, found, i, thresholds),
+            to_duplicates=_to_duplicates(reading.check, found, i),
             nearest_reference=_nearest_reference(run, found, yardstick, i),
         )
         for i, state in enumerate(reading.states)
@@ -99,6 +100,14 @@ def _nearest_sample(
     return NearestSample(
         index=found.neighbours[i], distance=distance, margin=_margin(distance, thresholds.delta_s)
     )
+
+
+def _to_duplicates(check: RepeatSeedCheck, found: PromptDistances, i: int) -> float | None:
+    """The mean distance of a sample to its own duplicates, None where it has none."""
+    others = np.arange(len(check.failed)) != i
+    row = found.samples.pairs[i]
+    near = row[others & ~check.failed & (row <= check.delta_s)]
+    return None if check.failed[i] or not len(near) else float(near.mean())
 
 
 def _nearest_reference(

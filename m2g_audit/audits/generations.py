@@ -12,11 +12,15 @@ from torch import Tensor
 
 from m2g_audit.audits.job import Job
 from m2g_audit.audits.run_tensors import load_generation, save_generation
+from m2g_audit.diagnostics.trajectory import Trajectory
 from m2g_audit.errors import NumericsError
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.progress import OnProgress
 from m2g_audit.store.run_directory import RunDirectory
 from m2g_audit.verdict.states import S_PRIME
+
+Made = tuple[Tensor, Tensor, Sequence[Trajectory | None]]
+"""Images [k, 3, h, w], clean latents [k, c, h, w], and how each of the k came about."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class PromptPictures:
     def __init__(self, job: Job, run: RunDirectory) -> None:
         self._run = run
         self._first = min(S_PRIME, job.setup.settings.seeds)
-        self._unsaved: list[int] = []
+        self._unsaved: dict[int, Trajectory | None] = {}
         self._kept = {
             i: pair
             for i in range(job.setup.settings.seeds)
@@ -52,8 +56,14 @@ class PromptPictures:
     def _any_finite(self) -> bool:
         return any(bool(_finite(latents[None])) for _, latents in self._kept.values())
 
-    def add(self, indices: Sequence[int], images: Tensor, latents: Tensor) -> None:
-        """Keep generations: images [k, 3, h, w], clean latents [k, c, h, w].
+    def add(
+        self,
+        indices: Sequence[int],
+        images: Tensor,
+        latents: Tensor,
+        trajectories: Sequence[Trajectory | None],
+    ) -> None:
+        """Keep generations: images [k, 3, h, w], clean latents [k, c, h, w], how they came about.
 
         All are read back from the folder, so that a resumed run sees what an undisturbed one sees.
         While none of the prompt is finite none is saved: a prompt that fails is made anew. Raises
@@ -61,13 +71,13 @@ class PromptPictures:
         """
         for i, image, final in zip(indices, images, latents, strict=True):
             self._kept[i] = image, final
-            self._unsaved.append(i)
+        self._unsaved |= dict(zip(indices, trajectories, strict=True))
         if not self._any_finite:
             if not self.missing(self._first):
                 raise _overflow(self._first)
             return
-        for i in self._unsaved:
-            save_generation(self._run, i, *self._kept[i])
+        for i, trajectory in self._unsaved.items():
+            save_generation(self._run, i, *self._kept[i], trajectory)
             stored = load_generation(self._run, i)
             self._kept[i] = self._kept[i] if stored is None else stored
         self._unsaved.clear()
@@ -114,7 +124,7 @@ def generate(job: Job, pictures: PromptPictures, count: int, on_progress: OnProg
     return pictures.first(count)
 
 
-def _make(job: Job, batch: Sequence[int], on_step: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+def _make(job: Job, batch: Sequence[int], on_step: Callable[[int], None]) -> Made:
     try:
         made = job.setup.pipeline.generate(
             job.prompt,
@@ -128,13 +138,14 @@ def _make(job: Job, batch: Sequence[int], on_step: Callable[[int], None]) -> tup
         )
     except NumericsError:  # of these; whether of all of them is seen at the end
         return blank(job, len(batch))
-    return made.images, made.clean
+    return made.images, made.clean, made.trajectories
 
 
-def blank(job: Job, count: int) -> tuple[Tensor, Tensor]:
+def blank(job: Job, count: int) -> Made:
     """Return what stands for pictures that overflowed: black images and latents of NaN."""
     images = torch.zeros((count, 3, *job.setup.pipeline.image_size))
-    return images, torch.full((count, *job.setup.pipeline.latent_shape), torch.nan)
+    latents = torch.full((count, *job.setup.pipeline.latent_shape), torch.nan)
+    return images, latents, [None] * count
 
 
 def _finite(latents: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from m2g_audit.records.record import (
     ReferenceRecord,
     ThresholdRecord,
     Timings,
+    TrajectoryRecord,
     VerdictRecord,
 )
 from m2g_audit.records.vocabulary import RuleWord, VerdictWord
@@ -51,6 +52,7 @@ def record_of(
     attractors: list[AttractorRecord],
     spectra: list[CurvatureRecord],
     yardstick: Yardstick,
+    trajectory: TrajectoryRecord | None,
 ) -> AuditRecord:
     """Return the record of an audit that came to its end."""
     judgement, check, seeds = judged.judgement, judged.check, judged.seeds
@@ -85,6 +87,7 @@ def record_of(
         loose=list(check.loose),
         unseen=IntervalRecord.model_validate(check.unseen),
         collision=IntervalRecord.model_validate(check.collision),
+        trajectory=trajectory,
         curvature=spectra,
         calibration=named,
         looks=_looks_record(job, judged),

@@ -229,11 +229,11 @@ class Batch:
                     self.tally.work_on, "pictures", total=len(pairs) * settings.steps
                 ),
             )
-            images, latents = made.images, made.clean
+            images, latents, followed = made.images, made.clean, made.trajectories
             self._size.learn(len(pairs), made.fitted, time.perf_counter() - start)
         except NumericsError:
             # No picture is finite; what that means for each prompt depends on its other pictures.
-            images, latents = blank(pairs[0][0].job, len(pairs))
+            images, latents, followed = blank(pairs[0][0].job, len(pairs))
         except Exception as error:
             self._part(pairs, error)
             return
@@ -246,7 +246,11 @@ class Batch:
             assert work.pictures is not None
             work.kept.append(
                 self._comparing.submit(
-                    work.pictures.add, [index for _, index in places], images[rows], latents[rows]
+                    work.pictures.add,
+                    [index for _, index in places],
+                    images[rows],
+                    latents[rows],
+                    [followed[k] for k in rows],
                 )
             )
             self._judge_if_complete(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,12 +35,18 @@ class Levels:
         """epsilon from what the network predicts at (x, t)."""
         return noise_from_output(self.prediction_type, output, x, t, self.schedule)
 
+    def at(self, timestep: float) -> NoiseSchedule:
+        """The one level that the scheduler calls `timestep`, at index 0; also between others."""
+        if self.prediction_type == FLOW:
+            sigma = torch.tensor([timestep / self.count], dtype=torch.float64)
+            return NoiseSchedule(1 - sigma, sigma, "flow")
+        ratios = (self.schedule.sigmas / self.schedule.alphas).numpy()
+        ratio = np.interp([timestep], self.timesteps, ratios)
+        return NoiseSchedule.vp(torch.from_numpy(1 / (1 + ratio**2)))
+
     def ratio(self, timestep: float) -> float:
         """sigma / alpha at a timestep of the scheduler, without end where all is noise."""
-        if self.schedule.kind != "flow":
-            return float(self.schedule.ratio(min(round(timestep), len(self.schedule) - 1)))
-        sigma = timestep / self.count
-        return sigma / (1 - sigma) if sigma < 1 else float("inf")
+        return float(self.at(timestep).ratio(0))
 
     def spread(self) -> tuple[int, int, int]:
         """Three indices, of much noise, a middle amount and little."""

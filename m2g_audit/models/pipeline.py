@@ -30,6 +30,7 @@ from m2g_audit.diagnostics.numerics import (
     out_of_memory,
 )
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
+from m2g_audit.diagnostics.trajectory import Trajectory
 from m2g_audit.errors import AuditError, ModelError, NumericsError, UsageError
 from m2g_audit.files import digest
 from m2g_audit.models import latents as latent_units
@@ -51,8 +52,9 @@ from m2g_audit.models.proof import (
     takes_plain_steps,
 )
 from m2g_audit.models.protocol import Generations, ModelIdentity
-from m2g_audit.models.tap import Step, decode, denoiser_name, tap
+from m2g_audit.models.tap import Step, decode, denoiser_name, recorded, tap
 from m2g_audit.models.tokens import Reader
+from m2g_audit.models.trajectory import Follower
 from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
 from m2g_audit.text import first_line
 
@@ -458,13 +460,13 @@ class Pipeline:
             negative_prompt = [negative_prompt] * len(seeds)
         negatives = list(negative_prompt)
         self._pipe.scheduler = self._scheduler(scheduler)
-        parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        parts: dict[int, tuple[Tensor, Tensor, Tensor, Trajectory | None]] = {}
         fitted = done = 0
         for group in self._groups(prompts, negatives):
 
             def work(
                 batch: range, group: Sequence[int] = group, done: int = done
-            ) -> tuple[Tensor, Tensor, Tensor]:
+            ) -> tuple[Tensor, Tensor, Tensor, list[Trajectory | None]]:
                 chosen = [group[i] for i in batch]
                 before = (done + batch.start) * steps
                 report = sampling.progress_of(on_progress, before, len(batch), steps)
@@ -479,8 +481,9 @@ class Pipeline:
                 fitted = max(fitted, len(batch))
             done += len(group)
         ordered = [parts[i] for i in range(len(seeds))]
-        latents, clean, images = (torch.stack(tensors) for tensors in zip(*ordered, strict=True))
-        return self._generations(latents, clean, images, fitted)
+        *pictures, followed = zip(*ordered, strict=True)
+        latents, clean, images = (torch.stack(tensors) for tensors in pictures)
+        return replace(self._generations(latents, clean, images, fitted), trajectories=followed)
 
     def _groups(
         self, prompts: Sequence[str], negatives: Sequence[str | None]
@@ -596,16 +599,38 @@ class Pipeline:
         steps: int,
         guidance: float,
         on_step: Callable[[int], None],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, clean samples and pictures; of the texts all or none have a negative prompt."""
+    ) -> tuple[Tensor, Tensor, Tensor, list[Trajectory | None]]:
+        """Latents, clean samples, pictures and how they came about.
+
+        Of the texts all or none have a negative prompt.
+        """
         scheduler = self._pipe.scheduler
         negatives = [negative for _, negative in texts if negative is not None]
         call = self._call([prompt for prompt, _ in texts], negatives or None, guidance, seeds)
-        watched = sampling.watched(scheduler, on_step)
-        with self._exact(), self._possible(scheduler, steps), watched as taken:
+        follower = self._follower()
+        follow = None if follower is None else follower.on_step
+        watched = sampling.watched(scheduler, on_step, follow)
+        seen = nullcontext() if follower is None else recorded(self._pipe, follower.calls, None)
+        with self._exact(), self._possible(scheduler, steps), watched as taken, seen:
             images = self._pipe(num_inference_steps=steps, output_type="pt", **call).images
         (last,) = taken
-        return last.following.float().cpu(), last.clean.float().cpu(), images.float().cpu()
+        followed: list[Trajectory | None] = [None] * len(seeds)
+        if follower is not None:
+            followed = follower.trajectories(len(seeds))
+        return (
+            last.following.float().cpu(),
+            last.clean.float().cpu(),
+            images.float().cpu(),
+            followed,
+        )
+
+    def _follower(self) -> Follower | None:
+        """What reads the steps of a batch, None where the branches of its network are not known."""
+        try:
+            known = self.proof.passed and self._denoiser.guidance in MIXES
+        except Unlike:
+            return None
+        return Follower(self._denoiser, self._levels) if known else None
 
     def _generations(
         self, latents: Tensor, clean: Tensor, images: Tensor, fitted: int

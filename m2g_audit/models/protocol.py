@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from m2g_audit.diagnostics.score_model import NoiseSchedule, ScoreModel
+from m2g_audit.diagnostics.trajectory import Trajectory
 from m2g_audit.files import digest
 from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
 
@@ -49,7 +50,8 @@ class Generations:
     `latents` for schedulers that predict none. `images` lie in [0, 1] on the 256 levels of the PNG
     that diffusers would write. `finite` is False where the network overflowed; such an image is
     black and counts as failed. `fitted`: how many images the largest batch had that was made at
-    once, less than asked where memory ran out.
+    once, less than asked where memory ran out. `trajectories`: of each picture, None where its
+    steps could not be read, or it has no guidance that is mixed from predictions.
     """
 
     latents: Float[Tensor, " n *shape"]
@@ -57,6 +59,11 @@ class Generations:
     images: Float[Tensor, " n 3 H W"]
     finite: Bool[Tensor, " n"]
     fitted: int
+    trajectories: Sequence[Trajectory | None] = ()
+
+    def __post_init__(self) -> None:
+        if not self.trajectories:
+            object.__setattr__(self, "trajectories", [None] * len(self.finite))
 
 
 class TextToImage(Protocol):

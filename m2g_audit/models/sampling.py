@@ -60,10 +60,12 @@ def progress_of(
 class Taken:
     """A scheduler's step: what it was given, where it came from and to.
 
-    clean: the clean sample that it predicted on the way, `following` where it tells none.
+    timestep: as it counts them; clean: the clean sample that it predicted on the way, `following`
+    where it tells none.
     """
 
     model_output: Tensor
+    timestep: Any
     sample: Tensor
     following: Tensor
     clean: Tensor
@@ -71,9 +73,9 @@ class Taken:
 
 @contextmanager
 def watched(
-    scheduler: Any, on_step: Callable[[int], None] = lambda _: None
+    scheduler: Any, on_step: Callable[[int], None], follow: Callable[[Taken], None] | None
 ) -> Iterator[list[Taken]]:
-    """A block in which a scheduler's last step is kept in a list, and all are counted."""
+    """A block in which a scheduler's last step is kept in a list, all are counted and followed."""
     taken: list[Taken] = []
     step = scheduler.step
     done = 0
@@ -85,7 +87,11 @@ def watched(
         parts = outcome if isinstance(outcome, tuple) else tuple(outcome.values())
         asked = dict(zip(_STEP, arguments, strict=False)) | named
         # Some give (next sample, predicted clean sample).
-        taken[:] = [Taken(asked["model_output"], asked["sample"], parts[0], parts[-1])]
+        output, timestep, sample = (asked[name] for name in _STEP)
+        last = Taken(output, timestep, sample, parts[0], parts[-1])
+        taken[:] = [last]
+        if follow is not None:
+            follow(last)
         on_step(done)
         done += 1
         return outcome

@@ -78,7 +78,7 @@ def tap(
         return sample
 
     standing = _standing(pipe, scheduler, timesteps, on_step)
-    with suppress(_Stop), standing, _recorded(pipe, calls, answers):
+    with suppress(_Stop), standing, recorded(pipe, calls, answers):
         pipe(num_inference_steps=len(timesteps), output_type="latent", **call)
     return steps
 
@@ -95,12 +95,12 @@ def decode(
 
     The one step before them is answered by `answers`, and its outcome passed over.
     """
-    with _standing(pipe, scheduler, [timestep], lambda *_: sample), _recorded(pipe, [], answers):
+    with _standing(pipe, scheduler, [timestep], lambda *_: sample), recorded(pipe, [], answers):
         return pipe(num_inference_steps=1, output_type="pt", **call).images
 
 
 @contextmanager
-def _recorded(pipe: Any, calls: list[Call], answers: Sequence[Any] | None) -> Iterator[None]:
+def recorded(pipe: Any, calls: list[Call], answers: Sequence[Any] | None) -> Iterator[None]:
     """A block in which all that a pipeline's denoiser is asked is kept."""
     denoiser = getattr(pipe, denoiser_name(pipe) or "")
     forward = denoiser.forward

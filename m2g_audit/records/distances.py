@@ -45,6 +45,12 @@ DISTANCES: Mapping[str, Declared] = {
         "LPIPS with AlexNet", ("lpips", "trained_lpips"), ("alex",), learned=True
     ),
     "lpips-vgg": Declared("LPIPS with VGG-16", ("lpips", "trained_lpips"), ("vgg",), learned=True),
+    "stlpips-alex": Declared(
+        "shift-tolerant LPIPS with AlexNet", ("stlpips", "trained_stlpips"), ("alex",), learned=True
+    ),
+    "stlpips-vgg": Declared(
+        "shift-tolerant LPIPS with VGG-16", ("stlpips", "trained_stlpips"), ("vgg",), learned=True
+    ),
     "clip": Declared(
         "1 - cosine of CLIP embeddings, which see meaning more than copies",
         ("clip", "trained_clip"),

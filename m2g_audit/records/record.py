@@ -308,6 +308,36 @@ class SeedRecord(Part):
     """The generation nearest to it."""
     nearest_reference: NearestReference | None = None
     """The picture of S nearest to it."""
+    to_duplicates: Distance | None = None
+    """The mean distance to its own duplicates, in the run's metric; null where it has none. Copies
+    of a training picture tend to be nearer to each other than the model's own repeats."""
+    noise_norm: Distance | None = None
+    """|eps_c|^2 / N of the conditional prediction at the last step of sampling: an estimate of the
+    mean of the normalised spectrum there from one noise, 1 where every direction is stiff."""
+    first_difference: Distance | None = None
+    """|eps_c - eps_u| at the first step of sampling (Wen et al. 2024)."""
+
+
+class TrajectoryRecord(Part):
+    """What sampling showed on its way: from predictions made anyway, in the sampling's precision.
+
+    Of each evaluation, first to last: means over the seeds that did not fail. Each seed's own lie
+    beside its latents, as `noise_norms`, `differences` and `clean`, a sketch of the clean sample.
+    Null where a number could not be had, as at a level that is all noise.
+    """
+
+    levels: list[Distance | None]
+    """The noise level, sigma / alpha."""
+    noise_norm: list[Distance | None]
+    """|eps_c|^2 / N of the conditional prediction, not of the guided one."""
+    difference: list[Distance | None]
+    """|eps_c - eps_u|; eps_u is that of the negative prompt if there is one. Null without
+    guidance."""
+    spread: list[Distance | None]
+    """How far apart the seeds' predicted clean samples are: the root-mean-square difference of
+    two of them per number, estimated from sketches; 0 where all agree."""
+    evaluations: Index = 0
+    """Forward passes of the network that this took beside those of sampling."""
 
 
 class BasinRecord(Part):
@@ -579,6 +609,8 @@ class AuditRecord(Part):
     """The share of samples whose picture was not seen yet."""
     collision: IntervalRecord | None
     """The chance that two seeds give the same picture."""
+    trajectory: TrajectoryRecord | None = None
+    """What sampling showed on its way; null where the model's predictions could not be read."""
     curvature: list[CurvatureRecord]
     """Spectra of a few generations."""
     calibration: CalibrationRecord | None = None

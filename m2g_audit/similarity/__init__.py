@@ -36,7 +36,8 @@ LEARNED = tuple(name for name, declared in DISTANCES.items() if declared.learned
 def default_metric() -> str:
     """Return the metric for models that bring none: SSCD if its file is available, else tiled l2.
 
-    Never CLIP: likeness of content is not a copy.
+    Never CLIP: likeness of content is not a copy. Of those that install tiled l2 alone finds copies
+    everywhere and has a rule of thumb that new pictures pass (benchmarks/power_by_metric.py).
     """
     return "sscd" if find_weights("sscd") else "tiled_l2"
 

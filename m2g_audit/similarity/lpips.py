@@ -31,22 +31,26 @@ _SMALLEST = {"alex": 32, "vgg": 16}
 class Lpips(Metric):
     """LPIPS version 0.1, squared as the package returns it.
 
-    backbone: torchvision's `features` of AlexNet ("alex") or VGG-16 ("vgg"). The name
-    belongs to the trained backbone alone (`trained_lpips`).
+    layers: what leads from each layer that is read to the next (the first from pixels); weights:
+    of each one's channels, none negative; smallest: side in pixels below which a layer would be
+    empty. The name belongs to trained layers alone (`trained_lpips`).
     """
 
     squared = True
 
     def __init__(
-        self, name: str, net: str, backbone: nn.Sequential, device: torch.device | str = "cpu"
+        self,
+        name: str,
+        layers: Sequence[nn.Sequential],
+        weights: Sequence[Tensor],
+        smallest: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.name = name
         self.device = torch.device(device)
-        self._smallest, ends = _SMALLEST[net], _LAYER_ENDS[net]
-        starts = (0, *ends[:-1])
-        slices = [backbone[start:end] for start, end in zip(starts, ends, strict=True)]
-        self._slices = nn.ModuleList(slices).to(self.device).eval().requires_grad_(False)
-        weights = [w.to(self.device) for w in _linear_weights(net)]
+        self._smallest = smallest
+        self._slices = nn.ModuleList(layers).to(self.device).eval().requires_grad_(False)
+        weights = [w.to(self.device) for w in weights]
         self._kept = [w.nonzero()[:, 0] for w in weights]
         self._weights = [w[kept] for w, kept in zip(weights, self._kept, strict=True)]
         self._shift = torch.tensor(_SHIFT, device=self.device)[:, None, None]
@@ -83,14 +87,14 @@ def trained_lpips(
     prefix = "features."
     features = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     backbone.load_state_dict(features, assign=True)
-    metric = Lpips(name, net, backbone, device)
+    metric = _over_backbone(name, net, backbone, device)
     metric.weights_sha256 = sha256(path)
     return metric
 
 
 def random_backbone_distance(net: str, backbone: nn.Sequential) -> Lpips:
     """Return LPIPS's arithmetic over a backbone that was not trained, named as such (for tests)."""
-    return Lpips(f"random-{net}-not-lpips", net, backbone)
+    return _over_backbone(f"random-{net}-not-lpips", net, backbone)
 
 
 def empty_backbone(net: str) -> nn.Sequential:
@@ -100,6 +104,15 @@ def empty_backbone(net: str) -> nn.Sequential:
     # Off the meta device, most of the time would go into drawing a classifier that is dropped.
     with torch.device("meta"):
         return (alexnet if net == "alex" else vgg16)(weights=None).features
+
+
+def _over_backbone(
+    name: str, net: str, backbone: nn.Sequential, device: torch.device | str = "cpu"
+) -> Lpips:
+    """LPIPS over torchvision's `features` of AlexNet ("alex") or VGG-16 ("vgg")."""
+    ends = _LAYER_ENDS[net]
+    layers = [backbone[start:end] for start, end in zip((0, *ends[:-1]), ends, strict=True)]
+    return Lpips(name, layers, _linear_weights(net), _SMALLEST[net], device)
 
 
 def _weighted(features: Tensor, kept: Tensor, weight: Tensor) -> Tensor:

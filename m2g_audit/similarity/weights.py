@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,16 +16,31 @@ _SSCD_FILE = "sscd_disc_mixup.torchscript.pt"
 _SSCD_URL = f"https://dl.fbaipublicfiles.com/sscd-copy-detection/{_SSCD_FILE}"
 # The eight digits in the names are the first of the files' SHA-256.
 _CHECKPOINTS = {"lpips-alex": "alexnet-owt-7be5be79.pth", "lpips-vgg": "vgg16-397923af.pth"}
+_PACKAGE = "stlpips_pytorch"
+# Of release 0.0.2, each with its SHA-256.
+_PACKAGED = {
+    "stlpips-alex": (
+        "alex_shift_tolerant.pth",
+        "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+    ),
+    "stlpips-vgg": (
+        "vgg_shift_tolerant.pth",
+        "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+    ),
+}
 _CONSTRUCTORS = {"lpips-alex": "alexnet", "lpips-vgg": "vgg16"}
 
 
 def find_weights(name: str) -> Path | None:
     """Return the file that a learned metric would load if none is given; None if it is not there.
 
-    LPIPS and SSCD: torch hub's checkpoint folder; CLIP: the Hugging Face cache.
+    Shift-tolerant LPIPS: its package; LPIPS and SSCD: torch hub's checkpoint folder; CLIP: the
+    Hugging Face cache.
     """
     if name == "clip":
         return _cached_clip()
+    if name in _PACKAGED:
+        return _installed(_PACKAGED[name][0])
     path = _hub_folder() / _CHECKPOINTS.get(name, _SSCD_FILE)
     return path if path.is_file() else None
 
@@ -33,6 +49,8 @@ def how_to_get(name: str) -> str:
     """Return the shell command that puts a learned metric's weights where find_weights looks."""
     if name == "clip":
         return f"hf download {CLIP_REPOSITORY} {_CLIP_FILES[0]}"
+    if name in _PACKAGED:
+        return f"pip install {_PACKAGE}==0.0.2"
     if name == "sscd":
         target = _hub_folder() / _SSCD_FILE
         return f'curl --fail --location --create-dirs --output "{target}" {_SSCD_URL}'
@@ -59,16 +77,20 @@ def require_weights(name: str, given: Path | None) -> Path:
 
 
 def require_checkpoint(name: str, given: Path | None) -> Path:
-    """Return torchvision's checkpoint of an LPIPS backbone, its hash compared with its name's.
+    """Return the file of a metric of the LPIPS family, its hash compared with the one known.
 
-    A number from other weights is not LPIPS, so any other file is a ModelError.
+    A number from other weights is not that distance, so any other file is a ModelError.
     """
     path = require_weights(name, given)
-    expected = _CHECKPOINTS[name].rsplit("-", 1)[1].removesuffix(".pth")
+    if name in _PACKAGED:
+        whose, (file, expected) = _PACKAGE, _PACKAGED[name]
+    else:
+        whose, file = "torchvision", _CHECKPOINTS[name]
+        expected = file.rsplit("-", 1)[1].removesuffix(".pth")
     if not sha256(path).startswith(expected):
         raise ModelError(
-            f"{path} is not torchvision's {_CHECKPOINTS[name]} (half-downloaded?). Delete it and "
-            f"run\n    {how_to_get(name)}"
+            f"{path} is not {whose}'s {file} (half-downloaded?). Delete it and run\n"
+            f"    {how_to_get(name)}"
         )
     return path
 
@@ -81,6 +103,15 @@ def sha256(path: Path) -> str:
 
 def _hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _installed(file: str) -> Path | None:
+    # Found, not imported: importing it would run its code.
+    package = find_spec(_PACKAGE)
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).parent / "weights" / "vST0.0" / file
+    return path if path.is_file() else None
 
 
 def _cached_clip() -> Path | None:

@@ -67,6 +67,18 @@ def test_the_safety_checker_blacks_out_nothing(folder: Path, tmp_path: Path) -> 
     assert all(seed.state != "failed" for seed in record.seeds)
 
 
+def test_the_record_has_what_sampling_showed(folder: Path, tmp_path: Path) -> None:
+    record = audit(folder, tmp_path / "run", spectrum="none")
+    followed = record.trajectory
+    assert followed is not None
+    assert len(followed.levels) == len(followed.spread) == record.settings.steps
+    assert followed.evaluations == 0
+    last = [seed.noise_norm for seed in record.seeds if seed.noise_norm is not None]
+    assert followed.noise_norm[-1] == pytest.approx(sum(last) / len(record.seeds), rel=1e-4)
+    again = audit(folder, tmp_path / "run", spectrum="none")  # read from its folder
+    assert again.trajectory == followed
+
+
 def test_a_picture_does_not_depend_on_its_batch_mates(folder: Path, tmp_path: Path) -> None:
     records = [
         audit(folder, tmp_path / str(size), batch_size=size, spectrum="none") for size in (1, 3)

@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -199,11 +199,11 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     whole = generations.save_generation
     kept: list[int] = []
 
-    def full(run: RunDirectory, index: int, image: torch.Tensor, latents: torch.Tensor) -> None:
+    def full(run: RunDirectory, index: int, *rest: Any) -> None:
         kept.append(index)
         if len(kept) > 9:
             raise OutputError("Can't write: No space left on device.")
-        whole(run, index, image, latents)
+        whole(run, index, *rest)
 
     monkeypatch.setattr(generations, "save_generation", full)
     with pytest.raises(OutputError, match="No space left"):

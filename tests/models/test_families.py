@@ -11,6 +11,8 @@ from m2g_audit.errors import AuditError, ModelError, UsageError
 from m2g_audit.models.denoiser import Unlike, difference
 from m2g_audit.models.guidance import GuidanceKind
 from m2g_audit.models.pipeline import Pipeline
+from m2g_audit.models.sampling import Taken
+from m2g_audit.models.trajectory import Follower
 from tests.support.families import FAMILIES, SMALL
 
 PROMPT, STEPS, SEEDS = "a print of the old harbour", 2, (3, 4, 5)
@@ -71,6 +73,29 @@ def test_a_seed_gives_the_picture_of_plain_diffusers(family: str) -> None:
     call = model._call([PROMPT], None, None, SEEDS[1:2])
     alone = plain(num_inference_steps=STEPS, output_type="pt", **call).images[0].float()
     assert float((pictures[1] - alone.clamp(0, 1)).abs().max()) < 1 / 255
+
+
+@pytest.mark.parametrize("family", [f for f in SCORED if GUIDANCES[f] != "distilled"])
+def test_what_is_read_while_sampling_is_the_unmixed_score(family: str) -> None:
+    _, model = made(family)
+    t, seeds = 300, SEEDS[:2]
+    timestep = model._levels.timesteps[t]
+    for guidance in (6.0, model._denoiser.unguided):
+        (seen,) = model._run([PROMPT] * 2, None, guidance, seeds, [timestep])
+        follower = Follower(model._denoiser, model._levels)
+        follower.calls.extend(seen.calls)
+        follower.on_step(Taken(seen.model_output, timestep, seen.sample, seen.sample, seen.sample))
+        conditional = model.bind(PROMPT).predict_noise(seen.sample, t)
+        for i, found in enumerate(follower.trajectories(2)):
+            assert found is not None
+            assert float(found.noise_norms) == pytest.approx(
+                float(conditional[i].square().mean()), rel=1e-3
+            )
+            assert float(found.levels) == pytest.approx(
+                float(model.schedule.sigma(t) / model.schedule.alpha(t)), rel=1e-4
+            )
+            guided = guidance != model._denoiser.unguided and len(model._denoiser.branches) == 2
+            assert bool(found.differences.isnan()) != guided
 
 
 @pytest.mark.parametrize("family", GUIDANCES)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,12 +276,12 @@ def overflow(model: TextToImage, monkeypatch: pytest.MonkeyPatch, bad: set[int])
     """Makes the pictures of the seeds in `bad` NaN, as half precision does."""
     whole = model._generate_batch
 
-    def broken(prompt, seeds, *rest) -> tuple[Tensor, Tensor, Tensor]:
-        latents, clean, images = whole(prompt, seeds, *rest)
+    def broken(prompt, seeds, *rest) -> tuple[Any, ...]:
+        latents, clean, images, followed = whole(prompt, seeds, *rest)
         for index, seed in enumerate(seeds):
             if seed in bad:
                 images[index, 0, 0, 0] = float("nan")
-        return latents, clean, images
+        return latents, clean, images, followed
 
     monkeypatch.setattr(model, "_generate_batch", broken)
 
@@ -311,7 +312,7 @@ def cramp(model: TextToImage, monkeypatch: pytest.MonkeyPatch, limit: int) -> li
     """Lets only `limit` pictures fit in memory; the list collects the batches tried."""
     whole, tried = model._generate_batch, []
 
-    def cramped(prompt, seeds, *rest) -> tuple[Tensor, Tensor]:
+    def cramped(prompt, seeds, *rest) -> tuple[Any, ...]:
         tried.append(len(seeds))
         if len(seeds) > limit:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
@@ -441,6 +442,24 @@ def test_noise_difference_is_that_of_the_first_step(model: TextToImage) -> None:
     c = model.bind(PROMPT).predict_noise(x, t)
     u = model.bind(PROMPT, kind="unconditional").predict_noise(x, t)
     torch.testing.assert_close(found, (c - u).double().flatten(1).norm(dim=1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "keep"])
+def test_sampling_is_followed_from_its_first_step(model: TextToImage, scheduler: str) -> None:
+    seeds = [4, 5, 6]
+    followed = generate(model, seeds, batch_size=2, scheduler=scheduler).trajectories
+    alone = generate(model, seeds[1:2], scheduler=scheduler).trajectories
+    x, t = noises_for(seeds, tiny.LATENT), 751
+    conditional = model.bind(PROMPT).predict_noise(x, t)
+    apart = model.noise_difference_at_first_step(PROMPT, seeds, steps=STEPS)
+    for i, found in enumerate(followed):
+        assert found is not None
+        assert len(found.levels) == (STEPS if scheduler == "ddim" else STEPS + 1)  # PNDM: one twice
+        assert (found.levels.diff() <= 0).all()
+        torch.testing.assert_close(found.noise_norms[0], conditional[i].square().mean())
+        torch.testing.assert_close(found.differences[0].double(), apart[i], rtol=1e-3, atol=1e-6)
+    for one, other in zip(vars(followed[1]).values(), vars(alone[0]).values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

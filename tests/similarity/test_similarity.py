@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 import warnings
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from m2g_audit.similarity import (
     Metric,
     default_metric,
     distances,
+    find_weights,
     load_metric,
     nearest,
     paired,
@@ -183,11 +185,49 @@ def test_cosine_metrics_are_one_minus_cosine() -> None:
     np.testing.assert_allclose(found, expected.detach(), atol=1e-6)
 
 
+def stlpips_package(net: str) -> nn.Module:
+    """Return the package's own network with its own weights.
+
+    It imports two packages that it neither declares nor uses here.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "IPython", SimpleNamespace(embed=None))
+        patch.setitem(sys.modules, "torchsummary", SimpleNamespace(summary=None))
+        from stlpips_pytorch.stlpips import LPIPS
+    with torch.device("meta"):
+        package = LPIPS(net=net, variant="shift_tolerant", pretrained=False, verbose=False)
+    path = find_weights(f"stlpips-{net}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    package.load_state_dict(state, strict=False, assign=True)
+    return package.requires_grad_(False)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (21, 40)])
+def test_stlpips_equals_the_package_pair_by_pair(net: str, height: int, width: int) -> None:
+    metric, package = load_metric(f"stlpips-{net}"), stlpips_package(net)
+    a, b = images(2, height, width), images(3, height, width, seed=1)
+    expected = [package(x.expand_as(b), b, normalize=True).flatten() for x in a[:, None]]
+    found = distances(metric, metric.embed(a), metric.embed(b))
+    np.testing.assert_allclose(found, torch.stack(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_stlpips_hardly_sees_a_shift_but_another_picture(net: str) -> None:
+    """The direction: its name. Smooth pictures, as noise shifted by a pixel is other noise."""
+    metric = load_metric(f"stlpips-{net}")
+    smooth = torch.nn.functional.interpolate(images(6, 5, 5), (32, 32), mode="bicubic").clamp(0, 1)
+    e = metric.embed(smooth)
+    others = distances(metric, e, e)[~np.eye(6, dtype=bool)]
+    assert paired(metric, e, metric.embed(smooth.roll(1, -1))).max() < others.min() / 3
+
+
 # --- invariances ------------------------------------------------------------------------------
 
 
 def metrics() -> list[Metric]:
-    return [load_metric("l2"), load_metric("tiled_l2"), random_lpips("alex"), Sscd(_TinyFeatures())]
+    installed = [load_metric(name) for name in ("l2", "tiled_l2", "stlpips-alex")]
+    return [*installed, random_lpips("alex"), Sscd(_TinyFeatures())]
 
 
 @pytest.mark.parametrize("metric", metrics(), ids=lambda m: m.name)
@@ -514,6 +554,19 @@ def test_another_backbone_is_not_taken_for_lpips(empty_caches: Path) -> None:
         load_metric("lpips-alex")
 
 
+def test_another_file_is_not_taken_for_stlpips(tmp_path: Path) -> None:
+    file = tmp_path / "alex_shift_tolerant.pth"
+    torch.save({}, file)
+    with pytest.raises(ModelError, match=r"is not stlpips_pytorch's(.|\n)*pip install"):
+        load_metric("stlpips-alex", weights=file)
+
+
+def test_weights_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2g_audit.similarity.weights.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install stlpips_pytorch"):
+        load_metric("stlpips-vgg")
+
+
 def test_a_checkpoint_of_the_right_hash_is_loaded(
     empty_caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -584,6 +637,8 @@ def test_bad_input_is_a_usage_error() -> None:
         load_metric("tiled_l2").embed(images(1, 3, 3))
     with pytest.raises(UsageError, match="at least 32"):
         random_lpips("alex").embed(images(1, 28, 28))
+    with pytest.raises(UsageError, match="at least 21"):
+        load_metric("stlpips-alex").embed(images(1, 20, 40))
 
 
 @pytest.mark.parametrize("name", ["l2", "tiled_l2"])
