@@ -1,4 +1,4 @@
-"""Files that somebody else may have made: where they may lie, and what may be opened at all.
+"""Files that somebody else may have made: where they may lie, what is opened, what Arrow's are.
 
 All errors are OSErrors with a reason, as for a file that is missing, so that whoever reads such
 files has one kind of error to tell of.
@@ -17,6 +17,32 @@ MOST_BYTES = 2**30
 # Without O_NONBLOCK a pipe is opened only once somebody writes to it.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = ((stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "folder"))
+
+
+_ARROW = (
+    (b"\xff\xff\xff\xff", "an Arrow stream, as data sets are cached", "open_stream"),
+    (b"ARROW1", "an Arrow (Feather) file", "open_file"),
+    (b"FEA1", "an old Feather file", None),
+)
+
+
+def arrow_table(head: bytes) -> tuple[str, str] | None:
+    """Return what a table of Arrow is called, and how to make parquet of it.
+
+    None for any other file. head: what it begins with, some hundred bytes.
+    """
+    for start, what, opener in _ARROW:
+        # A prompt may begin so too: then no zero bytes follow.
+        if head.startswith(start) and b"\0" in head:
+            read = f"ipc.{opener}('FILE').read_all()" if opener else "feather.read_table('FILE')"
+            # Row groups are read whole: in smaller ones than usual, pictures fit into memory.
+            written = f"parquet.write_table({read}, 'FILE.parquet', row_group_size=1000)"
+            room = "ipc" if opener else "feather"
+            return what, (
+                f"in Python, `from pyarrow import {room}, parquet; {written}` makes parquet of it, "
+                "which is read"
+            )
+    return None
 
 
 def within(folder: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
@@ -21,12 +22,19 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What `save_arrays` wrote; OutputError where it is damaged, with the way out."""
+    """What `save_arrays` wrote; OutputError where it is damaged or gone, with the way out."""
     try:
         # numpy leaves a broken archive open that it opened itself
         with path.open("rb") as file, np.load(file) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except FileNotFoundError as error:
         raise OutputError(
-            f"{path} is damaged ({error}). Remove it: it is made again, the same."
+            f"{path} was removed meanwhile. The same command makes it again, the same."
         ) from error
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, reason: str) -> OutputError:
+    """The error of a file that is not what `save_arrays` wrote, with the way out."""
+    return OutputError(f"{path} is damaged ({reason}). Remove it: it is made again, the same.")

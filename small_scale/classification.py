@@ -6,7 +6,7 @@ Nothing here needs a model: thresholds can be set again, also by hand, from the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from m2g_audit.verdict.intervals import Interval
 from m2g_audit.verdict.shares import find_shares
 from m2g_audit.verdict.states import State, classify
 from m2g_audit.verdict.thresholds import Thresholds
-from small_scale.arrays import load_arrays, save_arrays
+from small_scale.arrays import damaged, load_arrays, save_arrays
 from small_scale.histogram_thresholds import Rule, Threshold, find_threshold, phase_of, rate_in
 from small_scale.models.pictures import Pictures, in_colour
 
@@ -63,8 +63,25 @@ class Neighbours:
     def load(cls, path: Path) -> Neighbours:
         """What `save` wrote; OutputError where it is damaged."""
         values = load_arrays(path)
+        if values.keys() != {each.name for each in fields(cls)}:
+            raise damaged(path, "it holds other arrays than distances")
         n_control = int(values.pop("n_control"))
-        return cls(**values, n_control=n_control)
+        found = cls(**values, n_control=n_control)
+        if not found._fits():
+            raise damaged(path, "its arrays are no distances of one set of samples")
+        return found
+
+    def _fits(self) -> bool:
+        """Whether there is a row of each sample, and no distance is NaN or negative."""
+        n = len(self.failed)
+        tables = (self.training, self.training_rows, self.samples, self.sample_rows, self.control)
+        flat = (self.failed, self.fresh, self.among_fresh)
+        distances = (self.training, self.samples, self.control, self.fresh, self.among_fresh)
+        return (
+            all(each.ndim == 2 and len(each) == n for each in tables)
+            and all(each.ndim == 1 and len(each) for each in flat)
+            and all(bool((each >= 0).all()) for each in distances)
+        )
 
 
 def find_neighbours(metric: Metric, synthetic: Tensor, pictures: Pictures, K: int) -> Neighbours:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from m2g_audit.models.model_folder import TEXT_TO_IMAGE, download_patterns, pickles
+from m2g_audit.models.model_folder import TEXT_TO_IMAGE, download_patterns, listed, pickles, surplus
 from m2g_audit.models.names import POCKET
 
 # What a home connection gives; only decides whether to ask first.
@@ -16,16 +16,13 @@ def pending_bytes(model: str, revision: str | None, *, allow_pickle: bool) -> in
     """
     if model == POCKET or Path(model).expanduser().exists() or model.count("/") != 1:
         return 0
-    from huggingface_hub import snapshot_download
-
     patterns = list(download_patterns(TEXT_TO_IMAGE))
     if allow_pickle:
         patterns += pickles(TEXT_TO_IMAGE, ())
-    try:
-        files = snapshot_download(model, revision=revision, allow_patterns=patterns, dry_run=True)
-    except Exception:  # many kinds mean "no network"; loading the model names the true one
+    if not (files := listed(model, revision, patterns)):  # loading the model says why
         return None
-    of_pickles = set(pickles(TEXT_TO_IMAGE, ()))
-    needed = set(pickles(TEXT_TO_IMAGE, [file.filename for file in files]))
-    pending = [f for f in files if f.will_download and f.filename not in of_pickles - needed]
+    names = [file.filename for file in files]
+    not_needed = set(pickles(TEXT_TO_IMAGE, ())) - set(pickles(TEXT_TO_IMAGE, names))
+    not_needed |= set(surplus(TEXT_TO_IMAGE, names))
+    pending = [file for file in files if file.will_download and file.filename not in not_needed]
     return sum(file.file_size or 0 for file in pending)

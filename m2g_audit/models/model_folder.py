@@ -22,7 +22,15 @@ from m2g_audit.models.model_settings import check_settings
 from m2g_audit.models.names import POCKET
 from m2g_audit.models.no_model import is_adapter, why_no_model, why_none_on_hub
 from m2g_audit.models.own_settings import OWN_SETTINGS_FILE, OwnSettings, read_own_settings
-from m2g_audit.models.weight_files import Place, pickle_name, read_object, shapes_in, stem, weights
+from m2g_audit.models.weight_files import (
+    Place,
+    passed_over,
+    pickle_name,
+    read_object,
+    shapes_in,
+    stem,
+    weights,
+)
 from m2g_audit.text import printable
 
 POCKET_FOLDER = Path(__file__).parents[1] / "pocket" / "weights"
@@ -253,7 +261,10 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
     named = repo if revision is None else f"{repo} at revision {revision}"
     try:
         wanted = list(download_patterns(family))
-        path = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        twice = list(surplus(family, [file.filename for file in listed(repo, revision, wanted)]))
+        path = Path(
+            snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=twice)
+        )
         place = Place(path, repo, cache(lambda: _names_on_hub(repo, path.name)))
         lacking = [pickle for pickle in pickles(family, _names_below(path))]
         if allow_pickle and lacking:
@@ -280,6 +291,19 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
             f"({type(error).__name__}). Is there a network connection? "
             + _LOCAL_COPY.format(model=repo)
         ) from error
+
+
+def listed(repo: str, revision: str | None, patterns: Collection[str]) -> list[Any]:
+    """The files of a model on the hub that fit a pattern, none where they can't be asked for.
+
+    Each has `filename`, `file_size` in bytes, and `will_download` if it is not here.
+    """
+    from huggingface_hub import snapshot_download
+
+    with suppress(Exception):  # of many kinds, and all mean that it is not known
+        wanted = list(patterns)
+        return snapshot_download(repo, revision=revision, allow_patterns=wanted, dry_run=True)
+    return []
 
 
 def _names_on_hub(repo: str, commit: str) -> frozenset[str]:
@@ -315,6 +339,14 @@ def pickles(family: Family, names: Collection[str]) -> Iterator[str]:
             begin = f"{prefix}{stem(component)}"
             if not any(n.startswith(begin) and n.endswith(".safetensors") for n in names):
                 yield f"{prefix}{pickle_name(component)}"
+
+
+def surplus(family: Family, names: Collection[str]) -> Iterator[str]:
+    """Those of `names` that hold weights again which are loaded from others of them."""
+    for component in family.networks:
+        for prefix in _prefixes(component, family):
+            own = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            yield from (f"{prefix}{name}" for name in sorted(passed_over(component, own)))
 
 
 def _prefixes(component: str, family: Family) -> tuple[str, ...]:

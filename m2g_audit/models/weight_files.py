@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -98,18 +99,41 @@ def pickle_name(component: str) -> str:
     return "pytorch_model.bin" if of_transformers(component) else f"{stem(component)}.bin"
 
 
+def _single(component: str) -> str:
+    return f"{stem(component)}.safetensors"
+
+
+def _order(component: str) -> tuple[str, str]:
+    """The file of all weights and the index of shards: first the one that is loaded of both.
+
+    transformers loads the single file then, and diffusers what the index names.
+    """
+    single = _single(component)
+    index = f"{single}.index.json"
+    return (single, index) if of_transformers(component) else (index, single)
+
+
+def passed_over(component: str, names: Collection[str]) -> set[str]:
+    """Those of the files of one part that hold its weights again, and that `weights` leaves out."""
+    chosen = next((name for name in _order(component) if name in names), None)
+    if chosen is None:
+        return set()
+    single = _single(component)
+    if chosen != single:
+        return {single} & set(names)
+    shards = fnmatch.filter(names, f"{stem(component)}-*-of-*.safetensors")
+    return {f"{single}.index.json", *shards} & set(names)
+
+
 def weights(place: Place, folder: Path, component: str, allow_pickle: bool) -> list[Path]:
     """The files of one part that will be loaded; ModelError unless they are whole."""
-    single = folder / f"{stem(component)}.safetensors"
-    index = folder / f"{single.name}.index.json"
-    # Where there are both, transformers loads the single file and diffusers what the index names.
-    order = (single, index) if of_transformers(component) else (index, single)
-    chosen = next((file for file in order if file.is_file()), None)
-    if chosen == index:
-        return _shards(index, place)
-    if chosen == single:
+    single = folder / _single(component)
+    chosen = next((name for name in _order(component) if (folder / name).is_file()), None)
+    if chosen == single.name:
         shapes_in(single, place)
         return [single]
+    if chosen is not None:
+        return _shards(folder / chosen, place)
     pickled = folder / pickle_name(component)
     names = place.names_in(folder)
     # A link without its file is a name too: that file was to be loaded, and is not there.

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TextIO
 
-from m2g_audit.foreign_files import open_file, read_file, within
+from m2g_audit.foreign_files import arrow_table, open_file, read_file, within
 from m2g_audit.pictures.decoding import Header, header, picture_suffixes
 
 CAPTIONS = ("text", "caption", "prompt")
@@ -29,12 +29,13 @@ LISTS = (".txt", ".csv", ".tsv", ".jsonl")
 """Suffixes of files that may list the paths of pictures."""
 
 NO_PICTURES = frozenset(
-    {".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".npz", ".npy"}
-    | {".pt", ".safetensors", ".pkl", ".db", ".lock", ".pyc", ".cls", ".id", ".index", ".url"}
+    {".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".feather"}
+    | {".npz", ".npy", ".pt", ".safetensors", ".pkl", ".db", ".lock", ".pyc", ".cls", ".id"}
+    | {".index", ".url"}
 )
 """Suffixes of what lies beside pictures: tables, arrays, weights, and what desktops leave."""
 
-CAPTIONS_AND_THE_LIKE = NO_PICTURES - {".parquet", ".arrow"}
+CAPTIONS_AND_THE_LIKE = NO_PICTURES - {".parquet", ".arrow", ".feather"}
 """Those of them that no picture lies in either."""
 
 _PATHS = ("file_name", "path", "image", "filename", "file", "image_path")
@@ -112,8 +113,8 @@ def look_into(path: Path, name: str) -> Contents | None:
         return _in_parquet(path, name)
     if head[257:262] == b"ustar":
         return _in_tar(path, name)
-    if path.suffix.lower() == ".arrow":
-        return _in_arrow(path, name)
+    if arrow_table(head) is not None and _may_show(path, head):
+        return Contents(unread=[f"{name} (an Arrow table with pictures: save it as parquet)"])
     return None
 
 
@@ -327,18 +328,18 @@ def _holds_pictures(kind: Any) -> bool:
     return is_list and _is_picture(kind.value_type)
 
 
-def _in_arrow(path: Path, name: str) -> Contents | None:
-    """What a table of Arrow is said to hold: it is named where there are pictures, and not read."""
+def _may_show(path: Path, head: bytes) -> bool:
+    """Whether a table of Arrow has pictures, or does not say it; ValueError for a broken one."""
     import pyarrow
 
+    if head.startswith(b"FEA1"):
+        return True
     try:
-        with pyarrow.ipc.open_stream(path) as stored:
-            columns, others = _picture_columns(stored.schema)
-    except (OSError, pyarrow.ArrowException):
-        return None
-    if not columns and not others:
-        return None
-    return Contents(unread=[f"{name} (an Arrow table with pictures: save it with to_parquet)"])
+        is_stream = head.startswith(b"\xff")
+        with (pyarrow.ipc.open_stream if is_stream else pyarrow.ipc.open_file)(path) as stored:
+            return any(_picture_columns(stored.schema))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"an Arrow table that is broken: {str(error)[:100]}") from error
 
 
 def _caption_column(schema: Any) -> str | None:

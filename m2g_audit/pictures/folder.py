@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from m2g_audit.errors import ReferenceFolderError
+from m2g_audit.foreign_files import arrow_table, open_file
 from m2g_audit.pictures.containers import (
     CAPTIONS_AND_THE_LIKE,
     LISTS,
@@ -119,17 +120,22 @@ def _take_container(found: Contents, path: Path, name: str) -> bool:
 def _in_file(path: Path) -> Contents:
     """The pictures of a table, an archive or a list; ReferenceFolderError for any other file."""
     try:
+        with open_file(path) as file:
+            arrow = arrow_table(file.read(_HEAD))
         inside = look_into(path, path.name)
-        if inside is None and path.suffix.lower() in LISTS:
+        if inside is None and path.suffix.lower() in LISTS and arrow is None:
             inside = in_list(path)
     except (OSError, ValueError) as error:
         raise ReferenceFolderError(
             f"The pictures of {path} can't be read: {reason(error)}. Get the file again, or give "
             "the folder of the training pictures."
         ) from error
+    if arrow is not None and inside is not None:
+        raise ReferenceFolderError(f"{path} is {arrow[0]}, and not read: {arrow[1]}.")
     if inside is None:
+        what = "a file" if arrow is None else f"{arrow[0]}, and has no pictures in it"
         raise ReferenceFolderError(
-            f"{path} is a file. --reference takes the folder that the training pictures lie in, a "
+            f"{path} is {what}. --reference takes the folder that the training pictures lie in, a "
             "parquet file, a tar archive of webdataset, or a list of paths "
             f"({', '.join(LISTS)})."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from m2g_audit.errors import UsageError
+from m2g_audit.foreign_files import arrow_table
 
 UNPACK = "unpack it and give the file that lists the prompts"
 _SHEET = "export the sheet with the prompts as csv"
@@ -15,7 +16,6 @@ _PICKLE = "write it as csv or jsonl; pickles can run code and are not read"
 
 _STARTS = {
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an old Office file (.xls, .doc)", _SHEET),
-    b"\xff\xff\xff\xff": ("an Arrow stream, as data sets are cached", _TABLE),
     b"Obj\x01": ("an Avro file", _TABLE),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", _TABLE),
     b"SQLite format 3\0": ("an SQLite database", "export the table with the prompts as csv"),
@@ -41,8 +41,6 @@ _STARTS = {
 }
 """What a file begins with."""
 _WORDS = {
-    b"ARROW1": ("an Arrow (Feather) file", _TABLE),
-    b"FEA1": ("an old Feather file", _TABLE),
     b"ORC": ("an ORC file", _TABLE),
     b"PARE": ("encrypted parquet", "write it again without encryption"),
 }
@@ -69,7 +67,9 @@ def refuse_other_files(head: bytes, name: str) -> None:
     """Raise UsageError where the first 512 bytes of a file say that it is no list."""
     starts = {**_STARTS, **(_WORDS if b"\0" in head else {})}
     known = next((found for start, found in starts.items() if head.startswith(start)), None)
-    if head[257:262] == b"ustar":
+    if (arrow := arrow_table(head)) is not None:
+        known = arrow
+    elif head[257:262] == b"ustar":
         known = "a tar archive", UNPACK
     elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         known = "a picture", _CAPTIONS

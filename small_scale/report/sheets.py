@@ -91,7 +91,12 @@ def load_sheet(lab: Lab, cell: Cell) -> Sheet | None:
 
 
 def is_current(lab: Lab, cell: Cell) -> bool:
-    """Whether the sheet of a measured cell is there, and of the thresholds that hold now."""
+    """Whether the sheet of a cell is there, and of the thresholds that hold now.
+
+    Not where the distances are lost that it was picked by: these come first.
+    """
+    if not lab.folder.neighbours_file(cell).exists():
+        return False
     try:
         sheet = load_sheet(lab, cell)
     except OutputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors.torch import load_file, save_file
 
 from m2g_audit import doctor
 from m2g_audit.errors import ModelError
 from m2g_audit.models.downloads import pending_bytes
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
+from m2g_audit.models.networks import load_pipeline
 from tests.support import tiny
 
 ID, COMMIT = "somebody/some--model", "0123456789abcdef0123456789abcdef01234567"
@@ -52,9 +56,24 @@ class Hub:
             raise OfflineModeIsEnabled
         return self.names()
 
-    def fetch(self, _: str, *, allow_patterns: Sequence[str], dry_run: bool = False, **__: object):
-        matched = [n for n in self.names() if any(fnmatch(n, one) for one in allow_patterns)]
+    def fetch(
+        self,
+        _: str,
+        *,
+        allow_patterns: Sequence[str],
+        ignore_patterns: Sequence[str] = (),
+        dry_run: bool = False,
+        **__: object,
+    ) -> str | list[File]:
+        matched = [
+            name
+            for name in self.names()
+            if any(fnmatch(name, one) for one in allow_patterns)
+            and not any(fnmatch(name, one) for one in ignore_patterns)
+        ]
         if dry_run:
+            if not self.online:
+                raise OfflineModeIsEnabled
             return [
                 File(name, (self.origin / name).stat().st_size, not (self.snapshot / name).exists())
                 for name in matched
@@ -136,6 +155,40 @@ def test_what_is_to_come_is_what_is_fetched(hub: Hub, beside: bool, allow_pickle
         refused("pickle")
     assert announced == sum((hub.snapshot / name).stat().st_size for name in hub.fetched())
     assert pending_bytes(ID, None, allow_pickle=allow_pickle) == 0
+
+
+def sharded(hub: Hub, part: str, *, beside: bool) -> set[str]:
+    """Put the weights of a part into two shards with an index, beside the file or in its place."""
+    (whole,) = (hub.origin / part).glob("*.safetensors")
+    weights = load_file(whole)
+    names = sorted(weights)
+    place: dict[str, str] = {}
+    for i, own in enumerate((names[::2], names[1::2]), start=1):
+        shard = f"{whole.stem}-{i:05d}-of-00002.safetensors"
+        save_file({name: weights[name] for name in own}, whole.parent / shard, {"format": "pt"})
+        place |= dict.fromkeys(own, shard)
+    index = whole.with_name(f"{whole.name}.index.json")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    if not beside:
+        whole.unlink()
+    return {f"{part}/{name}" for name in (index.name, *place.values())}
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_weights_in_one_file_and_in_shards_are_fetched_once(
+    hub: Hub, part: str, beside: bool
+) -> None:
+    shards = sharded(hub, part, beside=beside)
+    announced = pending_bytes(ID, None, allow_pickle=False)
+    found = resolve(ID, TEXT_TO_IMAGE)
+    fetched = {name for name in hub.fetched() if name.endswith(".safetensors")}
+    assert fetched == {file.relative_to(hub.snapshot).as_posix() for file in found.weights}
+    of_shards = not beside or part != "text_encoder"
+    assert bool(fetched & shards) == of_shards
+    assert announced == sum((hub.snapshot / name).stat().st_size for name in hub.fetched())
+    assert resolve(hub.origin, TEXT_TO_IMAGE).sha256 == found.sha256
+    load_pipeline(found, torch.float32)
 
 
 def test_a_cache_in_part_goes_on_with_the_network_back(hub: Hub) -> None:

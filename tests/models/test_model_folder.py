@@ -12,6 +12,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -172,9 +173,13 @@ def test_a_hub_model_is_loaded_from_its_snapshot(
 ) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = shutil.copytree(original, tmp_path / commit)
-    asked = {}
+    asked: dict[str, Any] = {}
 
-    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(
+        repo: str, *, revision: str | None, allow_patterns: list[str], **options: object
+    ) -> str | list[object]:
+        if options.get("dry_run"):
+            return []
         asked.update(repo=repo, revision=revision, patterns=allow_patterns)
         return str(snapshot)
 

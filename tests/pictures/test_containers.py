@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -222,13 +224,45 @@ def test_tables_of_arrow_with_pictures_are_named(tmp_path: Path) -> None:
         "texts": pa.table({"text": ["a boat"]}),
     }
     for name, table in tables.items():
-        with pa.ipc.new_stream(tmp_path / f"{name}.arrow", table.schema) as stream:
-            stream.write_table(table)
+        arrow_stream(tmp_path / f"{name}.arrow", table)
     (tmp_path / "broken.arrow").write_bytes(b"\xff\xff\xff\xff\1")
     found = find_pictures(tmp_path)
     assert [file.name for file in found.files] == ["a.png"]
     [unread] = found.unread
-    assert unread.startswith("pictures.arrow (an Arrow table with pictures: save it with to_parq")
+    assert unread == "pictures.arrow (an Arrow table with pictures: save it as parquet)"
+
+
+def arrow_stream(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+
+
+def arrow_file(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+
+
+@pytest.mark.parametrize("write", [arrow_stream, arrow_file], ids=lambda write: write.__name__)
+@pytest.mark.parametrize("name", ["set.arrow", "set.feather", "set"])
+def test_a_table_of_arrow_is_named_with_the_way_to_one_that_is_read(
+    tmp_path: Path, write: Callable[[Path, pa.Table], None], name: str
+) -> None:
+    file = tmp_path / name
+    write(file, pa.table({"image": [{"bytes": encoded(1), "path": None}], "text": ["a boat"]}))
+    with pytest.raises(ReferenceFolderError, match=r"set.* is an Arrow .* not read: in") as caught:
+        find_pictures(file)
+    [command] = re.findall("`(.*)`", str(caught.value))
+    exec(command.replace("FILE", str(file)))
+    [found] = find_pictures(Path(f"{file}.parquet")).files
+    assert found.caption == "a boat"
+    with found.open() as content:
+        assert content.read() == encoded(1)
+    write(file, pa.table({"text": ["a boat"]}))
+    with pytest.raises(ReferenceFolderError, match=r"has no pictures in it\. --reference takes"):
+        find_pictures(file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ReferenceFolderError, match="an Arrow table that is broken"):
+        find_pictures(file)
 
 
 def test_a_shard_cut_short_is_not_passed_over(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import gzip
 import json
 import lzma
 import pickle
+import re
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -423,6 +425,29 @@ def tar(path: Path) -> None:
 def tar_gz(path: Path) -> None:
     with tarfile.open(path, "w:gz") as archive:
         archive.add(__file__, "a.csv")
+
+
+def arrow_stream(path: Path) -> None:
+    table = pyarrow.table({"prompt": ["a red barn", "a boat"]})
+    with pyarrow.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+
+
+def arrow_file(path: Path) -> None:
+    feather.write_feather(pyarrow.table({"prompt": ["a red barn", "a boat"]}), path)
+
+
+@pytest.mark.parametrize("write", [arrow_stream, arrow_file], ids=lambda write: write.__name__)
+@pytest.mark.parametrize("name", ["list.arrow", "list.feather"])
+def test_a_table_of_arrow_is_named_with_the_way_to_one_that_is_read(
+    tmp_path: Path, write: Callable[[Path], None], name: str
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(UsageError, match=r"is an Arrow .*, not a list of prompts: in") as caught:
+        read_prompts(tmp_path / name)
+    [command] = re.findall("`(.*)`", str(caught.value))
+    exec(command.replace("FILE", str(tmp_path / name)))
+    assert texts(read_prompts(tmp_path / f"{name}.parquet")) == ["a red barn", "a boat"]
 
 
 @pytest.mark.parametrize(

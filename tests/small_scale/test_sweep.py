@@ -134,6 +134,51 @@ def test_finished_work_is_not_done_again(finished: Lab) -> None:
     assert tell.stages == []
 
 
+@pytest.fixture
+def copied(finished: Lab, tmp_path: Path) -> LabFolder:
+    shutil.copytree(finished.path, tmp_path / "lab")
+    return LabFolder.open(tmp_path / "lab")
+
+
+def test_lost_distances_are_found_again_and_nothing_else(finished: Lab, copied: LabFolder) -> None:
+    copied.neighbours_file(Cell(2, 0)).unlink()
+    assert Lab(copied).measured == [Cell(8, 0)]
+    tell = Silent()
+    Sweep(copied, tell).run()
+    assert set(tell.stages) == {"pictures", "K = 2: neighbours"}
+    there = dict(arrays(finished))
+    for name, values in arrays(Lab(copied)):
+        np.testing.assert_array_equal(values, there.pop(name), err_msg=name)
+    assert not there
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"control": None}, "other arrays than distances"),
+        ({"n_control": None}, "other arrays than distances"),
+        ({"more": np.zeros(2)}, "other arrays than distances"),
+        ({"training": np.zeros((3, 2))}, "no distances of one set"),
+        ({"fresh": np.array([np.nan])}, "no distances of one set"),
+        ({"among_fresh": np.zeros(0)}, "no distances of one set"),
+        (None, "is damaged"),
+    ],
+)
+def test_damaged_distances_are_removed_to_be_found_again(
+    copied: LabFolder, change: dict[str, np.ndarray | None] | None, said: str
+) -> None:
+    file = copied.neighbours_file(Cell(8, 0))
+    if change is None:
+        file.write_bytes(file.read_bytes()[:-300])
+    else:
+        changed = {**load_arrays(file), **change}
+        save_arrays(file, {name: value for name, value in changed.items() if value is not None})
+    with pytest.raises(OutputError, match=said) as caught:
+        Sweep(copied, Silent()).run()
+    assert str(caught.value).startswith(f"{file} is damaged")
+    assert str(caught.value).endswith("Remove it: it is made again, the same.")
+
+
 def test_another_configuration_is_refused(finished: Lab, pictures: Path) -> None:
     other = settings_for("smoke", str(pictures), 140, channels=1, sizes=(2, 8), width=16)
     with pytest.raises(OutputError, match=r"network\.width: 8 there, 16 now"):
