@@ -322,7 +322,8 @@ def report(rows: Sequence[Result], table: TruthTable, *, judge: bool) -> str:
         lines.append(
             f"| {what} | {w['memorized']} | {w['spurious']} | {w['balanced accuracy']:.2f} "
             f"({w['low']:.2f} to {w['high']:.2f}) "
-            f"| {w['of memorized']:.0%}, {w['of spurious']:.0%} | {w['right']:.0%} | {w['base rate']:.0%} |"
+            f"| {w['of memorized']:.0%}, {w['of spurious']:.0%} "
+            f"| {w['right']:.0%} | {w['base rate']:.0%} |"
         )
     return "\n".join([*lines, "", f"{in_words(machine())}.", ""])
 

@@ -30,6 +30,8 @@ RETURN_STEPS = 4
 SPREAD_LEVEL, ERROR_LEVEL, NOISES = 0.25, 1.16, 8
 """The rule, chosen on pocket before another model was looked at (benchmarks/naming_read_outs.py):
 sigma / alpha that a sample's spread and its error are read at, and noises of each."""
+LINE_LEVEL = 0.07
+"""sigma / alpha that the curvature towards another sample is read at."""
 MEMORIZED_UP_TO = -5.58
 """A sample of less freedom is called memorized: right most often on pocket, mean of both states."""
 
