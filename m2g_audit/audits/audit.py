@@ -14,6 +14,7 @@ from m2g_audit.audits.basins import measure_basins
 from m2g_audit.audits.generations import PromptPictures, generate
 from m2g_audit.audits.job import Job
 from m2g_audit.audits.judging import Judged, judge
+from m2g_audit.audits.read_outs import measure_read_outs
 from m2g_audit.audits.recording import error_record, record_of
 from m2g_audit.audits.setup import Setup
 from m2g_audit.audits.spectra import measure_curvature
@@ -86,6 +87,9 @@ def conclude(
     with timed(job.seconds, "curvature"):
         spectra = measure_curvature(
             job, run, latents, judged.seeds, attractors, partial(on_progress, "curvature")
+        )
+        attractors = measure_read_outs(
+            job, attractors, judged.generated, partial(on_progress, "read-outs")
         )
     if job.setup.settings.basin:
         with timed(job.seconds, "basin"):

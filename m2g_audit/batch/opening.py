@@ -37,6 +37,7 @@ def to_batch_record(
     evaluations = {
         "images": len(record.seeds) * evaluations_of_a_picture,
         "curvature": sum(entry.evaluations for entry in spectra),
+        "read-outs": sum(a.read_outs.evaluations for a in record.attractors if a.read_outs),
         "basins": sum((a.basin and a.basin.evaluations) or 0 for a in record.attractors),
     }
     fields = {name: getattr(record, name) for name in AuditRecord.model_fields}

@@ -379,6 +379,34 @@ class BasinRecord(Part):
     """Steps of the schedule between checks."""
 
 
+class ReadOutsRecord(Part):
+    """How stiff an attractor is, by a few evaluations of the conditional score over its members.
+
+    A copy of a training picture is stiff: around it the model sees nothing but noise. What its
+    own repeats are is free in some directions. The read-outs decide no word.
+    """
+
+    members: list[Index]
+    """The seeds that were asked."""
+    spread_level: Distance
+    """The noise level of `spread`, sigma / alpha."""
+    spread: Distance
+    """Standard deviation per number of the clean sample that is predicted under several noises; 0
+    for a point mass."""
+    error_level: Distance
+    """The noise level of `denoising_error`, sigma / alpha."""
+    denoising_error: Distance
+    """|eps_c - noise|^2 / N of noised members; 0 for a point mass."""
+    freedom: Finite | None
+    """The logarithm of `spread` times `denoising_error`: the lower, the nearer to the training set
+    it tends to be (docs/curvature.md says how far that was found to hold); null where one is 0."""
+    curvature_towards: Finite | None
+    """The normalised curvature along the line from the medoid to the nearest picture outside, 1 for
+    a point mass; null where every seed is in the attractor."""
+    evaluations: Index
+    """Forward passes of the network, all together."""
+
+
 class AttractorRecord(Part):
     """A cluster of mutually duplicate generations."""
 
@@ -396,6 +424,8 @@ class AttractorRecord(Part):
     """The picture of S nearest to the medoid."""
     basin: BasinRecord | None = None
     """How far from it the model still falls back, where measured."""
+    read_outs: ReadOutsRecord | None = None
+    """How stiff it is; null with --spectrum none."""
 
 
 class IntrinsicDimensionRecord(Part):

@@ -125,6 +125,34 @@ def test_new_pictures_are_generalized(tmp_path: Path) -> None:
     assert "26%" in record.verdict.summary
 
 
+def test_each_attractor_is_read_over_its_members(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run")
+    large, small = (attractor.read_outs for attractor in record.attractors)
+    assert large is not None
+    assert small is not None
+    assert len(large.members) == 6
+    assert set(large.members) < set(record.attractors[0].seeds)
+    assert small.members == record.attractors[1].seeds
+    for found in (large, small):
+        assert found.evaluations == 14  # under the 16 that a name may cost
+        assert found.spread < 1e-6  # the model predicts one picture, whatever the noise
+        assert found.freedom is not None
+        assert found.freedom < -15
+        assert found.curvature_towards == pytest.approx(1, abs=1e-3)
+        assert found.denoising_error > 0  # it is another picture
+    again = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run")
+    assert [a.read_outs for a in again.attractors] == [large, small]
+
+
+def test_without_scores_and_without_others_nothing_is_read(tmp_path: Path) -> None:
+    record = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run", spectrum="none")
+    assert all(attractor.read_outs is None for attractor in record.attractors)
+    record = audit(FakePipeline(PROMPT, [1] * 8), tmp_path / "alone")
+    (only,) = record.attractors
+    assert only.read_outs is not None
+    assert (only.read_outs.curvature_towards, only.read_outs.evaluations) == (None, 12)
+
+
 def test_curvature_of_one_memory_is_one(tmp_path: Path) -> None:
     record = audit(FakePipeline(PROMPT, REPEATING), tmp_path / "run")
     assert [entry.image for entry in record.curvature] == [0, 8, 12]

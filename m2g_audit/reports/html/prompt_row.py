@@ -181,17 +181,23 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
                 for seed in group.seeds
                 if seed.nearest_reference is not None
             ]
-        about = _basin(record, group.seeds[0])
+        about = _attractor(record, group.seeds[0])
         pictures = [generation(seed, group) for seed in group.seeds]
         groups.append(PictureGroup(group.title, group.state, about, pictures, matches))
     return groups
 
 
-def _basin(record: AuditRecord, member: SeedRecord) -> str:
+def _attractor(record: AuditRecord, member: SeedRecord) -> str:
     if member.attractor is None:
         return ""
     attractor = record.attractors[member.attractor]
     said = f"Its pictures are at most {attractor.diameter:.3g} apart."
+    if (read := attractor.read_outs) is not None:
+        said += (
+            f" How free they are to vary, by {read.evaluations} evaluations: predicted clean "
+            f"samples differ by {read.spread:.2g}, and {read.denoising_error:.2g} of the noise is "
+            "not seen as noise; of copies of training pictures both are smaller."
+        )
     if attractor.basin is None:
         return said
     basin = attractor.basin
