@@ -12,6 +12,7 @@ from m2g_audit.cli import (
     calibrate,
     compare,
     doctor,
+    models,
     pocket,
     prompt,
     report,
@@ -67,6 +68,7 @@ app.command("compare")(compare.compare)
 app.command("calibrate")(calibrate.calibrate)
 app.command("toy")(toy.toy)
 app.command("doctor")(doctor.doctor)
+app.command("models")(models.models)
 app.command("schema")(schema.schema)
 app.add_typer(pocket.app, name="pocket")
 

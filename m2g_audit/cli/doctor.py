@@ -1,18 +1,44 @@
 """`m2g-audit doctor`."""
 
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
 from m2g_audit.cli.options import Format
 
 
-def doctor(output_format: Format = "text") -> None:
-    """Tell what this machine has for an audit, what is missing, and the command that gets it."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model to look at instead: a hub id, a folder, or pocket."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps, for a model.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16, for a model.")
+    ] = None,
+    output_format: Format = "text",
+) -> None:
+    """Tell what this machine has for an audit, what is missing, and the command that gets it.
+
+    With a model: what it is, and whether an audit's scores and pictures are its pipeline's own.
+
+    Example: m2g-audit doctor ./my-finetune
+    """
     import json
     from dataclasses import asdict
 
     from m2g_audit.cli.options import print_json
     from m2g_audit.cli.terminal import Terminal
+
+    console = Terminal(stderr=True)
+    if model is not None:
+        _examine(model, device, dtype, output_format)
+        return
     from m2g_audit.doctor import diagnose
 
-    with Terminal(stderr=True).status("looking around"):
+    with console.status("looking around"):
         found = diagnose()
     if output_format == "json":
         print_json(json.dumps(asdict(found), indent=1))
@@ -20,3 +46,22 @@ def doctor(output_format: Format = "text") -> None:
     from m2g_audit.cli.diagnosis import show
 
     show(found, Terminal())
+
+
+def _examine(model: str, device: str | None, dtype: str | None, output_format: str) -> None:
+    import json
+    from dataclasses import asdict
+
+    from m2g_audit.cli.options import print_json
+    from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.models.examination import examine
+    from m2g_audit.models.loading import load_model
+
+    with Terminal(stderr=True).status("loading it and asking its network a few times"):
+        found = examine(load_model(model, device=device, dtype=dtype))
+    if output_format == "json":
+        print_json(json.dumps(asdict(found), indent=1))
+        return
+    from m2g_audit.cli.diagnosis import show_model
+
+    show_model(found, Terminal())

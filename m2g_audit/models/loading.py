@@ -17,7 +17,6 @@ from m2g_audit.models.denoiser import Unlike
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
 from m2g_audit.models.pipeline import Pipeline
 from m2g_audit.models.placement import find_device, find_dtype
-from m2g_audit.models.protocol import TextToImage
 
 
 def load_model(
@@ -29,7 +28,7 @@ def load_model(
     allow_pickle: bool = False,
     loras: Sequence[Lora] = (),
     size: tuple[int, int] | None = None,
-) -> TextToImage:
+) -> Pipeline:
     """Return a text-to-image model, by default on the fastest device, in float16 beyond a CPU.
 
     Args:
@@ -56,7 +55,7 @@ def load_model(
     )
 
 
-def _in_memory(pipe: Any, size: tuple[int, int] | None) -> TextToImage:
+def _in_memory(pipe: Any, size: tuple[int, int] | None) -> Pipeline:
     if "prompt" not in signature(pipe.__call__).parameters:
         raise ModelError(
             f"{type(pipe).__name__} is no pipeline that can be audited: it takes no prompt."

@@ -52,7 +52,7 @@ from m2g_audit.models.proof import (
     takes_plain_steps,
 )
 from m2g_audit.models.protocol import Generations, ModelIdentity
-from m2g_audit.models.tap import Step, decode, denoiser_name, recorded, tap
+from m2g_audit.models.tap import Step, decode, denoiser_name, recording, tap
 from m2g_audit.models.tokens import Reader
 from m2g_audit.models.trajectory import Follower
 from m2g_audit.records.vocabulary import SchedulerChoice, ScoreKind
@@ -340,6 +340,7 @@ class Pipeline:
             return None
         scheduler = deepcopy(self._sampler)
         _, start, end = self._times(scheduler, 3)
+        scheduler.set_timesteps(3, **_shift(scheduler))
         if not self._flow:  # DDIM's own next level, which need not be the next that it asks at
             end = start - self._levels.count // 3
         generator = torch.Generator("cpu").manual_seed(0)
@@ -519,10 +520,10 @@ class Pipeline:
 
     def _times(self, scheduler: Any, steps: int) -> list[float]:
         """The timesteps at which a scheduler asks the network, without shifts by picture size."""
-        shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+        counting = deepcopy(scheduler)  # another thread may be sampling with it
         with self._possible(scheduler, steps):
-            scheduler.set_timesteps(steps, **shift)
-        return [float(t) for t in scheduler.timesteps]
+            counting.set_timesteps(steps, **_shift(scheduler))
+        return [float(t) for t in counting.timesteps]
 
     def _sampling(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
         """Steps and guidance as they will be used; UsageError for those that can't be."""
@@ -610,9 +611,9 @@ class Pipeline:
         follower = self._follower()
         follow = None if follower is None else follower.on_step
         watched = sampling.watched(scheduler, on_step, follow)
-        seen = nullcontext() if follower is None else recorded(self._pipe, follower.calls, None)
-        with self._exact(), self._possible(scheduler, steps), watched as taken, seen:
-            images = self._pipe(num_inference_steps=steps, output_type="pt", **call).images
+        pipe = self._pipe if follower is None else recording(self._pipe, follower.calls)
+        with self._exact(), self._possible(scheduler, steps), watched as taken:
+            images = pipe(num_inference_steps=steps, output_type="pt", **call).images
         (last,) = taken
         followed: list[Trajectory | None] = [None] * len(seeds)
         if follower is not None:
@@ -651,6 +652,20 @@ class Pipeline:
         images = torch.where(finite[:, None, None, None], images, torch.zeros(()))
         return Generations(latents, clean, _quantise(images), finite, fitted)
 
+    @torch.no_grad()
+    def picture_difference(self, steps: int = 2) -> float:
+        """How far a seed's picture in a batch is from that of the pipeline alone, of 255 levels."""
+        seeds, guidance = (21, 22), self.resolve_guidance(_PROVING)
+        settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "batch_size": 2}
+        try:
+            made = self.generate(_PROVING_PROMPT, seeds, **settings)
+        except UsageError:  # DDIM can't sample all that has a scheduler of its own
+            made = self.generate(_PROVING_PROMPT, seeds, scheduler="keep", **settings)
+        call = self._call([_PROVING_PROMPT], None, guidance, seeds[1:])
+        with self._exact():
+            alone = self._pipe(num_inference_steps=steps, output_type="pt", **call).images
+        return 255 * float((_quantise(alone.float().cpu()[0]) - made.images[1]).abs().max())
+
     # -- latents and pictures
 
     @torch.no_grad()
@@ -665,9 +680,12 @@ class Pipeline:
         with self._exact():
             for batch in latents.split(batch_size):
                 texts, seeds = [_EXPLORING] * len(batch), range(len(batch))
-                call = self._call(texts, None, self._denoiser.unguided, seeds)
+                try:
+                    unguided, answers = self._denoiser.unguided, self._denoiser.blank(len(batch))
+                except Unlike:  # its network has to be asked, and is not heard
+                    unguided, answers = 1.0, None
+                call = self._call(texts, None, unguided, seeds)
                 samples = batch.to(self._sample)
-                answers = self._denoiser.blank(len(batch))
                 timestep = self._levels.timesteps[-1]
                 parts.append(decode(self._pipe, self._sampler, timestep, samples, answers, **call))
         return _quantise(check_finite(torch.cat(parts).float().cpu(), "the decoded pictures"))
@@ -758,6 +776,11 @@ def _sampler(scheduler: Any) -> Any:
     # Where the entry is missing, DDIM's default would clip latents to [-1, 1].
     clip = scheduler.config.get("clip_sample", False)
     return DDIMScheduler.from_config(scheduler.config, clip_sample=clip)
+
+
+def _shift(scheduler: Any) -> dict[str, float]:
+    """What a scheduler has to be told that shifts its levels by the size of pictures."""
+    return {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
 
 
 def _quantise(images: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ still: it names the levels, changes nothing, and ends the run after the last of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from copy import deepcopy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from inspect import Signature, signature
@@ -61,7 +61,7 @@ def tap(
     """Return what one run of a pipeline does at each of the timesteps, its sample never changed.
 
     Args:
-        pipe: The pipeline; its scheduler and its denoiser are as before afterwards.
+        pipe: The pipeline, which is left alone.
         scheduler: Stands in for the pipeline's own, as what its timesteps are counted by.
         timesteps: As the scheduler counts them, highest first.
         answers: What the denoiser's calls of each step are answered with, instead of asking it.
@@ -77,9 +77,10 @@ def tap(
             raise _Stop
         return sample
 
-    standing = _standing(pipe, scheduler, timesteps, on_step)
-    with suppress(_Stop), standing, recorded(pipe, calls, answers):
-        pipe(num_inference_steps=len(timesteps), output_type="latent", **call)
+    own = recording(pipe, calls, answers)
+    own.scheduler = _standing(scheduler, timesteps, on_step)
+    with suppress(_Stop):
+        own(num_inference_steps=len(timesteps), output_type="latent", **call)
     return steps
 
 
@@ -88,50 +89,60 @@ def decode(
     scheduler: Any,
     timestep: int | float,
     sample: Tensor,
-    answers: Sequence[Any],
+    answers: Sequence[Any] | None,
     **call: Any,
 ) -> Tensor:
     """Return the pictures that a pipeline makes of final samples, [b, 3, H, W] in [0, 1].
 
     The one step before them is answered by `answers`, and its outcome passed over.
     """
-    with _standing(pipe, scheduler, [timestep], lambda *_: sample), recorded(pipe, [], answers):
-        return pipe(num_inference_steps=1, output_type="pt", **call).images
+    own = recording(pipe, [], answers)
+    own.scheduler = _standing(scheduler, [timestep], lambda *_: sample)
+    return own(num_inference_steps=1, output_type="pt", **call).images
 
 
-@contextmanager
-def recorded(pipe: Any, calls: list[Call], answers: Sequence[Any] | None) -> Iterator[None]:
-    """A block in which all that a pipeline's denoiser is asked is kept."""
-    denoiser = getattr(pipe, denoiser_name(pipe) or "")
-    forward = denoiser.forward
-    parameters = signature(forward)
+def recording(pipe: Any, calls: list[Call], answers: Sequence[Any] | None = None) -> Any:
+    """Return a pipeline of the same parts, of which all that its denoiser is asked is kept.
 
-    @wraps(forward)
-    def keep(*arguments: Any, **named: Any) -> Any:
-        given = dict(parameters.bind(*arguments, **named).arguments)
-        output = forward(*arguments, **named) if answers is None else answers[len(calls)]
-        calls.append(Call(given, output))
+    The parts themselves are left alone: other threads may be using them.
+    """
+    own, name = copy(pipe), denoiser_name(pipe)
+    assert name is not None
+    # Not by the pipeline's own setter, which takes nothing but a network.
+    own.__dict__[name] = _Recorder(getattr(pipe, name), calls, answers)
+    return own
+
+
+class _Recorder:
+    """A network that keeps what it is asked; `answers`: what it says instead of being asked."""
+
+    def __init__(
+        self, network: nn.Module, calls: list[Call], answers: Sequence[Any] | None
+    ) -> None:
+        self._network = network
+        self._calls = calls
+        self._answers = answers
+        self._parameters = signature(network.forward)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        given = dict(self._parameters.bind(*arguments, **named).arguments)
+        if self._answers is None:
+            output = self._network(*arguments, **named)
+        else:
+            output = self._answers[len(self._calls)]
+        self._calls.append(Call(given, output))
         return output
 
-    before = denoiser.__dict__.get("forward")
-    denoiser.forward = keep  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del denoiser.__dict__["forward"]
-        else:
-            denoiser.forward = before  # type: ignore[method-assign]  # a hook's own
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
 
 
-@contextmanager
 def _standing(
-    pipe: Any,
     scheduler: Any,
     timesteps: Sequence[int | float],
     on_step: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[None]:
-    """A block in which a pipeline's scheduler goes where it is told.
+) -> Any:
+    """Return a scheduler that goes where it is told.
 
     on_step: gets the model's output and the sample, and returns the next sample.
     """
@@ -155,11 +166,7 @@ def _standing(
     if hasattr(scheduler, "scale_model_input"):
         standing.scale_model_input = lambda sample, *_, **__: sample
     standing.step = step
-    own, pipe.scheduler = pipe.scheduler, standing
-    try:
-        yield
-    finally:
-        pipe.scheduler = own
+    return standing
 
 
 def bound(parameters: Signature, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
