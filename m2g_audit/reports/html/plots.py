@@ -22,6 +22,7 @@ from m2g_audit.reports.groups import grouped
 from m2g_audit.reports.run_files import read_array
 from m2g_audit.reports.sensitivity import FACTORS, shares_by_factor
 from m2g_audit.store.run_directory import DISTANCES_FILE
+from m2g_audit.text import printable
 from m2g_audit.verdict.states import State
 
 if TYPE_CHECKING:
@@ -185,7 +186,9 @@ def _draw_matrix(
     marks = {0.0: "0", top: f"{top:.3g}"} | ({limit: f"δs {limit:.3g}"} if limit else {})
     for value, label in marks.items():
         bar.text(1.4, value, label, size=8, color=_FAINT, va="center")
-    bar.text(0, 1.08 * top, record.settings.metric, size=8, color=_FAINT, parse_math=False)
+    bar.text(
+        0, 1.08 * top, printable(record.settings.metric, 40), size=8, color=_FAINT, parse_math=False
+    )
 
 
 # -- spectra
