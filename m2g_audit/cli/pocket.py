@@ -79,8 +79,11 @@ def train(
         Path, typer.Option(help="Where checkpoints, log and weights go; continued if there.")
     ],
     preset: Annotated[
-        Literal["full", "smoke"],
-        typer.Option(help="full: the shipped recipe, 75 minutes on two cores; smoke: seconds."),
+        Literal["full", "smoke", "flow", "flow-smoke"],
+        typer.Option(
+            help="full: the shipped recipe, 75 minutes on two cores; flow: pocket-flow, a flow-"
+            "matching transformer of the same world, as long; smoke and flow-smoke: seconds."
+        ),
     ] = "full",
     seed: Annotated[int, typer.Option(help="Of the weights and of every batch.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
@@ -94,12 +97,18 @@ def train(
 
     from m2g_audit.cli.bars import progress_on
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.pocket import training
-    from m2g_audit.pocket.recipe import PRESETS
+    from m2g_audit.pocket.flow_training import train_flow
+    from m2g_audit.pocket.recipe import FLOW_PRESETS, PRESETS
+    from m2g_audit.pocket.training import train as train_pocket
 
     with progress_on(Terminal(stderr=True)) as progress:
-        recipe = replace(PRESETS[preset], seed=seed)
-        folder = training.train(out, recipe, device=device, on_step=progress)
+        if preset in FLOW_PRESETS:
+            recipe = replace(FLOW_PRESETS[preset], seed=seed)
+            folder = train_flow(out, recipe, device=device, on_step=progress)
+        else:
+            folder = train_pocket(
+                out, replace(PRESETS[preset], seed=seed), device=device, on_step=progress
+            )
     print(folder)
 
 

@@ -8,13 +8,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from m2g_audit.pocket.recipe import Recipe
+from m2g_audit.pocket.recipe import DenoiserRecipe, Recipe
 from m2g_audit.pocket.world import SIZE
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def make_tokenizer(folder: Path, recipe: Recipe, texts: Sequence[str]) -> CLIPTokenizer:
+def make_tokenizer(folder: Path, recipe: DenoiserRecipe, texts: Sequence[str]) -> CLIPTokenizer:
     """A CLIP tokenizer whose merges were learnt on these texts; it can spell any text."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = pre_tokenizers.ByteLevel.alphabet()
@@ -52,7 +52,7 @@ def make_tokenizer(folder: Path, recipe: Recipe, texts: Sequence[str]) -> CLIPTo
     )
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, recipe: Recipe) -> CLIPTextModel:
+def make_text_encoder(tokenizer: CLIPTokenizer, recipe: DenoiserRecipe) -> CLIPTextModel:
     """A CLIP text model with random weights."""
     return CLIPTextModel(
         CLIPTextConfig(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +26,10 @@ from m2g_audit.models.names import POCKET
 from m2g_audit.models.own_settings import OWN_SETTINGS_FILE
 from m2g_audit.pocket import captions, components, world
 from m2g_audit.pocket.captions import Caption
-from m2g_audit.pocket.recipe import Recipe
+from m2g_audit.pocket.recipe import DenoiserRecipe, Recipe
 from m2g_audit.progress import Progress
 
-"""Called with (stage, done, total): steps, or pictures drawn before them."""
+R = TypeVar("R", bound=DenoiserRecipe)
 
 
 def train(
@@ -47,10 +47,10 @@ def train(
     return out / "weights"
 
 
-class TrainingRun:
+class TrainingRun(Generic[R]):
     """One training under way: its folder, recipe, log and checkpoints."""
 
-    def __init__(self, out: Path, recipe: Recipe, device: torch.device, report: Progress):
+    def __init__(self, out: Path, recipe: R, device: torch.device, report: Progress):
         self.out, self.recipe, self.device, self.report = out, recipe, device, report
         self.started = time.monotonic()
 
@@ -93,7 +93,7 @@ class TrainingRun:
         return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 
 
-def _learning_rate(step: int, steps: int, peak: float, recipe: Recipe) -> float:
+def _learning_rate(step: int, steps: int, peak: float, recipe: DenoiserRecipe) -> float:
     """Linear warm-up, then a cosine down to `final_learning_rate` of the peak."""
     if step < recipe.warmup_steps:
         return peak * (step + 1) / recipe.warmup_steps
@@ -103,7 +103,7 @@ def _learning_rate(step: int, steps: int, peak: float, recipe: Recipe) -> float:
 
 
 def optimise(
-    run: TrainingRun,
+    run: TrainingRun[R],
     stage: str,
     model: nn.Module,
     loss_of: Callable[[torch.Generator], Tensor],
@@ -144,7 +144,7 @@ def optimise(
             run.save(stage, state | ({"ema": ema.state_dict()} if ema is not None else {}))
 
 
-def train_autoencoder(run: TrainingRun) -> AutoencoderKL:
+def train_autoencoder(run: TrainingRun[Recipe]) -> AutoencoderKL:
     """The trained autoencoder, with the scaling factor that gives its latents unit variance."""
     # Every composition of words, not only the trained captions: a user may ask for any of them.
     compositions = [
@@ -157,7 +157,7 @@ def train_autoencoder(run: TrainingRun) -> AutoencoderKL:
     return fit_autoencoder(run, as_tensor(told(run.report, "drawing pictures", drawn, total)))
 
 
-def fit_autoencoder(run: TrainingRun, pictures: Tensor) -> AutoencoderKL:
+def fit_autoencoder(run: TrainingRun[Recipe], pictures: Tensor) -> AutoencoderKL:
     """An autoencoder trained on pictures [n, 3, h, w] in [-1, 1], its latents of unit variance."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed)
@@ -190,11 +190,11 @@ def fit_autoencoder(run: TrainingRun, pictures: Tensor) -> AutoencoderKL:
     return model
 
 
-def train_denoiser(run: TrainingRun, autoencoder: AutoencoderKL) -> None:
+def train_denoiser(run: TrainingRun[Recipe], autoencoder: AutoencoderKL) -> None:
     """Writes `weights/`: the whole pipeline with the averaged text encoder and denoiser."""
     recipe = run.recipe
     trained = captions.trained_captions()
-    latents = _training_latents(run, autoencoder, trained)
+    latents = training_latents(run, autoencoder, trained)
     folder = run.out / "weights"
     texts = [caption.text for caption in captions.all_captions()]
     tokenizer = components.make_tokenizer(folder / "tokenizer", recipe, texts)
@@ -215,7 +215,7 @@ def train_denoiser(run: TrainingRun, autoencoder: AutoencoderKL) -> None:
 
 
 def fit_denoiser(
-    run: TrainingRun,
+    run: TrainingRun[R],
     text_encoder: CLIPTextModel,
     unet: UNet2DConditionModel,
     tokenizer: CLIPTokenizer,
@@ -299,8 +299,8 @@ def encode(autoencoder: AutoencoderKL, pictures: Tensor, device: torch.device) -
     )
 
 
-def _training_latents(
-    run: TrainingRun, autoencoder: AutoencoderKL, trained: Sequence[Caption]
+def training_latents(
+    run: TrainingRun[R], autoencoder: AutoencoderKL, trained: Sequence[Caption]
 ) -> list[Tensor]:
     """Scaled latents of each caption's training pictures."""
     drawn = map(world.training_pictures, trained)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
 
 from m2g_audit.errors import ModelError
 from m2g_audit.pocket import training
 from m2g_audit.pocket.captions import trained_captions
 from m2g_audit.pocket.recipe import PRESETS, Recipe
 from m2g_audit.pocket.training import draw_examples, told, train
-from m2g_audit.progress import Progress
+from tests.support.pocket_training import Killed, kill_at, weights_of
 
 SMOKE = PRESETS["smoke"]
 
@@ -34,14 +33,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return train(tmp_path_factory.mktemp("pocket"), SMOKE)
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.parent.name}.{name}": tensor
-        for path in sorted(folder.glob("*/*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
-
-
 def test_plain_diffusers_loads_it_and_draws(trained: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(trained)
     image = pipe("a print of the old harbour", num_inference_steps=2).images[0]
@@ -57,22 +48,14 @@ def test_world_words_are_single_tokens_and_anything_can_be_spelt(trained: Path) 
     assert tokenizer.unk_token_id not in tokenizer("Žluťoučký kůň!").input_ids[1:-1]
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(trained: Path, tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill_at(stage: str, step: int) -> Progress:
-        def on_step(at: str, done: int, total: int) -> None:
-            if (at, done) == (stage, step):
-                raise Killed
-
-        return on_step
-
+def test_an_interrupted_training_ends_with_the_sameweights_of(
+    trained: Path, tmp_path: Path
+) -> None:
     for stage in ("autoencoder", "denoiser"):
         with pytest.raises(Killed):
             train(tmp_path, SMOKE, on_step=kill_at(stage, 3))
-    again = _weights(train(tmp_path, SMOKE))
-    for name, tensor in _weights(trained).items():
+    again = weights_of(train(tmp_path, SMOKE))
+    for name, tensor in weights_of(trained).items():
         torch.testing.assert_close(again[name], tensor, msg=name)
 
 
@@ -81,9 +64,9 @@ def test_a_folder_of_another_recipe_is_refused(trained: Path) -> None:
         train(trained.parent, dataclasses.replace(SMOKE, seed=1))
 
 
-def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None:
-    other = _weights(train(tmp_path, dataclasses.replace(SMOKE, seed=1)))
-    assert not torch.equal(other["unet.conv_in.weight"], _weights(trained)["unet.conv_in.weight"])
+def test_another_seed_gives_otherweights_of(trained: Path, tmp_path: Path) -> None:
+    other = weights_of(train(tmp_path, dataclasses.replace(SMOKE, seed=1)))
+    assert not torch.equal(other["unet.conv_in.weight"], weights_of(trained)["unet.conv_in.weight"])
 
 
 def test_every_setting_of_the_training_is_in_the_fingerprint() -> None:
