@@ -143,12 +143,7 @@ def batch(
         asked = AuditOptions.of(**options)
         listed = listed.with_negative_prompt(asked.negative_prompt)
         run.take(listed, _share(listed, shard))
-        from m2g_audit.audits.setup import with_list
-
-        resolved = with_list(asked, prompts)
-        if resolved != asked:
-            run.note(f"The pictures of {prompts} are the reference too; --reference none for none.")
-        run.start(resolved, Path(prompts).stem or "prompts", out, yes)
+        run.start(asked, prompts, out, yes)
         outcome = run.end(output_format)
     except BaseException as error:
         if os.environ.get("M2G_DEBUG") == "1":
@@ -190,16 +185,9 @@ class _Run:
         self._listed, self._share = listed, share
         self._notices = list(listed.notices)
 
-    def note(self, notice: str) -> None:
-        """Take in what is to be said about the run."""
-        self._notices.append(notice)
-
-    def start(self, options: AuditOptions, name: str, out: Path | None, yes: bool) -> None:
-        """Audit what has no verdict yet; raises what stops a run."""
-        from m2g_audit.audits.setup import set_up
-        from m2g_audit.batch.batch import Batch
-        from m2g_audit.batch.opening import open_directory
-        from m2g_audit.cli.bars import progress_on
+    def start(self, asked: AuditOptions, source: str, out: Path | None, yes: bool) -> None:
+        """Audit what has no verdict yet; raises what stops a run. source: where the list is."""
+        from m2g_audit.cli.bars import loading, progress_on
         from m2g_audit.cli.batch_progress import watching
         from m2g_audit.files import check_writable
         from m2g_audit.store.run_directory import default_parent
@@ -207,10 +195,21 @@ class _Run:
         check_writable(out or default_parent())
         if self._junit is not None:
             check_writable(self._junit.absolute().parent)
+        with loading(self._console):
+            from m2g_audit.audits.setup import set_up, with_list
+            from m2g_audit.batch.batch import Batch
+            from m2g_audit.batch.opening import open_directory
+        options = with_list(asked, source)
+        if options != asked:
+            self._notices.append(
+                f"The pictures of {source} are the reference too; --reference none for none."
+            )
         ask_for_download(options, yes, self._console)
         with progress_on(self._console) as progress:
             setup = set_up(options, out=out, on_progress=progress)
-        self._directory = directory = open_directory(setup, self._listed, name, out)
+        self._directory = directory = open_directory(
+            setup, self._listed, Path(source).stem or "prompts", out
+        )
         self._notices += directory.log.repair()
         batch = Batch(setup, directory, self._share)
         self._notices += batch.recall()

@@ -92,12 +92,14 @@ def train(
     """
     from dataclasses import replace
 
-    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.bars import loading, progress_on
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.pocket import training
     from m2g_audit.pocket.recipe import PRESETS
 
-    with progress_on(Terminal(stderr=True)) as progress:
+    console = Terminal(stderr=True)
+    with loading(console):
+        from m2g_audit.pocket import training
+    with progress_on(console) as progress:
         recipe = replace(PRESETS[preset], seed=seed)
         folder = training.train(out, recipe, device=device, on_step=progress)
     print(folder)
@@ -112,17 +114,19 @@ def measure(
     Writes training-index.npy and truth.json into weights/. Half an hour on two cores; the same
     command continues. Example: m2g-audit pocket measure runs/pocket
     """
-    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.bars import loading, progress_on
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.models.loading import load_model
-    from m2g_audit.pocket import truth
-    from m2g_audit.pocket.training_pictures import INDEX_FILE, TrainingPictures, build_index
-    from m2g_audit.pocket.truth_table import TRUTH_FILE, save_table
 
+    console = Terminal(stderr=True)
+    with loading(console):
+        from m2g_audit.models.loading import load_model
+        from m2g_audit.pocket import truth
+        from m2g_audit.pocket.training_pictures import INDEX_FILE, TrainingPictures, build_index
+        from m2g_audit.pocket.truth_table import TRUTH_FILE, save_table
     weights = out / "weights"
     pipeline = load_model(weights)
     training = TrainingPictures(pipeline)
-    with progress_on(Terminal(stderr=True)) as progress:
+    with progress_on(console) as progress:
         table = truth.measure(pipeline, training, out / "samples", on_progress=progress)
     build_index(training, weights / INDEX_FILE)
     save_table(table, weights / TRUTH_FILE)
