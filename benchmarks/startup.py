@@ -1,9 +1,9 @@
 """How long until a command says its first word, and how long does one take that computes nothing?
 
-Whole processes of this checkout and of an earlier commit, which `git archive` unpacks beside it, in
+Whole processes of the present commit and of an earlier one, both unpacked by `git archive`, in
 turns: each repeat runs every command of both, the order swapped from one repeat to the next, and
-ratios are of two processes of one repeat. Compiled files of both lie in a folder of their own, and
-a first run, which is not counted, fills it and the system's cache.
+ratios are of two processes of one repeat, of one thread each. Compiled files of both lie in a
+folder of their own, and a first run, which is not counted, fills it and the system's cache.
 
     python benchmarks/startup.py --before COMMIT        # five repeats; needs an idle machine
 """
@@ -57,7 +57,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
-        sides = {"before": unpacked(asked.before, room / "before"), "now": HERE}
+        commits = {"before": asked.before, "now": "HEAD"}
+        sides = {side: unpacked(commit, room / side) for side, commit in commits.items()}
         found = measure(room, sides, asked.repeats)
     (RESULTS / "startup.md").write_text(report(found, asked.before, asked.repeats, load))
     kept = {
@@ -107,6 +108,7 @@ def process(room: Path, checkout: Path, words: Sequence[str]) -> Taken:
         "PYTHONPATH": str(checkout),
         "PYTHONPYCACHEPREFIX": str(room / "compiled"),
         "M2G_CACHE": str(room / "cache"),
+        "OMP_NUM_THREADS": "1",
     }
     start = time.perf_counter()
     with subprocess.Popen(
@@ -139,7 +141,7 @@ def report(found: dict[str, dict[str, list[Taken]]], before: str, repeats: int, 
         "# Seconds until the first word, and of what computes nothing",
         "",
         f"`python benchmarks/startup.py --before {before} --repeats {repeats}`. Whole processes, "
-        "this checkout beside that commit in each repeat; medians and, in brackets, smallest to "
+        "the present commit beside that one in each repeat; medians and, in brackets, smallest to "
         f"largest of {repeats}. An audit is of 8 seeds of pocket without spectra, output into a "
         "pipe.",
         "",
