@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from m2g_audit.store.run_directory import RunDirectory
 
 
-@with_audit_options
+@with_audit_options()
 def prompt(
     text: Annotated[str, typer.Argument(help="The prompt to audit.", show_default=False)],
     options: dict[str, Any],

@@ -152,7 +152,8 @@ def shared_words(captions: Sequence[str]) -> str | None:
 def recombine(captions: Sequence[str], most: int) -> list[str]:
     """Return at most `most` texts that begin as one caption and end as another, and are none.
 
-    The same captions give the same texts.
+    Where beginnings and ends give too few, as where all begin alike, whole captions are beginnings
+    too. The same captions give the same texts.
 
     >>> recombine(["a dog on a beach", "a cat in a park"], 2)
     ['a cat on a beach', 'a dog in a park']
@@ -160,15 +161,17 @@ def recombine(captions: Sequence[str], most: int) -> list[str]:
     generator = random.Random(0)
     split = _halves_of_tags if _are_tags(captions) else _halves_of_words
     halves = [both for caption in captions if (both := split(caption)) is not None]
-    known, made = {_key(caption) for caption in captions}, []
-    for _ in range(_TRIES * most if len(halves) > 1 else 0):
-        (first, _), (_, second) = generator.sample(halves, 2)
-        text = first + second
-        if _key(text) not in known:
-            known.add(_key(text))
-            made.append(text)
-        if len(made) == most:
-            break
+    known: set[str] = {_key(caption) for caption in captions}
+    made: list[str] = []
+    for whole in (False, True):
+        for _ in range(_TRIES * most if len(halves) > 1 else 0):
+            if len(made) == most:
+                return made
+            one, other = generator.sample(halves, 2)
+            text = ("".join(one) if whole else one[0]) + other[1]
+            if one[1] != other[1] and _key(text) not in known:
+                known.add(_key(text))
+                made.append(text)
     return made
 
 

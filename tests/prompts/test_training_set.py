@@ -178,10 +178,15 @@ def test_shared_words(captions: list[str], shared: str | None) -> None:
 
 def test_recombined_prompts_are_none_of_the_captions() -> None:
     captions = [f"a {thing} {place}" for thing in ("dog", "ship") for place in ("at sea", "in fog")]
-    assert recombine(captions, 8) == []  # all are trained
-    assert set(recombine(captions[:3], 8)) == {captions[3]}
+    assert captions[3] in recombine(captions[:3], 8)
+    assert not {*captions} & {*recombine(captions, 8)}
+    assert set(recombine(["zkw dog at sea", "zkw dog in fog"], 8)) == {
+        "zkw dog in fog at sea",
+        "zkw dog at sea in fog",
+    }
+    assert recombine(["zkw dog at sea"], 8) == []
     tags = ["zkw, dog, beach, sun", "zkw, cat, park, rain"]
-    assert set(recombine(tags, 8)) == {"zkw, dog, park, rain", "zkw, cat, beach, sun"}
+    assert {"zkw, dog, park, rain", "zkw, cat, beach, sun"} <= {*recombine(tags, 8)}
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
