@@ -16,7 +16,7 @@ from m2g_audit.files import cache_folder
 from m2g_audit.pictures.tensors import is_failed
 from m2g_audit.progress import Progress
 from m2g_audit.references import power
-from m2g_audit.references.power import Plants
+from m2g_audit.references.plants import Plants
 from m2g_audit.references.reference import Reference
 
 

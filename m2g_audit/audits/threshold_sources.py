@@ -16,7 +16,7 @@ from m2g_audit.progress import Progress
 from m2g_audit.references import kept_nulls, power
 from m2g_audit.references.controls import Controls, all_among
 from m2g_audit.references.nulls import FloatArray, Null, Nulls, find_nulls
-from m2g_audit.references.power import Plants
+from m2g_audit.references.plants import Plants
 from m2g_audit.references.reference import Reference, ReferenceSet
 from m2g_audit.similarity import Metric
 from m2g_audit.verdict.screening import ControlResult, look_into

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from m2g_audit.records.record import ReferenceFiles
-from m2g_audit.references.power import Plants, Power, power_of
+from m2g_audit.references.plants import Plants
+from m2g_audit.references.power import Power, power_of
 from m2g_audit.references.reference import Reference
 from m2g_audit.verdict.screening import Findings
 from m2g_audit.verdict.thresholds import Thresholds

@@ -31,7 +31,7 @@ from m2g_audit.pocket.provenance import of_these_weights
 from m2g_audit.pocket.truth_table import TruthTable
 from m2g_audit.progress import Progress
 from m2g_audit.references import power
-from m2g_audit.references.power import Plants
+from m2g_audit.references.plants import Plants
 from m2g_audit.references.reference import Reference, ReferenceSet
 from m2g_audit.verdict.screening import ControlResult, Findings, look_into
 from m2g_audit.verdict.thresholds import Thresholds, published_rule, rule_of_thumb

@@ -12,6 +12,7 @@ from m2g_audit.cli import (
     calibrate,
     compare,
     doctor,
+    finetune,
     models,
     pocket,
     prompt,
@@ -62,6 +63,7 @@ def _options(
 
 app.command("prompt")(prompt.prompt)
 app.command("batch")(batch.batch)
+app.command("finetune")(finetune.finetune)
 app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)

@@ -48,6 +48,17 @@ def waiting(console: Console, what: str) -> Iterator[None]:
         lines(what, 1, 1)
 
 
+@contextmanager
+def loading(console: Console) -> Iterator[None]:
+    """A block that imports what models need: seconds, so it is said before the first of them."""
+    if is_watched(console):
+        with console.status("loading libraries"):
+            yield
+        return
+    console.print("loading libraries", soft_wrap=True)
+    yield
+
+
 def is_watched(console: Console) -> bool:
     """Return whether a person sees the console, so that lines can be written over."""
     # FORCE_COLOR makes rich take a log for a terminal.

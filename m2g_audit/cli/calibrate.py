@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -121,17 +122,19 @@ def calibrate(
     continues, and two of them at once share the work. Every stage that is done is not done again.
     Example: m2g-audit calibrate cifar10 --preset desk --out runs/cifar10
     """
-    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.bars import loading, progress_on
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.store.run_directory import default_parent
-    from small_scale import planning
-    from small_scale.lab import Lab
-    from small_scale.lab_folder import LabFolder
-    from small_scale.report import shown
-    from small_scale.report.whole_report import write_beside
-    from small_scale.stages import NAMES
-    from small_scale.sweep import Sweep, parse_stages
 
+    # Of several processes (accelerate launch) one speaks.
+    with loading(Terminal(stderr=True, quiet=os.environ.get("RANK", "0") != "0")):
+        from small_scale import planning
+        from small_scale.lab import Lab
+        from small_scale.lab_folder import LabFolder
+        from small_scale.report import shown
+        from small_scale.report.whole_report import write_beside
+        from small_scale.stages import NAMES
+        from small_scale.sweep import Sweep, parse_stages
     stages = parse_stages(stage) if stage else NAMES
     if planning.is_sweep(data):
         folder, settings = Path(data), LabFolder.open(Path(data)).settings
@@ -156,7 +159,6 @@ def calibrate(
     others = planning.others_beside(beside or [], folder)
     lab_folder = LabFolder.at(folder, settings)
     accelerator = _accelerator(settings, folder, tracker, cpu)
-    # Of several processes (accelerate launch) one speaks.
     console = Terminal(stderr=True, soft_wrap=True, quiet=not accelerator.is_main_process)
     progress = progress_on(console, keep=False)
     given = (delta_m, delta_s)

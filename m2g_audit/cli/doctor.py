@@ -36,9 +36,9 @@ def doctor(
     if model is not None:
         _examine(model, device, dtype, output_format)
         return
-    from m2g_audit.doctor import diagnose
-
     with console.status("looking around"):
+        from m2g_audit.doctor import diagnose
+
         found = diagnose()
     if output_format == "json":
         print_json(json.dumps(asdict(found), indent=1))
@@ -52,12 +52,15 @@ def _examine(model: str, device: str | None, dtype: str | None, output_format: s
     import json
     from dataclasses import asdict
 
+    from m2g_audit.cli.bars import loading
     from m2g_audit.cli.options import print_json
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.models.examination import examine
-    from m2g_audit.models.loading import load_model
 
-    with Terminal(stderr=True).status("loading it and asking its network a few times"):
+    console = Terminal(stderr=True)
+    with loading(console):
+        from m2g_audit.models.examination import examine
+        from m2g_audit.models.loading import load_model
+    with console.status("loading it and asking its network a few times"):
         found = examine(load_model(model, device=device, dtype=dtype))
     if output_format == "json":
         print_json(json.dumps(asdict(found), indent=1))

@@ -95,13 +95,15 @@ def train(
     """
     from dataclasses import replace
 
-    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.bars import loading, progress_on
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.pocket.flow_training import train_flow
     from m2g_audit.pocket.recipe import FLOW_PRESETS, PRESETS
-    from m2g_audit.pocket.training import train as train_pocket
 
-    with progress_on(Terminal(stderr=True)) as progress:
+    console = Terminal(stderr=True)
+    with loading(console):
+        from m2g_audit.pocket.flow_training import train_flow
+        from m2g_audit.pocket.training import train as train_pocket
+    with progress_on(console) as progress:
         if preset in FLOW_PRESETS:
             recipe = replace(FLOW_PRESETS[preset], seed=seed)
             folder = train_flow(out, recipe, device=device, on_step=progress)
@@ -121,17 +123,19 @@ def measure(
     Writes training-index.npy and truth.json into weights/. Half an hour on two cores; the same
     command continues. Example: m2g-audit pocket measure runs/pocket
     """
-    from m2g_audit.cli.bars import progress_on
+    from m2g_audit.cli.bars import loading, progress_on
     from m2g_audit.cli.terminal import Terminal
-    from m2g_audit.models.loading import load_model
-    from m2g_audit.pocket import truth
-    from m2g_audit.pocket.training_pictures import INDEX_FILE, TrainingPictures, build_index
-    from m2g_audit.pocket.truth_table import TRUTH_FILE, save_table
 
+    console = Terminal(stderr=True)
+    with loading(console):
+        from m2g_audit.models.loading import load_model
+        from m2g_audit.pocket import truth
+        from m2g_audit.pocket.training_pictures import INDEX_FILE, TrainingPictures, build_index
+        from m2g_audit.pocket.truth_table import TRUTH_FILE, save_table
     weights = out / "weights"
     pipeline = load_model(weights)
     training = TrainingPictures(pipeline)
-    with progress_on(Terminal(stderr=True)) as progress:
+    with progress_on(console) as progress:
         table = truth.measure(pipeline, training, out / "samples", on_progress=progress)
     build_index(training, weights / INDEX_FILE)
     save_table(table, weights / TRUTH_FILE)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from m2g_audit.audits.job import Job
-    from m2g_audit.records.record import AuditRecord
+    from m2g_audit.reports import Report
     from m2g_audit.store.run_directory import RunDirectory
 
 
-@with_audit_options
+@with_audit_options()
 def prompt(
     text: Annotated[str, typer.Argument(help="The prompt to audit.", show_default=False)],
     options: dict[str, Any],
@@ -59,15 +59,16 @@ def prompt(
 
 def _show_finished(text: str, question: str, out: Path | None, output_format: str) -> bool:
     """Show the audit of this very command where it was finished; no model is loaded for that."""
+    from m2g_audit import reports
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.store.asked import find_finished
 
     finished = find_finished(text, question, out)
     if finished is None:
         return False
-    folder, record = finished
+    folder, _ = finished
     Terminal(stderr=True).print(f"Already done: {folder} holds this audit.", soft_wrap=True)
-    _show(record, folder, output_format)
+    _show(reports.last_made(folder), folder, output_format)
     return True
 
 
@@ -80,15 +81,17 @@ def _run(
     yes: bool,
     where: list[Path],
 ) -> None:
-    from m2g_audit.audits.job import check_prompt, make_job
-    from m2g_audit.audits.setup import set_up
-    from m2g_audit.cli.bars import progress_on
+    from m2g_audit import reports
+    from m2g_audit.cli.bars import loading, progress_on
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.files import check_writable
     from m2g_audit.store.asked import keep_asked
     from m2g_audit.store.run_directory import RunDirectory, default_folder, default_parent
 
     console = Terminal(stderr=True)
+    with loading(console):
+        from m2g_audit.audits.job import check_prompt, make_job
+        from m2g_audit.audits.setup import set_up
     check_prompt(text, options.negative_prompt)
     check_writable(out or default_parent())
     ask_for_download(options, yes, console)
@@ -99,17 +102,18 @@ def _run(
     job = make_job(setup, text, options.away_from, seconds)
     where.append(out or default_folder(text, job.identity))
     run = RunDirectory.open(where[0], job.identity)
-    record = run.finished()
-    if record is None:
-        record = _execute(job, run, yes, console)
+    if run.finished() is None:
+        _execute(job, run, yes, console)
+        made = reports.rebuild(run.path)
     else:
+        made = reports.last_made(run.path)
         console.print(f"Already done: {run.path} holds this audit.", soft_wrap=True)
     if question is not None:
         keep_asked(run.path, question)
-    _show(record, run.path, output_format)
+    _show(made, run.path, output_format)
 
 
-def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditRecord:
+def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> None:
     from m2g_audit.audits import audit
     from m2g_audit.audits.estimates import estimate
     from m2g_audit.cli.bars import progress_on, waiting
@@ -122,17 +126,15 @@ def _execute(job: Job, run: RunDirectory, yes: bool, console: Console) -> AuditR
     if cost.total > ASK_ABOVE_SECONDS:
         ask(f"This audit takes {cost}", yes)
     with progress_on(console) as progress:
-        return audit.execute(job, run, progress)
+        audit.execute(job, run, progress)
 
 
-def _show(record: AuditRecord, folder: Path, output_format: str) -> None:
-    from m2g_audit import reports
+def _show(made: Report, folder: Path, output_format: str) -> None:
     from m2g_audit.cli.options import print_json
     from m2g_audit.records.record import format_record
 
-    made = reports.rebuild(folder)
     if output_format == "json":
-        print_json(format_record(record))
+        print_json(format_record(made.record))
         return
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.reports.verdict_text import show

@@ -7,11 +7,11 @@ import typer
 
 def schema(
     of: Annotated[
-        Literal["record", "batch", "summary", "results", "comparison", "calibration"],
+        Literal["record", "batch", "summary", "finetune", "results", "comparison", "calibration"],
         typer.Argument(
             help="Of the record that an audit writes, of a line of a batch's records.jsonl, of its "
-            "summary.json, of the columns of its results.parquet, of what compare prints, or of a "
-            "calibration file."
+            "summary.json, of a fine-tune's finetune.json, of the columns of results.parquet, of what "
+            "compare prints, or of a calibration file."
         ),
     ] = "record",
 ) -> None:
@@ -30,6 +30,7 @@ def _schema(of: str) -> Any:
     from m2g_audit.records.record import AuditRecord
     from m2g_audit.records.schemas import schema_of
     from m2g_audit.review.compare import Comparison
+    from m2g_audit.review.finetune import FinetuneSummary
     from m2g_audit.review.summary import Summary, results_schema
     from m2g_audit.store.batch_directory import BatchRecord
 
@@ -39,6 +40,7 @@ def _schema(of: str) -> Any:
         "record": AuditRecord,
         "batch": BatchRecord,
         "summary": Summary,
+        "finetune": FinetuneSummary,
         "comparison": Comparison,
         "calibration": Calibration,
     }

@@ -24,7 +24,7 @@ def show(
     ] = None,
     output_format: Format = "text",
 ) -> None:
-    """Print what a run found: the record of one prompt, or what a batch came to.
+    """Print what a run found: the record of one prompt, or what a batch or a fine-tune came to.
 
     Nothing is computed, and no model is loaded.
 
@@ -64,9 +64,18 @@ def _show_batch(stored: StoredRun, output_format: str) -> None:
     from m2g_audit.cli import batch_progress
     from m2g_audit.cli.options import print_json
     from m2g_audit.cli.terminal import Terminal
+    from m2g_audit.review.finetune import read_finetune
     from m2g_audit.review.summary import summarise
 
     assert stored.batch is not None
+    finetune = read_finetune(stored.path)
+    if finetune is not None:
+        if output_format == "json":
+            print_json(finetune.model_dump_json(indent=1))
+            return
+        from m2g_audit.cli import finetune_text
+
+        finetune_text.show(finetune, Terminal())
     summary = summarise(stored.batch, notices=stored.notices)
     if output_format == "json":
         print_json(summary.model_dump_json(indent=1))

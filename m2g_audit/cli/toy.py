@@ -34,18 +34,18 @@ def toy(
     """
     from dataclasses import replace
 
-    from m2g_audit.cli.bars import progress_on, waiting
+    from m2g_audit.cli.bars import loading, progress_on, waiting
     from m2g_audit.cli.terminal import Terminal
     from m2g_audit.current_folder import import_matplotlib
     from m2g_audit.store.run_directory import default_folder
     from m2g_audit.text import duration
 
-    import_matplotlib()
-    from small_scale.circle.cost import seconds_left
-    from small_scale.circle.recipe import PRESETS
-    from small_scale.circle.toy import RESULTS, open_run, run
-
     console = Terminal(stderr=True)
+    with loading(console):
+        import_matplotlib()
+        from small_scale.circle.cost import seconds_left
+        from small_scale.circle.recipe import PRESETS
+        from small_scale.circle.toy import RESULTS, open_run, run
     recipe = replace(PRESETS[preset], seed=seed)
     folder = open_run(out or default_folder(f"circle {preset}", recipe.identity()), recipe)
     with waiting(console, "measuring what it will take"):

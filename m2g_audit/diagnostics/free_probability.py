@@ -11,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Complex, Float
-from scipy.integrate import cumulative_trapezoid
-from scipy.optimize import brentq
 
 Kind = Literal["jacobian", "paper"]
 
@@ -84,6 +82,8 @@ def point_mass_curve(kind: Kind, N: int) -> Float[np.ndarray, " N"]:
     """
     if kind == "jacobian":
         return np.ones(N)
+    from scipy.integrate import cumulative_trapezoid
+
     # With lambda = s^2 = 5/4 + cos(theta), the density is 2 sin^2(theta) / (pi lambda).
     theta = np.linspace(0, np.pi, 20001)
     squares = 1.25 + np.cos(theta)
@@ -98,6 +98,8 @@ def paper_scale(scale: float, N: int) -> float:
 
 def _added(values: Float[np.ndarray, " n"], N: int, mean: float, ratio: float) -> float:
     """The root of D(z) = 1 / mean^2 above `values`."""
+    from scipy.optimize import brentq
+
     scaled = values / mean  # of 1 / mean^2 itself nothing is left where the mean is very small
 
     def excess(z: float) -> float:

@@ -58,10 +58,11 @@ class BaseModel:
 
     def generate(self, prompt: Sequence[str], seeds: Sequence[int], **sampling: Any) -> Generations:
         """Pictures of prompts as `TextToImage.generate` gives them."""
-        return self._pipeline.generate(prompt, seeds, **sampling)
+        return self.pipeline.generate(prompt, seeds, **sampling)
 
     @cached_property
-    def _pipeline(self) -> TextToImage:
+    def pipeline(self) -> TextToImage:
+        """The model itself, loaded when it is first asked for."""
         return load_model(
             self._folder.id if self._folder.revision else self._folder.path,
             revision=self._folder.revision,

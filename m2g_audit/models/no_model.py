@@ -62,6 +62,29 @@ def why_none_on_hub(names: Collection[str]) -> str:
     )
 
 
+def find_lora(path: Path) -> Path | None:
+    """Return the LoRA that a file is, or that a trainer left in a folder; None for anything else.
+
+    Raises:
+        ModelError: A folder without a model has several LoRAs in it.
+    """
+    if path.is_file():
+        return path if path.suffix == ".safetensors" and _is_lora(path) else None
+    if (path / "model_index.json").is_file():
+        return None
+    found = [file for file in sorted(path.glob("*.safetensors")) if _is_lora(file)]
+    if len(found) > 1:
+        names = ", ".join(printable(file.name) for file in found[:5])
+        raise ModelError(f"{path} has {len(found):,} LoRAs in it ({names}): give one of them.")
+    return found[0] if found else None
+
+
+def _is_lora(file: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return any(map(_LORA.search, read_header(file)))
+    return False
+
+
 def is_adapter(file: Path) -> bool:
     """Whether a file is named as a LoRA's weights or a peft adapter's files are."""
     name = file.name.lower()

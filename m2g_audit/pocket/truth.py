@@ -28,7 +28,8 @@ from m2g_audit.pocket.training_pictures import (
     world_hash,
 )
 from m2g_audit.pocket.truth_table import SOURCE, CaptionShares, CaptionTruth, TruthTable
-from m2g_audit.references.power import PLANTS, Plants, plant
+from m2g_audit.references.plants import Plants
+from m2g_audit.references.power import PLANTS, plant
 from m2g_audit.similarity import Metric, distances, load_metric, nearest
 from m2g_audit.verdict.states import S_PRIME, duplicate_chances
 from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds, fresh_thresholds

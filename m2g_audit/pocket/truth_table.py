@@ -10,7 +10,7 @@ from m2g_audit.errors import ModelError
 from m2g_audit.files import write_atomically
 from m2g_audit.models.model_folder import POCKET_FOLDER
 from m2g_audit.pocket.captions import Role
-from m2g_audit.references.power import Plants
+from m2g_audit.references.plants import Plants
 from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 TRUTH_FILE = "truth.json"

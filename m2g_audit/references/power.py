@@ -33,6 +33,7 @@ from m2g_audit.files import digest, write_atomically
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.decoding import opened
 from m2g_audit.progress import OnProgress
+from m2g_audit.references.plants import Plants
 from m2g_audit.similarity import Metric, distances
 from m2g_audit.verdict.intervals import Interval, clopper_pearson
 from m2g_audit.verdict.thresholds import Thresholds
@@ -51,38 +52,6 @@ _EDITED = 100
 _STEPS = 3
 _LEVEL = 0.9  # two-sided, so that its lower end is the one-sided 95% bound
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Plants:
-    """Distances of planted copies.
-
-    to_reference: [n] of each plant to S, which holds its picture; None without one; between: [n/2]
-    of two versions of one picture; edits: by name, of each edit of a picture to S, or to the
-    picture itself without one.
-    """
-
-    to_reference: FloatArray | None
-    between: FloatArray
-    edits: Mapping[str, FloatArray]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        return {
-            "to_reference": None if self.to_reference is None else self.to_reference.tolist(),
-            "between": self.between.tolist(),
-            "edits": {name: found.tolist() for name, found in self.edits.items()},
-        }
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Plants:
-        """Return the plants of `to_json`; KeyError, TypeError or ValueError for anything else."""
-        to_reference = kept["to_reference"]
-        return cls(
-            None if to_reference is None else np.array(to_reference, dtype=np.float64),
-            np.array(kept["between"], dtype=np.float64),
-            {name: np.array(found, dtype=np.float64) for name, found in kept["edits"].items()},
-        )
 
 
 @dataclass(frozen=True)

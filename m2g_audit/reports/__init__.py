@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2g_audit.records.record import AuditRecord
-from m2g_audit.store.run_directory import read_record
+from m2g_audit.store.run_directory import RECORD_FILE, read_record
 
 CONTACT_SHEET = "contact-sheet.png"
 SPECTRUM = "spectrum.png"
@@ -17,6 +17,20 @@ class Report:
     record: AuditRecord
     contact_sheet: Path
     spectrum: Path | None
+
+
+def last_made(run_dir: Path) -> Report:
+    """Return the report of a finished run as it lies there; what is missing or older is made anew.
+
+    Raises what `rebuild` does.
+    """
+    record = read_record(run_dir)
+    sheet, spectrum = run_dir / CONTACT_SHEET, run_dir / SPECTRUM
+    needed = [sheet, spectrum] if record.curvature else [sheet]
+    written = (run_dir / RECORD_FILE).stat().st_mtime_ns
+    if not all(path.is_file() and path.stat().st_mtime_ns >= written for path in needed):
+        return rebuild(run_dir)
+    return Report(record, sheet, spectrum if record.curvature else None)
 
 
 def rebuild(run_dir: Path) -> Report:

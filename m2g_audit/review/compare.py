@@ -28,7 +28,6 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from m2g_audit.errors import UsageError
 from m2g_audit.records.part import Part
@@ -331,6 +330,8 @@ def _changes(
 ) -> list[Change]:
     if not pairs:
         return []
+    from scipy import stats
+
     tests = [p_values(a, b) for _, a, b in pairs]
     q = stats.false_discovery_control([p.both for p in tests])
     changes = []
@@ -424,6 +425,8 @@ def _effective(side: Side, effect: float) -> tuple[int, int]:
 @cache
 def fisher_exact(count_before: int, n_before: int, count_after: int, n_after: int) -> float:
     """Return the p-value of Fisher's exact test of two shares, 1 where one has no seeds."""
+    from scipy import stats
+
     table = [[count_before, n_before - count_before], [count_after, n_after - count_after]]
     return float(stats.fisher_exact(table).pvalue) if n_before and n_after else 1.0
 

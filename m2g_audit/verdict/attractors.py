@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from m2g_audit.errors import NumericsError
 from m2g_audit.verdict.intervals import (
@@ -126,6 +124,9 @@ def _attractors(
     n = len(valid)
     if n < 2:
         return ()
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     zero_diagonal = np.where(np.eye(n, dtype=bool), 0.0, pairwise)
     tree = linkage(squareform(zero_diagonal, checks=False), method="complete")
     labels = fcluster(tree, t=delta_s, criterion="distance")

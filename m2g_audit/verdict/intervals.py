@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TypeVar
 
-from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
 LEVEL = 0.95
@@ -111,6 +110,8 @@ def _at_least(count: int, n: int, p: float) -> float:
 
 
 def _root(function: Callable[[float], float]) -> float:
+    from scipy.optimize import brentq
+
     return float(brentq(function, 1e-12, 1.0, xtol=1e-12))
 
 
@@ -125,6 +126,8 @@ def undetected_mass(n: int, level: float = LEVEL) -> float:
     """
     if n < 2 or level >= 1:
         return 1.0
+    from scipy.optimize import brentq
+
     return float(brentq(lambda p: level - _at_least(2, n, p), 0.0, 1.0, xtol=1e-14))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from m2g_audit.verdict.attractors import RepeatSeedCheck, find_attractors
 from m2g_audit.verdict.intervals import Interval
+from m2g_audit.verdict.limits import UNDETECTED_LIMIT
 from m2g_audit.verdict.looks import Look
 from m2g_audit.verdict.shares import DUPLICATED, Shares, find_shares
 from m2g_audit.verdict.states import S_PRIME, State, classify, duplicate_chances
@@ -18,8 +19,6 @@ from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
-UNDETECTED_LIMIT = 0.3
 
 
 class Verdict(StrEnum):

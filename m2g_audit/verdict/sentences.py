@@ -15,7 +15,7 @@ from m2g_audit.records.record import (
     ReferenceRecord,
     ThresholdRecord,
 )
-from m2g_audit.verdict.rule import UNDETECTED_LIMIT
+from m2g_audit.verdict.limits import UNDETECTED_LIMIT
 
 _DESCRIBED = 3
 _DESCRIBED_WORDS = 8

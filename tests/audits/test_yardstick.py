@@ -26,7 +26,7 @@ from m2g_audit.models.protocol import Generations
 from m2g_audit.progress import silent
 from m2g_audit.references import power
 from m2g_audit.references.nulls import Nulls
-from m2g_audit.references.power import Plants
+from m2g_audit.references.plants import Plants
 from m2g_audit.references.reference import ReferenceSet
 from m2g_audit.similarity import Metric, distances, load_metric
 from m2g_audit.verdict.looks import Look

@@ -18,7 +18,7 @@ from m2g_audit.pocket.truth_table import (
     load_table,
     save_table,
 )
-from m2g_audit.references.power import Plants
+from m2g_audit.references.plants import Plants
 from m2g_audit.verdict.thresholds import LOOSE_ALPHA, STRICT_ALPHA, Thresholds
 
 OTHERS = {STRICT_ALPHA: (0.05, 0.06), LOOSE_ALPHA: (0.15, 0.16)}

@@ -12,10 +12,10 @@ from torch import Tensor
 from m2g_audit.diagnostics.score_model import NoiseSchedule
 from m2g_audit.errors import OutputError
 from m2g_audit.references import power
+from m2g_audit.references.plants import Plants
 from m2g_audit.references.power import (
     EDITS,
     PLANTS,
-    Plants,
     Power,
     plant,
     plant_time,

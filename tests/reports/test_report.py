@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -18,7 +19,7 @@ from m2g_audit.audits.run_tensors import save_generation, write_tensors
 from m2g_audit.errors import OutputError
 from m2g_audit.records.record import AuditRecord
 from m2g_audit.records.vocabulary import RuleWord, VerdictWord
-from m2g_audit.reports import rebuild
+from m2g_audit.reports import last_made, rebuild
 from m2g_audit.reports.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.reports.contact_sheet import contact_sheet
 from m2g_audit.reports.spectrum_figure import singular_values, spectrum_figure
@@ -60,6 +61,27 @@ def test_a_report_is_made_from_the_folder_alone(run: RunDirectory) -> None:
     again = rebuild(run.path)
     assert again.spectrum is not None
     assert [path.read_bytes() for path in (again.contact_sheet, again.spectrum)] == before
+
+
+def test_what_was_drawn_of_a_finished_run_is_not_drawn_again(run: RunDirectory) -> None:
+    made = rebuild(run.path)
+    assert made.spectrum is not None
+    for path in (made.contact_sheet, made.spectrum):
+        path.write_bytes(b"drawn")
+    assert last_made(run.path) == made
+    assert made.spectrum.read_bytes() == made.contact_sheet.read_bytes() == b"drawn"
+
+
+@pytest.mark.parametrize("change", ["missing", "older"])
+def test_what_is_missing_or_older_than_the_record_is_drawn(run: RunDirectory, change: str) -> None:
+    sheet = rebuild(run.path).contact_sheet
+    first = sheet.read_bytes()
+    if change == "missing":
+        sheet.unlink()
+    else:
+        sheet.write_bytes(b"of another record")
+        os.utime(sheet, (0, 0))
+    assert last_made(run.path).contact_sheet.read_bytes() == first
 
 
 def test_no_record_no_report(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ class ManyPrompts(FakePipeline):
         self.batches.append(prompts)
         self.before(prompts)
         for text in prompts:
-            if text.split()[0] in self.crash:
-                raise self.crash[text.split()[0]]
+            if text.partition(" ")[0] in self.crash:
+                raise self.crash[text.partition(" ")[0]]
         if self.fits < 1:
             raise ResourceError("There is not enough memory for generating one picture.")
         time.sleep(self.seconds * len(seeds))
