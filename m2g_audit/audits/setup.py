@@ -117,12 +117,11 @@ def set_up(
     on_progress("loading the model", 0, 1)
     pipeline = (load or load_model)(
         options.model,
-        revision=options.revision,
         dtype=options.dtype,
         device=options.device,
-        allow_pickle=options.allow_pickle,
         loras=find_loras(options.lora, options.lora_scale),
         size=options.size,
+        **options.which,
     )
     metric = _load_metric(options, pipeline)
     settings = _resolve_settings(options, name, pipeline, metric, complete=contents is None)
@@ -130,12 +129,7 @@ def set_up(
     if options.base is not None:
         base = find_base(options.base, pipeline, allow_pickle=options.allow_pickle)
     elif options.lora:
-        base = find_base(
-            options.model,
-            pipeline,
-            revision=options.revision,
-            allow_pickle=options.allow_pickle,
-        )
+        base = find_base(options.model, pipeline, **options.which)
     setup = Setup(
         pipeline=pipeline,
         metric=metric,
