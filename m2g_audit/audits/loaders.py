@@ -12,7 +12,7 @@ from m2g_audit.errors import UsageError
 from m2g_audit.models.names import Which
 from m2g_audit.models.protocol import TextToImage
 
-_OF_LOADING = (*Which.__annotations__, "dtype", "device", "lora", "lora_scale")
+_OF_LOADING = (*Which.__annotations__, "dtype", "device", "lora", "lora_scale", "textual_inversion")
 
 Loader = Callable[..., TextToImage]
 

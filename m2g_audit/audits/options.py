@@ -122,6 +122,15 @@ class AuditOptions:
         tuple[float, ...],
         Flag("How much of the LoRA is added: one for all, or one for each; 1.", MODEL, "<float>"),
     ] = ()
+    textual_inversion: Annotated[
+        tuple[str, ...],
+        Flag(
+            "A word that the model was taught: a safetensors file of textual inversion. Several in "
+            "order.",
+            MODEL,
+            "<path>",
+        ),
+    ] = ()
     height: Annotated[
         int | None,
         Flag("Pixels of the pictures, with --width; the model's own.", MODEL, least=8),

@@ -18,6 +18,7 @@ from m2g_audit.calibration.fitting import Facts, Fitting
 from m2g_audit.errors import UsageError
 from m2g_audit.models.adapters import find_loras
 from m2g_audit.models.base_model import BaseModel, find_base
+from m2g_audit.models.embeddings import find_embeddings
 from m2g_audit.models.levels import stable_diffusion_ratios
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage
@@ -120,6 +121,7 @@ def set_up(
         dtype=options.dtype,
         device=options.device,
         loras=find_loras(options.lora, options.lora_scale),
+        embeddings=find_embeddings(options.textual_inversion),
         size=options.size,
         **options.which,
     )

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from m2g_audit.errors import ModelError
 from m2g_audit.models.adapters import Lora
 from m2g_audit.models.denoiser import Unlike
+from m2g_audit.models.embeddings import Embedding
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder, resolve
 from m2g_audit.models.names import Which
 from m2g_audit.models.pipeline import Pipeline
@@ -26,6 +27,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     loras: Sequence[Lora] = (),
+    embeddings: Sequence[Embedding] = (),
     size: tuple[int, int] | None = None,
     **which: Unpack[Which],
 ) -> Pipeline:
@@ -38,6 +40,7 @@ def load_model(
         dtype: float32, float16 or bfloat16.
         device: cpu, cuda or mps.
         loras: LoRA files on top of it (`adapters.find_loras`).
+        embeddings: Textual inversion files (`embeddings.find_embeddings`).
         size: (height, width) of its pictures in pixels, by default its own.
         **which: Which model of that name, and which of its weights: revision, subfolder,
             allow_pickle, variant, ema, config_from.
@@ -49,7 +52,9 @@ def load_model(
     if isinstance(model, DiffusionPipeline):
         return _in_memory(model, size)
     folder = resolve(model, TEXT_TO_IMAGE, **which)
-    return load_folder(folder, dtype=dtype, device=device, loras=loras, size=size)
+    return load_folder(
+        folder, dtype=dtype, device=device, loras=loras, embeddings=embeddings, size=size
+    )
 
 
 def load_folder(
@@ -58,13 +63,21 @@ def load_folder(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     loras: Sequence[Lora] = (),
+    embeddings: Sequence[Embedding] = (),
     size: tuple[int, int] | None = None,
 ) -> Pipeline:
     """Return the model of a resolved folder, as `load_model` does."""
     place = find_device(device)
     precision = find_dtype(dtype, place)
     return _proven(
-        Pipeline.from_folder(folder, dtype=precision, device=place, loras=loras, size=size)
+        Pipeline.from_folder(
+            folder,
+            dtype=precision,
+            device=place,
+            loras=loras,
+            embeddings=embeddings,
+            size=size,
+        )
     )
 
 

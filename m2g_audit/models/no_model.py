@@ -18,6 +18,12 @@ from m2g_audit.text import printable
 
 _SAVE = "save_pretrained('folder'), and give that folder"
 _LORA_WAY = "give its base with --model, and with --lora the LoRA itself, as safetensors"
+_EMBEDDING_WAY = (
+    "give its base with --model, and with --textual-inversion the file itself, as safetensors"
+)
+_EMBEDDING = (
+    f"is an embedding (textual inversion) without its base model. To audit both, {_EMBEDDING_WAY}."
+)
 _OTHERS = "Give the folder of a text-to-image model in diffusers' layout."
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 # A Stable Diffusion in half precision has 1.7 GB.
@@ -106,7 +112,7 @@ def why_none_on_hub(names: Collection[str]) -> str:
     if any(map(is_adapter, files)):
         return f"holds a LoRA without its base model. To audit both, {_LORA_WAY}."
     if any(file.name.startswith("learned_embeds") for file in files):
-        return f"holds an embedding (textual inversion). To audit it, {_invert('OWNER/NAME')}."
+        return f"holds an embedding (textual inversion). To audit both, {_EMBEDDING_WAY}."
     return (
         "is not a diffusers model: on the hub it has no model_index.json. Give a model that has "
         "one, or download its checkpoint (`hf download OWNER/NAME FILE --local-dir folder`), and "
@@ -126,7 +132,7 @@ def _of_folder(path: Path) -> Iterator[str]:
     if any(map(is_adapter, (*path.glob("*"), *path.glob("checkpoint-*/*")))):
         yield f"holds a LoRA without its base model. To audit both, {_LORA_WAY}."
     if any(path.glob("learned_embeds*")):
-        yield _embedding(path)
+        yield _EMBEDDING
     if (path.parent / "model_index.json").is_file():
         yield f"is a part of a model: give the folder above it, {path.parent}."
     if (class_name := class_in(path)) is not None:
@@ -170,7 +176,7 @@ def _of_file(path: Path) -> str:
     if path.suffix in _CHECKPOINTS:
         return (
             f"is a single file of {size:,} bytes, too small for a model: to audit an embedding "
-            f"(textual inversion), {_invert(path)}; to audit a LoRA, {_LORA_WAY}."
+            f"(textual inversion), {_EMBEDDING_WAY}; to audit a LoRA, {_LORA_WAY}."
         )
     if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
         return f"is an archive: unpack it, and give the folder. {_OTHERS}"
@@ -189,7 +195,7 @@ def _of_weights(path: Path) -> str:
     if one(_LORA):
         return f"is a LoRA without its base model. To audit both, {_LORA_WAY}."
     if keys and not any("." in key for key in keys):
-        return _embedding(path)
+        return _EMBEDDING
     if _is_checkpoint(keys):
         return why_incomplete(OwnParts(file=path), None)
     if one(_VAE):
@@ -206,16 +212,6 @@ def _pickle(path: Path) -> str:
         f"convert it with `StableDiffusionPipeline.from_single_file({str(path)!r})."
         f"{_SAVE.replace(',', '`,', 1)}."
     )
-
-
-def _embedding(path: Path) -> str:
-    return (
-        f"is an embedding (textual inversion) without its base model. To audit it, {_invert(path)}."
-    )
-
-
-def _invert(path: Path | str) -> str:
-    return f"load the base in diffusers, call load_textual_inversion({str(path)!r}), {_SAVE}"
 
 
 def _without_index(path: Path) -> str:

@@ -23,6 +23,7 @@ from m2g_audit.versions import versions
 
 ASKED_FILE = "asked.txt"
 _NAMING_FILES = ("reference", "unseen", "metric_weights", "control_prompts", "calibration")
+_NAMING_SEVERAL = ("lora", "textual_inversion")
 _NAMING_MODELS = {"model": "revision", "base": None, "config_from": None}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -38,8 +39,9 @@ def fingerprint(prompt: str, options: Mapping[str, Any]) -> str | None:
     for name in _NAMING_FILES:
         if options.get(name) and Path(options[name]).expanduser().exists():
             stamps[name] = list(_stamps(Path(options[name]).expanduser()))
-    for i, name in enumerate(options.get("lora") or ()):
-        stamps[f"lora {i}"] = list(_stamps(Path(name).expanduser()))
+    for kind in _NAMING_SEVERAL:
+        for i, name in enumerate(options.get(kind) or ()):
+            stamps[f"{kind} {i}"] = list(_stamps(Path(name).expanduser()))
     if _completes_itself(options):
         return None
     for name, revision in _NAMING_MODELS.items():

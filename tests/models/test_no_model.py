@@ -22,6 +22,7 @@ from tests.support import tiny
 
 SUCH = "is a single file of weights, without the settings.*such as --config-from"
 WAY = "give its base with --model, and with --lora"
+WORD_WAY = "with --model, and with --textual-inversion the file"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 
 
@@ -64,7 +65,7 @@ def large(file: Path) -> None:
         ("a.safetensors", weights("unet.down.attn.to_q.lora_A.weight"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("lora_unet_down_to_q.lora_down.weight"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("unet.to_q.processor.lora.up.weight"), f"is a LoRA.*{WAY}"),
-        ("a.safetensors", weights("<cat>"), "embedding.*load_textual_inversion.'.*a.safetensors'."),
+        ("a.safetensors", weights("<cat>"), f"is an embedding.*{WORD_WAY}"),
         ("a.safetensors", weights("lycoris.x.hada_w1_a"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("clip_g", "clip_l"), "is an embedding .textual inversion"),
         ("a.safetensors", weights("emb_params"), "is an embedding .textual inversion"),
@@ -86,7 +87,7 @@ def large(file: Path) -> None:
         (
             "learned_embeds.bin",
             of_bytes(b"x" * 3_000),
-            "3,000 bytes, too small .*textual_inversion",
+            f"3,000 bytes, too small .*{WORD_WAY}",
         ),
         ("a.txt", of_bytes(b"a kite"), "is a file, and no model"),
         ("model_index.json", of_bytes(b"{}"), "is a file of a model: give the folder /"),
@@ -124,7 +125,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
         ("checkpoint-500/pytorch_lora_weights.safetensors", f"holds a LoRA.*{WAY}"),
         ("adapter_model.safetensors", f"holds a LoRA.*{WAY}"),
         ("checkpoint-500/adapter_model.safetensors", f"holds a LoRA.*{WAY}"),
-        ("learned_embeds.bin", "is an embedding .*load_textual_inversion"),
+        ("learned_embeds.bin", f"is an embedding .*{WORD_WAY}"),
         ("v1-5-pruned.safetensors", "lies in it, v1-5-pruned.safetensors, is a safetensors file"),
         ("picture.png", "has no model_index.json, and no part of a model lies in it"),
     ],
@@ -218,13 +219,6 @@ def audited(folder: Path) -> None:
 @pytest.fixture
 def base(original: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(original)
-
-
-def test_an_embedding_becomes_part_of_its_base(base, tmp_path: Path) -> None:
-    torch.save({"<cat>": torch.zeros(16)}, tmp_path / "learned_embeds.bin")
-    base.load_textual_inversion(str(tmp_path))
-    base.save_pretrained(tmp_path / "folder")
-    audited(tmp_path / "folder")
 
 
 def test_shards_of_a_pickle_are_saved_anew(base, folder: Path) -> None:
