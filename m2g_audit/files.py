@@ -3,17 +3,21 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from m2g_audit.errors import OutputError
+from m2g_audit.text import first_line, printable
 
+T = TypeVar("T")
+_LOG = logging.getLogger("m2g_audit")
 DAY = 24 * 3600
 _DRAFT = re.compile(r"\..+\.\d+\.tmp")
 
@@ -89,6 +93,36 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def read_kept(path: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what `read` makes of a file that an earlier run kept, None where there is none.
+
+    One that is damaged, whatever `read` then raises, is set aside, and None as well.
+    """
+    try:
+        return read(path)
+    except (FileNotFoundError, PermissionError):
+        return None
+    except MemoryError:  # which says nothing of the file
+        raise
+    except Exception as error:  # parsers raise many kinds; all mean that it is no whole file
+        set_aside(path, error)
+        return None
+
+
+def set_aside(path: Path, error: Exception) -> None:
+    """Move a damaged file out of the way, so that it is made again, and say so in one line."""
+    aside = path.with_name(f"{path.name}.damaged")
+    # Where it can't be moved, it is written over, or writing says why not.
+    with suppress(OSError):
+        path.replace(aside)
+        _LOG.warning(
+            "%s is damaged (%s): set aside as %s, and made again.",
+            printable(str(path)),
+            first_line(error) or type(error).__name__,
+            printable(aside.name),
+        )
 
 
 def cache_folder(name: str) -> Path:

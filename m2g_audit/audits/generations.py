@@ -40,12 +40,14 @@ class PromptPictures:
 
     def __init__(self, job: Job, run: RunDirectory) -> None:
         self._run = run
+        pipeline = job.setup.pipeline
+        self._shapes = pipeline.image_size, pipeline.latent_shape
         self._first = min(S_PRIME, job.setup.settings.seeds)
         self._unsaved: dict[int, Trajectory | None] = {}
         self._kept = {
             i: pair
             for i in range(job.setup.settings.seeds)
-            if (pair := load_generation(run, i)) is not None
+            if (pair := load_generation(run, i, *self._shapes)) is not None
         }
 
     def missing(self, count: int) -> list[int]:
@@ -78,7 +80,7 @@ class PromptPictures:
             return
         for i, trajectory in self._unsaved.items():
             save_generation(self._run, i, *self._kept[i], trajectory)
-            stored = load_generation(self._run, i)
+            stored = load_generation(self._run, i, *self._shapes)
             self._kept[i] = self._kept[i] if stored is None else stored
         self._unsaved.clear()
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from m2g_audit.audits.options import AuditOptions
 from m2g_audit.errors import UsageError
+from m2g_audit.models.names import Which
 from m2g_audit.models.protocol import TextToImage
 
-_OF_LOADING = ("revision", "dtype", "device", "allow_pickle", "lora", "lora_scale")
+_OF_LOADING = (*Which.__annotations__, "dtype", "device", "lora", "lora_scale", "textual_inversion")
 
 Loader = Callable[..., TextToImage]
 

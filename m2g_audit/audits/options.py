@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from m2g_audit.errors import UsageError
-from m2g_audit.models.names import DEFAULT_MODEL
+from m2g_audit.models.names import DEFAULT_MODEL, Which
 from m2g_audit.records.distances import AUTOMATIC, DISTANCES
 from m2g_audit.records.vocabulary import (
     Exif,
@@ -72,9 +72,28 @@ class AuditOptions:
     ] = 16
     model: Annotated[
         str,
-        Flag("A hub id, a diffusers folder, or pocket, which ships with the program.", MODEL),
+        Flag(
+            "A hub id, a diffusers folder, a single file or a training's checkpoint, or pocket, "
+            "which ships with the program.",
+            MODEL,
+        ),
     ] = DEFAULT_MODEL
     revision: Annotated[str | None, Flag("The hub's revision of the model.", MODEL)] = None
+    subfolder: Annotated[
+        str | None, Flag("Where in its repository or folder the model lies.", MODEL)
+    ] = None
+    config_from: Annotated[
+        str | None,
+        Flag(
+            "The model that a single file or a checkpoint of a training belongs to: a hub id or a "
+            "folder, from which come settings and the parts that it lacks.",
+            MODEL,
+        ),
+    ] = None
+    variant: Annotated[str | None, Flag("The variant of the weights, such as fp16.", MODEL)] = None
+    ema: Annotated[
+        bool, Flag("Of a checkpoint with both, the averaged weights, not the last.", MODEL)
+    ] = False
     dtype: Annotated[
         Precision | None,
         Flag(
@@ -102,6 +121,15 @@ class AuditOptions:
     lora_scale: Annotated[
         tuple[float, ...],
         Flag("How much of the LoRA is added: one for all, or one for each; 1.", MODEL, "<float>"),
+    ] = ()
+    textual_inversion: Annotated[
+        tuple[str, ...],
+        Flag(
+            "A word that the model was taught: a safetensors file of textual inversion. Several in "
+            "order.",
+            MODEL,
+            "<path>",
+        ),
     ] = ()
     height: Annotated[
         int | None,
@@ -303,6 +331,18 @@ class AuditOptions:
     def named(self) -> dict[str, Any]:
         """Return the options by name as JSON values, paths as text."""
         return {name: _as_json(value) for name, value in asdict(self).items()}
+
+    @property
+    def which(self) -> Which:
+        """Which model of that name is meant, and which of its weights."""
+        return {
+            "revision": self.revision,
+            "subfolder": self.subfolder,
+            "allow_pickle": self.allow_pickle,
+            "variant": self.variant,
+            "ema": self.ema,
+            "config_from": self.config_from,
+        }
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from m2g_audit.calibration.fitting import Facts, Fitting
 from m2g_audit.errors import UsageError
 from m2g_audit.models.adapters import find_loras
 from m2g_audit.models.base_model import BaseModel, find_base
+from m2g_audit.models.embeddings import find_embeddings
 from m2g_audit.models.levels import stable_diffusion_ratios
 from m2g_audit.models.loading import load_model
 from m2g_audit.models.protocol import TextToImage
@@ -117,12 +118,12 @@ def set_up(
     on_progress("loading the model", 0, 1)
     pipeline = (load or load_model)(
         options.model,
-        revision=options.revision,
         dtype=options.dtype,
         device=options.device,
-        allow_pickle=options.allow_pickle,
         loras=find_loras(options.lora, options.lora_scale),
+        embeddings=find_embeddings(options.textual_inversion),
         size=options.size,
+        **options.which,
     )
     metric = _load_metric(options, pipeline)
     settings = _resolve_settings(options, name, pipeline, metric, complete=contents is None)
@@ -130,12 +131,7 @@ def set_up(
     if options.base is not None:
         base = find_base(options.base, pipeline, allow_pickle=options.allow_pickle)
     elif options.lora:
-        base = find_base(
-            options.model,
-            pipeline,
-            revision=options.revision,
-            allow_pickle=options.allow_pickle,
-        )
+        base = find_base(options.model, pipeline, **options.which)
     setup = Setup(
         pipeline=pipeline,
         metric=metric,

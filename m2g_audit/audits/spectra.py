@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from m2g_audit.audits.job import Job
-from m2g_audit.audits.run_tensors import read_tensors, write_tensors
+from m2g_audit.audits.run_tensors import write_tensors
 from m2g_audit.diagnostics import exact_spectrum, fast_spectrum
 from m2g_audit.diagnostics.fast_spectrum import FastSpectrum, flipd
 from m2g_audit.diagnostics.score_model import ScoreModel
 from m2g_audit.diagnostics.spectrum import Algorithm, spectrum
+from m2g_audit.files import read_kept
 from m2g_audit.progress import OnProgress
 from m2g_audit.records.record import (
     AttractorRecord,
@@ -179,8 +182,12 @@ def _keep_spectrum(
 
 
 def _kept_spectrum(run: RunDirectory, sample: SeedRecord) -> CurvatureRecord | None:
-    stored = read_tensors(run, _spectrum_name(sample.index))
-    if stored is None:
-        return None
     named = {"state": sample.state, "attractor": sample.attractor}
-    return CurvatureRecord.model_validate({**json.loads(stored[1]["entry"]), **named})
+
+    def entry(path: Path) -> CurvatureRecord:
+        with safe_open(path, framework="pt") as file:
+            file.get_slice("singular_values")
+            said = json.loads(file.metadata()["entry"])
+        return CurvatureRecord.model_validate({**said, **named})
+
+    return read_kept(run.path / _spectrum_name(sample.index), entry)

@@ -1,6 +1,7 @@
 """The command `m2g-audit`: one file a verb, heavy imports inside the verbs only."""
 
 import io
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -85,6 +86,9 @@ def main() -> NoReturn:
         # What a console's encoding lacks becomes a question mark: no reason to lose a result.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    said = logging.getLogger("m2g_audit")
+    if not said.handlers:
+        said.addHandler(_Said())
     try:
         app(prog_name="m2g-audit")
     except SystemExit:
@@ -94,6 +98,15 @@ def main() -> NoReturn:
             raise
         sys.exit(_report(error))
     sys.exit(0)
+
+
+class _Said(logging.Handler):
+    """What is said in passing, such as of a damaged cache: a line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from m2g_audit.cli.terminal import Terminal
+
+        Terminal(stderr=True, soft_wrap=True).print(record.getMessage())
 
 
 def _report(error: BaseException) -> int:

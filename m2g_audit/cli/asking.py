@@ -31,11 +31,11 @@ def ask_for_download(options: AuditOptions, yes: bool, console: Console) -> None
     """Say what has to be downloaded first, and ask if it is much."""
     from m2g_audit.models.downloads import BYTES_PER_SECOND, pending_bytes
 
-    size = pending_bytes(options.model, options.revision, allow_pickle=options.allow_pickle)
+    size = pending_bytes(options.model, **options.which)
     if not size:
         return
     seconds = size / BYTES_PER_SECOND
-    what = f"{options.model} has to be downloaded first: {size / 1e9:.1f} GB"
+    what = f"{options.config_from or options.model} has to be downloaded first: {size / 1e9:.1f} GB"
     console.print(f"{what}.", soft_wrap=True)
     if seconds > ASK_ABOVE_SECONDS:
         ask(what, yes)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 from m2g_audit.errors import UsageError
 from m2g_audit.files import digest
-from m2g_audit.models.loading import load_model
+from m2g_audit.models.loading import load_folder
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, ModelFolder, resolve
+from m2g_audit.models.names import Which
 from m2g_audit.models.protocol import Generations, TextToImage
 
 _SAME = (
@@ -37,10 +38,9 @@ class BaseIdentity:
 class BaseModel:
     """A base that is loaded once pictures of it are asked for."""
 
-    def __init__(self, folder: ModelFolder, tuned: TextToImage, *, allow_pickle: bool) -> None:
+    def __init__(self, folder: ModelFolder, tuned: TextToImage) -> None:
         self._folder = folder
         self._dtype, self._device, self._size = tuned.dtype, tuned.device, tuned.size
-        self._allow_pickle = allow_pickle
 
     @property
     def id(self) -> str:
@@ -63,25 +63,16 @@ class BaseModel:
     @cached_property
     def pipeline(self) -> TextToImage:
         """The model itself, loaded when it is first asked for."""
-        return load_model(
-            self._folder.id if self._folder.revision else self._folder.path,
-            revision=self._folder.revision,
-            dtype=self._dtype,
-            device=self._device,
-            allow_pickle=self._allow_pickle,
-            size=self._size,
-        )
+        return load_folder(self._folder, dtype=self._dtype, device=self._device, size=self._size)
 
 
-def find_base(
-    model: str, tuned: TextToImage, *, revision: str | None = None, allow_pickle: bool = False
-) -> BaseModel:
+def find_base(model: str, tuned: TextToImage, **which: Unpack[Which]) -> BaseModel:
     """Return the base of a fine-tune; nothing of it is loaded yet.
 
     Raises ModelError for what is no model, UsageError for one that `tuned` can't come from: of
     another architecture or size, or the very same weights.
     """
-    folder = resolve(model, TEXT_TO_IMAGE, revision=revision, allow_pickle=allow_pickle)
+    folder = resolve(model, TEXT_TO_IMAGE, **which)
     ours, theirs = tuned.network_config, folder.config(folder.networks[0])
     for name in _SAME:
         mine, other = ours.get(name), theirs.get(name)
@@ -95,7 +86,7 @@ def find_base(
             f"{folder.id} is the audited model itself. --base takes the model that it was "
             "fine-tuned from."
         )
-    return BaseModel(folder, tuned, allow_pickle=allow_pickle)
+    return BaseModel(folder, tuned)
 
 
 def _plain(value: Any) -> Any:

@@ -11,24 +11,41 @@ import re
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from m2g_audit.errors import ModelError, OutputError
+from m2g_audit.errors import ModelError, OutputError, UsageError
 from m2g_audit.files import cache_folder, write_atomically
 from m2g_audit.models.model_settings import check_settings
-from m2g_audit.models.names import POCKET
-from m2g_audit.models.no_model import is_adapter, why_no_model, why_none_on_hub
+from m2g_audit.models.names import POCKET, Which
+from m2g_audit.models.no_model import (
+    is_adapter,
+    is_checkpoint,
+    lies_in_model,
+    why_incomplete,
+    why_no_model,
+    why_none_on_hub,
+)
+from m2g_audit.models.own_parts import (
+    DENOISERS,
+    OwnParts,
+    class_in,
+    find_own_parts,
+    named_base,
+)
 from m2g_audit.models.own_settings import OWN_SETTINGS_FILE, OwnSettings, read_own_settings
 from m2g_audit.models.weight_files import (
     Place,
+    is_variant,
     passed_over,
     pickle_name,
     read_object,
     shapes_in,
     stem,
+    stored_as,
+    weight_patterns,
     weights,
 )
 from m2g_audit.text import printable
@@ -52,6 +69,18 @@ _SETTINGS = frozenset(
 _SETTINGS_BYTES = 2**15
 _HUB_PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/.*)?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_VARIANT = re.compile(r"\w[\w-]*")
+_OWN_BASE = "Give with --config-from the model that it was trained from."
+# What a network is handed by the other parts of its pipeline.
+_CONDITIONING = (
+    "in_channels",
+    "cross_attention_dim",
+    "joint_attention_dim",
+    "caption_channels",
+    "cap_feat_dim",
+    "addition_embed_type",
+)
+_SINGLE_FILE = "the single file"
 _LOCAL_COPY = (
     "To use a copy on this machine, give its folder: --model ./folder, made elsewhere with "
     "`StableDiffusionPipeline.from_pretrained({model!r}).save_pretrained('folder')`. "
@@ -100,7 +129,9 @@ _OTHER_TASKS = re.compile(
 class ModelFolder:
     """A complete model folder: `id` as the user named it, `revision` the hub's commit (or None).
 
-    networks: its parts with weights; others: tokenizers and the scheduler.
+    networks: its parts with weights; others: tokenizers and the scheduler; variant: of the weights,
+    where parts have it; own: parts that a checkpoint holds elsewhere; completed_from: the model at
+    `path` then, as it was named.
     """
 
     path: Path
@@ -111,6 +142,9 @@ class ModelFolder:
     networks: tuple[str, ...]
     others: tuple[str, ...]
     weights: tuple[Path, ...]
+    variant: str | None = None
+    own: OwnParts = field(default_factory=OwnParts)
+    completed_from: str | None = None
 
     @property
     def pickled(self) -> bool:
@@ -126,8 +160,24 @@ class ModelFolder:
         return read_own_settings(self.path)
 
     def location(self, component: str) -> Path:
-        """The folder of one part."""
-        return _location(self.path, component)
+        """The folder of one part, of which a single file may hold the weights."""
+        return self.own.folders.get(component) or _location(self.path, component)
+
+    def in_file(self, component: str) -> bool:
+        """Whether a single file holds the weights of one part."""
+        return component in self.own.held
+
+    @cached_property
+    def stored(self) -> str:
+        """The precisions that the denoiser's weights are stored in, such as "F16"."""
+        network = next(part for part in self.networks if part in DENOISERS)
+        files = [self.own.file] if self.own.file is not None else self.weights_of(network)
+        return ", ".join(stored_as(f for f in files if f.suffix == ".safetensors")) or "a pickle"
+
+    def variant_of(self, component: str) -> str | None:
+        """The variant that one part's weights are of, None where they are the plain ones."""
+        found = any(is_variant(file, self.variant) for file in self.weights_of(component))
+        return self.variant if found else None
 
     def class_of(self, component: str) -> tuple[str, str]:
         """Library and name of the class of one part, as model_index.json has them."""
@@ -154,8 +204,18 @@ class ModelFolder:
         Of a file of settings its content as JSON, without the path that it was once saved from; of
         any other file, such as a tokenizer's vocabulary, the SHA-256.
         """
-        files = sorted(set(self._configuring()))
-        return {file.relative_to(self.path).as_posix(): _content(file) for file in files}
+        files = {self._named(file): file for file in self._configuring()}
+        found = {name: _content(file) for name, file in sorted(files.items())}
+        return found | ({"ema": True} if self.own.ema else {})
+
+    def _named(self, file: Path) -> str:
+        """A file's name below the model's folder, or where it would lie there."""
+        if file == self.own.file:
+            return _SINGLE_FILE
+        for part, folder in self.own.folders.items():
+            if file.parent == folder:
+                return f"{part}/{file.name}"
+        return file.relative_to(self.path).as_posix()
 
     def _configuring(self) -> Iterator[Path]:
         yield self.path / "model_index.json"
@@ -195,13 +255,16 @@ class ModelFolder:
 
         The inode's time tells apart files of one size that were unpacked with one date.
         """
-        stats = [(file.relative_to(self.path), file.stat()) for file in sorted(self.weights)]
-        return [(f.as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in stats]
+        stats = [(str(file), file.stat()) for _, file in self._hashed()]
+        return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
+
+    def _hashed(self) -> list[tuple[str, Path]]:
+        """The files of weights with their names, in the order of these."""
+        return sorted((self._named(file), file) for file in self.weights)
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for file in sorted(self.weights):
-            name = file.relative_to(self.path).as_posix()
+        for name, file in self._hashed():
             digest.update(f"{name}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 22):
@@ -209,19 +272,54 @@ class ModelFolder:
         return digest.hexdigest()
 
 
-def resolve(
-    model: str | Path,
-    family: Family,
-    *,
-    revision: str | None = None,
-    allow_pickle: bool = False,
-) -> ModelFolder:
-    """The checked folder of `model`: "pocket", a folder, or a hub id (from the cache or the net).
+def resolve(model: str | Path, family: Family, **which: Unpack[Which]) -> ModelFolder:
+    """The checked folder of `model`: "pocket", a folder, a checkpoint, or a hub id.
+
+    A hub id is taken from the cache or the net. A checkpoint is a single file or what a training
+    left: its other parts come from `config_from`, else from the model that it names itself, where
+    that is at hand.
 
     Raises ModelError if there is no such model, if it is of another family, if files are missing or
-    cut short, or if weights come only as pickles and `allow_pickle` is not set.
+    cut short, or if weights come only as pickles and `allow_pickle` is not set; UsageError for what
+    `which` can't mean with it.
     """
+    asked = _checked(which)
     name = str(model)
+    path = _on_disk(name, asked)
+    if path is None:
+        place = _download(name, family, asked)
+        _refuse_completion(name, asked)
+        return check(place, family, asked, revision=_commit(place.path))
+    if (path / "model_index.json").is_file():
+        _refuse_completion(name, asked)
+        return check(Place(path, name), family, asked)
+    return _completed(Place(path, name), family, asked)
+
+
+def _checked(which: Which) -> Which:
+    variant = which.get("variant")
+    if variant is not None and not _VARIANT.fullmatch(variant):
+        raise UsageError(f"--variant {printable(variant, 40)} is not possible: give one as fp16.")
+    inner = Path(which.get("subfolder") or "")
+    if inner.is_absolute() or ".." in inner.parts:
+        raise UsageError(f"--subfolder {inner} lies outside of the model's folder.")
+    return which
+
+
+def _refuse_completion(name: str, which: Which) -> None:
+    for option, given in (
+        ("--config-from", which.get("config_from")),
+        ("--ema", which.get("ema")),
+    ):
+        if given:
+            raise UsageError(
+                f"{option} is for single files and folders of trainings, and {name} is a whole "
+                "model: leave it out."
+            )
+
+
+def _on_disk(name: str, which: Which) -> Path | None:
+    """Where a model lies on this machine, None for the hub's."""
     if name == POCKET:
         path = POCKET_FOLDER
         if not path.is_dir():
@@ -232,8 +330,7 @@ def resolve(
     elif Path(name).expanduser().exists():
         path = Path(name).expanduser()
     elif _HUB_ID.fullmatch(name):
-        place = _download(name, revision, family, allow_pickle)
-        return check(place, family, revision=place.path.name, allow_pickle=allow_pickle)
+        return None
     elif page := _HUB_PAGE.fullmatch(name):
         raise ModelError(f"{name} is a page of the hub: give the model's id, --model {page[1]}.")
     else:
@@ -242,15 +339,68 @@ def resolve(
             "of the form owner/name. Check the spelling, or use --model pocket, which ships with "
             "this program."
         )
-    if revision is not None:
+    if (revision := which.get("revision")) is not None:
         raise ModelError(
             f"--revision {revision} was given with the local model {name!r}, which has no "
             "revisions. Leave it out, or give the hub id."
         )
-    return check(Place(path, name), family, allow_pickle=allow_pickle)
+    inner = path / (which.get("subfolder") or "")
+    if not inner.exists():
+        raise ModelError(f"There is no {which.get('subfolder')} in {path}.")
+    return inner
 
 
-def _download(repo: str, revision: str | None, family: Family, allow_pickle: bool) -> Place:
+def _completed(place: Place, family: Family, which: Which) -> ModelFolder:
+    """A checkpoint with the parts that it lacks; ModelError for anything else."""
+    said = which.get("config_from")
+    own = None
+    if is_checkpoint(place.path) and (said or not lies_in_model(place.path)):
+        own = find_own_parts(place.path, family.networks, ema=bool(which.get("ema")))
+    if own is None:
+        raise ModelError(f"{place.name} {why_no_model(place.path)}")
+    base = said or _base_at_hand(own, place)
+    lacking = replace(family, networks=tuple(n for n in family.networks if n not in own.parts))
+    rest: Which = {
+        "allow_pickle": bool(which.get("allow_pickle")),
+        "variant": which.get("variant"),
+    }
+    if (path := _on_disk(base, rest)) is None:
+        beside = _download(base, lacking, rest)
+    else:
+        beside = Place(path, base)
+    found = check(beside, family, rest, own=own)
+    return replace(found, id=place.name, completed_from=base)
+
+
+def _base_at_hand(own: OwnParts, place: Place) -> str:
+    """The model that a checkpoint names as its base; ModelError where that is not on this machine.
+
+    Nothing is fetched because a file that somebody made names it.
+    """
+    if "vae" in own.folders:  # of a whole model, whose index is missing
+        raise ModelError(f"{place.name} {why_no_model(place.path)}")
+    named = named_base(own, place.path)
+    if named is not None and is_at_hand(named):
+        return named
+    raise ModelError(f"{place.name} {why_incomplete(own, named)}")
+
+
+def is_at_hand(model: str) -> bool:
+    """Whether a model's folder is on this machine, or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if (Path(model).expanduser() / "model_index.json").is_file():
+        return True
+    cached = _HUB_ID.fullmatch(model) and try_to_load_from_cache(model, "model_index.json")
+    return isinstance(cached, str)
+
+
+def _commit(path: Path) -> str:
+    """The commit of a snapshot in the hub's cache, in a subfolder of which a model may lie."""
+    return next((p for p in (path, *path.parents) if p.parent.name == "snapshots"), path).name
+
+
+def _download(repo: str, family: Family, which: Which) -> Place:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -258,17 +408,21 @@ def _download(repo: str, revision: str | None, family: Family, allow_pickle: boo
         RevisionNotFoundError,
     )
 
+    revision = which.get("revision")
     named = repo if revision is None else f"{repo} at revision {revision}"
     try:
-        wanted = list(download_patterns(family))
-        twice = list(surplus(family, [file.filename for file in listed(repo, revision, wanted)]))
+        wanted = list(download_patterns(family, which))
+        names = [file.filename for file in listed(repo, revision, wanted)]
+        twice = list(surplus(family, names, which))
         path = Path(
             snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=twice)
         )
-        place = Place(path, repo, cache(lambda: _names_on_hub(repo, path.name)))
-        lacking = [pickle for pickle in pickles(family, _names_below(path))]
-        if allow_pickle and lacking:
-            snapshot_download(repo, revision=path.name, allow_patterns=lacking)
+        commit = path.name
+        hub = cache(lambda: _names_on_hub(repo, commit, _start(which)))
+        place = Place(path / _start(which), repo, hub)
+        lacking = list(pickles(family, _names_below(path), which))
+        if which.get("allow_pickle") and lacking:
+            snapshot_download(repo, revision=commit, allow_patterns=lacking)
         return place
     except RevisionNotFoundError as error:
         raise ModelError(
@@ -306,12 +460,13 @@ def listed(repo: str, revision: str | None, patterns: Collection[str]) -> list[A
     return []
 
 
-def _names_on_hub(repo: str, commit: str) -> frozenset[str]:
-    """The files of a model on the hub, none where they can't be asked for."""
+def _names_on_hub(repo: str, commit: str, start: str) -> frozenset[str]:
+    """The files of a model on the hub below its subfolder, none where they can't be asked for."""
     from huggingface_hub import HfApi
 
     with suppress(Exception):  # of many kinds, and all mean that it is not known
-        return frozenset(HfApi().list_repo_files(repo, revision=commit))
+        names = HfApi().list_repo_files(repo, revision=commit)
+        return frozenset(name.removeprefix(start) for name in names if name.startswith(start))
     return frozenset()
 
 
@@ -319,34 +474,47 @@ def _names_below(path: Path) -> set[str]:
     return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
-def download_patterns(family: Family) -> Iterator[str]:
+def download_patterns(family: Family, which: Which) -> Iterator[str]:
     """The files of a hub repository that a model needs, as patterns, and none of the others."""
-    # The safety checker and fp16 or non-EMA variants would double the download.
-    yield "model_index.json"
+    # The safety checker and other variants would double the download.
+    start = _start(which)
+    yield f"{start}model_index.json"
     for component in family.others:
-        yield f"{component}/*"
+        yield f"{start}{component}/*"
+    for component in TEXT_TO_IMAGE.networks:
+        yield f"{start}{component}/*.json"
+    variant = which.get("variant")
     for component in family.networks:
         for prefix in _prefixes(component, family):
-            yield f"{prefix}*.json"
-            yield f"{prefix}{stem(component)}.safetensors"
-            yield f"{prefix}{stem(component)}-*-of-*.safetensors"
+            yield f"{start}{prefix}*.json"
+            for kind in dict.fromkeys([variant, None]):
+                yield from (f"{start}{prefix}{name}" for name in weight_patterns(component, kind))
 
 
-def pickles(family: Family, names: Collection[str]) -> Iterator[str]:
+def pickles(family: Family, names: Collection[str], which: Which) -> Iterator[str]:
     """The pickles of the parts whose weights are not among `names` in the safer format."""
     for component in family.networks:
         for prefix in _prefixes(component, family):
-            begin = f"{prefix}{stem(component)}"
-            if not any(n.startswith(begin) and n.endswith(".safetensors") for n in names):
-                yield f"{prefix}{pickle_name(component)}"
+            begin = f"{_start(which)}{prefix}"
+            start = f"{begin}{stem(component)}"
+            if not any(n.startswith(start) and n.endswith(".safetensors") for n in names):
+                yield f"{begin}{pickle_name(component)}"
 
 
-def surplus(family: Family, names: Collection[str]) -> Iterator[str]:
+def _start(which: Which) -> str:
+    """What the names of a model's files begin with in its repository."""
+    inner = which.get("subfolder")
+    return f"{Path(inner).as_posix()}/" if inner else ""
+
+
+def surplus(family: Family, names: Collection[str], which: Which) -> Iterator[str]:
     """Those of `names` that hold weights again which are loaded from others of them."""
     for component in family.networks:
         for prefix in _prefixes(component, family):
-            own = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-            yield from (f"{prefix}{name}" for name in sorted(passed_over(component, own)))
+            begin = f"{_start(which)}{prefix}"
+            own = {name.removeprefix(begin) for name in names if name.startswith(begin)}
+            again = passed_over(component, own, which.get("variant"))
+            yield from (f"{begin}{name}" for name in sorted(again))
 
 
 def _prefixes(component: str, family: Family) -> tuple[str, ...]:
@@ -355,26 +523,70 @@ def _prefixes(component: str, family: Family) -> tuple[str, ...]:
 
 
 def check(
-    place: Place, family: Family, *, revision: str | None = None, allow_pickle: bool = False
+    place: Place,
+    family: Family,
+    which: Which | None = None,
+    *,
+    revision: str | None = None,
+    own: OwnParts | None = None,
 ) -> ModelFolder:
-    """The folder of a model, complete and of `family`; ModelError as `resolve` raises it."""
-    path, name = place.path, place.name
+    """The folder of a model, complete and of `family`; ModelError as `resolve` raises it.
+
+    own: parts that lie elsewhere, in place of those of the folder.
+    """
+    own, which = own or OwnParts(), which or {}
+    path, name, variant = place.path, place.name, which.get("variant")
     class_name = _class_name(place)
     _refuse_other_kinds(name, class_name, family)
     networks, others = _parts(path, name, family)
-    _refuse_adapters(path, networks)
+    _refuse_other_architecture(own, path, name, networks)
+    _refuse_adapters(path, networks, own)
     for component in others:
         marker = "scheduler_config.json" if component == "scheduler" else "tokenizer_config.json"
         place.require(_location(path, component) / marker)
-    files: list[Path] = []
+    files = [] if own.file is None else [own.file]
     for component in networks:
-        folder = _location(path, component)
-        place.require(folder / "config.json")
-        files += weights(place, folder, component, allow_pickle)
+        folder = own.folders.get(component) or _location(path, component)
+        where = Place(folder.parent, str(folder)) if component in own.folders else place
+        where.require(folder / "config.json")
+        if component not in own.held:
+            files += weights(where, folder, component, bool(which.get("allow_pickle")), variant)
     for component in (*networks, "scheduler"):
-        file = _location(path, component) / _settings_name(component)
+        folder = own.folders.get(component) or _location(path, component)
+        file = folder / _settings_name(component)
         check_settings(read_object(file), component, str(file))
-    return ModelFolder(path, name, revision, family, class_name, networks, others, tuple(files))
+    if variant is not None and not any(is_variant(file, variant) for file in files):
+        raise ModelError(
+            f"No part of {name} has weights of the variant {variant!r}: leave --variant out, or "
+            "give one that lies there."
+        )
+    return ModelFolder(
+        path, name, revision, family, class_name, networks, others, tuple(files), variant, own
+    )
+
+
+def _refuse_other_architecture(
+    own: OwnParts, path: Path, name: str, networks: Collection[str]
+) -> None:
+    """Raise ModelError where a checkpoint's parts are none of the model that completes it."""
+    index = read_object(path / "model_index.json")
+    for part, folder in own.folders.items():
+        kind = class_in(folder)
+        wanted = index[part][1] if part in networks else None
+        if kind != wanted:
+            there = f"no {part}" if wanted is None else f"a {printable(wanted, 80)}"
+            raise ModelError(
+                f"{folder} is a {printable(str(kind), 80)}, and {name} has {there} in its place. "
+                f"{_OWN_BASE}"
+            )
+        ours = read_object(folder / "config.json")
+        theirs = read_object(_location(path, part) / "config.json")
+        for key in _CONDITIONING:
+            if ours.get(key) != theirs.get(key):
+                raise ModelError(
+                    f"{folder} has {key} {printable(str(ours.get(key)), 40)}, the {part} of {name} "
+                    f"{printable(str(theirs.get(key)), 40)}. {_OWN_BASE}"
+                )
 
 
 def _class_name(place: Place) -> str:
@@ -446,12 +658,14 @@ def _refuse_foreign_code(name: str, component: str, said: Any) -> None:
         )
 
 
-def _refuse_adapters(path: Path, networks: Collection[str]) -> None:
-    places = {path, *(_location(path, component) for component in networks)}
+def _refuse_adapters(path: Path, networks: Collection[str], own: OwnParts) -> None:
+    places = {path, *(_location(path, component) for component in networks), *own.folders.values()}
     adapters = [file for place in sorted(places) for file in place.glob("*") if is_adapter(file)]
     if adapters:
+        first = adapters[0]
+        above = path if first.is_relative_to(path) else first.parent
         raise ModelError(
-            f"{adapters[0].relative_to(path)} lies in {path}: a LoRA or another adapter, which is "
+            f"{first.relative_to(above)} lies in {above}: a LoRA or another adapter, which is "
             "not loaded with the model, so that the base alone would be audited. Move it "
             "elsewhere, and give it with --lora to audit both."
         )

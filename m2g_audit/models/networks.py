@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from m2g_audit.diagnostics.numerics import out_of_memory
 from m2g_audit.errors import AuditError, ModelError
+from m2g_audit.models import single_file
 from m2g_audit.models.levels import is_flow
 from m2g_audit.models.model_folder import NOT_ASKED, ModelFolder
 from m2g_audit.models.tokens import check_tokenizer
@@ -62,7 +63,9 @@ def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
             for part in folder.others
             if part != "scheduler"
         }
-        networks = {part: load_network(folder, part, dtype) for part in folder.networks}
+        # A single file's text encoders are read by the pipeline's own loader.
+        apart = [p for p in folder.networks if not (folder.in_file(p) and of_transformers(p))]
+        networks = {part: load_network(folder, part, dtype) for part in apart}
         index = read_object(folder.path / "model_index.json")
         # Of a pipeline's parts some are not asked, and some, as T5, were left out by who saved it.
         wanted = signature(kind.__init__).parameters
@@ -71,14 +74,16 @@ def load_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
         left_out: dict[str, Any] = {p: None for p in parts if p in wanted and p not in held}
         if "requires_safety_checker" in index:
             left_out["requires_safety_checker"] = False
-        pipe: Any = kind.from_pretrained(
-            folder.path,
-            **networks,
-            **tokenizers,
-            **left_out,
-            scheduler=scheduler,
-            local_files_only=True,
-        )
+        loaded = {**networks, **tokenizers, **left_out, "scheduler": scheduler}
+        if len(apart) < len(folder.networks):
+            pipe = single_file.load_encoders(folder, kind, loaded)
+            networks = {part: getattr(pipe, part) for part in folder.networks}
+            for part in networks.keys() - loaded.keys():
+                missing = single_file.missing(networks[part])
+                _refuse_unfit(folder, part, {"missing_keys": missing})
+                _for_inference(networks[part], dtype)
+        else:
+            pipe = kind.from_pretrained(folder.path, **loaded, local_files_only=True)
         for encoder, part in networks.items():
             if of_transformers(encoder) and (own := _tokenizer_of(encoder)) in tokenizers:
                 check_tokenizer(tokenizers[own], part, folder.id)
@@ -125,11 +130,17 @@ def load_network(folder: ModelFolder, component: str, dtype: torch.dtype = torch
     """
     kind = _class(folder, component, ModelMixin, PreTrainedModel)
     with quiet(), readable(folder, component):
-        if issubclass(kind, PreTrainedModel):
+        if folder.in_file(component):
+            network, found = single_file.load_part(folder, component, kind)
+        elif issubclass(kind, PreTrainedModel):
             network, found = _load_transformer(folder, component, kind)
         else:
             network, found = _load_diffuser(folder, component, kind)
     _refuse_unfit(folder, component, found)
+    return _for_inference(network, dtype)
+
+
+def _for_inference(network: Any, dtype: torch.dtype) -> Any:
     # Not diffusers' own `to`, whose name for the dtype differs between its versions.
     torch.nn.Module.to(network, dtype)
     return network.eval().requires_grad_(False)
@@ -207,6 +218,7 @@ def _load_diffuser(
         return kind.from_pretrained(
             folder.location(component),
             use_safetensors=None if pickled else True,
+            variant=folder.variant_of(component),
             local_files_only=True,
             output_loading_info=True,
         )
@@ -238,7 +250,8 @@ def _refuse_unfit(
     if said:
         raise ModelError(
             f"The weights of the {_NAMES.get(component, component)} of {folder.id} do not fit the "
-            f"network of its config.json: {'; '.join(said)}. {_way_out(strange)}"
+            f"network of its config.json: {'; '.join(said)}. "
+            f"{single_file.OTHER_BASE if folder.in_file(component) else _way_out(strange)}"
         )
 
 

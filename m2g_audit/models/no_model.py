@@ -11,23 +11,39 @@ import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from m2g_audit.errors import ModelError
-from m2g_audit.models.weight_files import cached_repo, read_header, read_object
+from m2g_audit.models.own_parts import DENOISERS, OwnParts, class_in
+from m2g_audit.models.weight_files import cached_repo, read_header
 from m2g_audit.text import printable
 
 _SAVE = "save_pretrained('folder'), and give that folder"
 _LORA_WAY = "give its base with --model, and with --lora the LoRA itself, as safetensors"
+_EMBEDDING_WAY = (
+    "give its base with --model, and with --textual-inversion the file itself, as safetensors"
+)
+_EMBEDDING = (
+    f"is an embedding (textual inversion) without its base model. To audit both, {_EMBEDDING_WAY}."
+)
 _OTHERS = "Give the folder of a text-to-image model in diffusers' layout."
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 # A Stable Diffusion in half precision has 1.7 GB.
 _LEAST_CHECKPOINT = 5 * 10**8
 # What the names of weights in a single file hold, the first that fits; kohya's and diffusers'.
 _LORA = re.compile(r"lora_|\.lora\.|hada_|lokr_|oft_diag|dora_scale")
-_OTHER_FAMILY = re.compile(r"^(conditioner\.|(model\.diffusion_model\.)?(joint|double)_blocks)")
-_CHECKPOINT = re.compile(r"^(cond_stage_model|model\.diffusion_model)\.")
 _VAE = re.compile(r"^(first_stage_model\.)?(en|de)coder\.")
+_DENOISER = re.compile(
+    r"^(cond_stage_model|conditioner)\.|diffusion_model\.|(^|\.)(joint|double|transformer|down|up|input|output)_blocks\.|"
+    r"(^|\.)(layers|blocks|single_transformer_blocks)\.\d"
+)
+# Whose settings a single file may be meant for, the first that fits.
+_LIKELY_BASES = (
+    (re.compile(r"^conditioner\."), "stabilityai/stable-diffusion-xl-base-1.0"),
+    (re.compile(r"^cond_stage_model\.model\."), "stabilityai/stable-diffusion-2-1"),
+    (re.compile(r"^cond_stage_model\."), "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    (re.compile(r"joint_blocks\."), "stabilityai/stable-diffusion-3.5-medium"),
+    (re.compile(r"double_blocks\."), "black-forest-labs/FLUX.1-dev"),
+)
 _PARTS = {
     "UNet2DConditionModel": "unet",
     "AutoencoderKL": "vae",
@@ -48,17 +64,60 @@ def why_no_model(path: Path) -> str:
     return _of_file(path)
 
 
+def _is_checkpoint(keys: Collection[str]) -> bool:
+    if any(map(_LORA.search, keys)):
+        return False
+    return any(_DENOISER.search(key) and not _VAE.search(key) for key in keys)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether what has no model_index.json may hold parts of a model, by the names of weights."""
+    if path.is_dir():
+        return not any(map(is_adapter, path.glob("*")))
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with suppress(OSError, ValueError):
+        return _is_checkpoint(read_header(path))
+    return False
+
+
+def lies_in_model(path: Path) -> bool:
+    """Whether a file or folder is a part of a whole model."""
+    above = (path.parent, path.parent.parent) if path.is_file() else (path.parent,)
+    return any((folder / "model_index.json").is_file() for folder in above)
+
+
+def why_incomplete(own: OwnParts, named: str | None) -> str:
+    """What a checkpoint lacks, and how it is completed; begins with a verb."""
+    if own.file is not None:
+        keys = read_header(own.file)
+        bases = [base for mark, base in _LIKELY_BASES if any(map(mark.search, keys))]
+        such = f", such as --config-from {bases[0]}" if bases else ""
+        return (
+            "is a single file of weights, without the settings of its model. Name with "
+            f"--config-from the model of its family that it comes from{such}: a hub id, or a "
+            "folder on this machine."
+        )
+    held = f"holds only {', '.join(sorted(own.parts))} of a model."
+    if named is None:
+        return f"{held} Name with --config-from the model that it was trained from."
+    return (
+        f"{held} By its own files it was trained from {named}, which is not on this machine: "
+        f"--config-from {named} fetches that, or name the folder of a copy."
+    )
+
+
 def why_none_on_hub(names: Collection[str]) -> str:
     """What a repository without model_index.json is, by the names of its files."""
     files = [Path(name) for name in names]
     if any(map(is_adapter, files)):
         return f"holds a LoRA without its base model. To audit both, {_LORA_WAY}."
     if any(file.name.startswith("learned_embeds") for file in files):
-        return f"holds an embedding (textual inversion). To audit it, {_invert('OWNER/NAME')}."
+        return f"holds an embedding (textual inversion). To audit both, {_EMBEDDING_WAY}."
     return (
         "is not a diffusers model: on the hub it has no model_index.json. Give a model that has "
-        "one, or convert a checkpoint with `StableDiffusionPipeline.from_single_file(file)."
-        "save_pretrained('folder')`, and give that folder."
+        "one, or download its checkpoint (`hf download OWNER/NAME FILE --local-dir folder`), and "
+        "give that file, with --config-from the model of its family."
     )
 
 
@@ -97,15 +156,15 @@ def _of_folder(path: Path) -> Iterator[str]:
     if any(map(is_adapter, (*path.glob("*"), *path.glob("checkpoint-*/*")))):
         yield f"holds a LoRA without its base model. To audit both, {_LORA_WAY}."
     if any(path.glob("learned_embeds*")):
-        yield _embedding(path)
+        yield _EMBEDDING
     if (path.parent / "model_index.json").is_file():
         yield f"is a part of a model: give the folder above it, {path.parent}."
-    if (class_name := _class_name(path)) is not None:
+    if (class_name := class_in(path)) is not None:
         yield _single_part(path, class_name)
     if (path / "unet").is_dir() and (path / "vae").is_dir():
         yield _without_index(path)
-    if networks := [*sorted(path.glob("checkpoint-*/unet")), *path.glob("unet")]:
-        yield _training(path, networks[0])
+    if networks := [n for part in DENOISERS for n in path.glob(f"checkpoint-*/{part}*")]:
+        yield _training(path, max(networks, key=_step))
     if models := sorted(path.glob("*/model_index.json")) or sorted(
         path.glob("snapshots/*/model_index.json")
     ):
@@ -121,16 +180,27 @@ def _of_folder(path: Path) -> Iterator[str]:
     )
 
 
+def _step(network: Path) -> int:
+    """After how many steps of a training a checkpoint was saved, by its folder's name."""
+    number = network.parent.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
 def _of_file(path: Path) -> str:
     size = path.stat().st_size
     if path.suffix == ".safetensors":
         return _of_weights(path)
+    if path.suffix == ".gguf":
+        return (
+            "is a GGUF file: its weights are quantised, which is not supported. Give the model "
+            "that it was made from, in float16, bfloat16 or float32."
+        )
     if path.suffix in _CHECKPOINTS and size >= _LEAST_CHECKPOINT:
-        return _checkpoint(path)
+        return _pickle(path)
     if path.suffix in _CHECKPOINTS:
         return (
             f"is a single file of {size:,} bytes, too small for a model: to audit an embedding "
-            f"(textual inversion), {_invert(path)}; to audit a LoRA, {_LORA_WAY}."
+            f"(textual inversion), {_EMBEDDING_WAY}; to audit a LoRA, {_LORA_WAY}."
         )
     if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
         return f"is an archive: unpack it, and give the folder. {_OTHERS}"
@@ -149,43 +219,23 @@ def _of_weights(path: Path) -> str:
     if one(_LORA):
         return f"is a LoRA without its base model. To audit both, {_LORA_WAY}."
     if keys and not any("." in key for key in keys):
-        return _embedding(path)
-    if one(_OTHER_FAMILY):
-        return f"is a checkpoint of another family, such as XL, SD 3 or Flux. {_OTHERS}"
-    if one(_CHECKPOINT):
-        return _checkpoint(path)
+        return _EMBEDDING
+    if _is_checkpoint(keys):
+        return why_incomplete(OwnParts(file=path), None)
     if one(_VAE):
         return (
             "is a VAE without the rest of a model. To audit a model with it, load the base in "
             f"diffusers with vae=AutoencoderKL.from_single_file({str(path)!r}), {_SAVE}."
         )
-    return f"is a single file of weights, and no Stable Diffusion checkpoint. {_OTHERS}"
+    return f"is a single file of weights, and no checkpoint of a known family. {_OTHERS}"
 
 
-def _checkpoint(path: Path) -> str:
+def _pickle(path: Path) -> str:
     return (
-        "is a single file. A diffusers folder is needed: convert a checkpoint with "
-        f"`StableDiffusionPipeline.from_single_file({str(path)!r}).{_SAVE.replace(',', '`,', 1)}."
+        "is a single file of a pickle, which can run any code when it is loaded. If you trust it, "
+        f"convert it with `StableDiffusionPipeline.from_single_file({str(path)!r})."
+        f"{_SAVE.replace(',', '`,', 1)}."
     )
-
-
-def _embedding(path: Path) -> str:
-    return (
-        f"is an embedding (textual inversion) without its base model. To audit it, {_invert(path)}."
-    )
-
-
-def _invert(path: Path | str) -> str:
-    return f"load the base in diffusers, call load_textual_inversion({str(path)!r}), {_SAVE}"
-
-
-def _class_name(folder: Path) -> str | None:
-    """The class of the network that lies in a folder, where its config.json names one."""
-    said = _settings(folder / "config.json")
-    match said:
-        case {"_class_name": str(name)} | {"architectures": [str(name), *_]}:
-            return name
-    return None
 
 
 def _without_index(path: Path) -> str:
@@ -211,13 +261,6 @@ def _single_part(path: Path, class_name: str) -> str:
 
 def _training(path: Path, network: Path) -> str:
     return (
-        f"is the folder of a training, and holds only networks, such as "
-        f"{network.relative_to(path)}. Load the base in diffusers with "
-        f"unet=UNet2DConditionModel.from_pretrained({str(network)!r}), {_SAVE}."
+        "is the folder of a training, and holds only checkpoints: give one of them, such as "
+        f"--model {network.parent}."
     )
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    with suppress(ModelError):
-        return read_object(file)
-    return {}

@@ -29,6 +29,7 @@ class FromFolder:
         self._folder = folder
         self.id, self.revision, self.path = folder.id, folder.revision, folder.path
         self.class_name = folder.class_name
+        self.stored, self.completed_from = folder.stored, folder.completed_from
 
     @property
     def sha256(self) -> str:
@@ -54,6 +55,8 @@ class InMemory:
 
     revision = None
     path = None
+    stored = None
+    completed_from = None
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
@@ -127,5 +130,7 @@ def identify(origin: Origin, unet: Any, scheduler: str, prediction_type: str) ->
         device=str(unet.device),
         scheduler=scheduler,
         prediction_type=prediction_type,
+        stored=origin.stored,
+        completed_from=origin.completed_from,
         configuration=origin.configuration,
     )

@@ -38,6 +38,7 @@ from m2g_audit.models import sampling
 from m2g_audit.models.adapters import Lora, attach, attach_to_denoiser
 from m2g_audit.models.bound_score import BoundScore
 from m2g_audit.models.denoiser import GUIDED, Denoiser, Unlike, difference
+from m2g_audit.models.embeddings import Embedding, load_embeddings
 from m2g_audit.models.guidance import MIXES, GuidanceKind, argument_of, resolve_guidance
 from m2g_audit.models.learning import learn_denoiser
 from m2g_audit.models.levels import is_flow, levels_of
@@ -80,6 +81,7 @@ class Pipeline:
         origin: Origin,
         size: Size | None = None,
         loras: Sequence[Lora] = (),
+        embeddings: Sequence[Embedding] = (),
     ) -> None:
         self._pipe = pipe
         self._origin = origin
@@ -102,7 +104,7 @@ class Pipeline:
         self.dtype: torch.dtype = self._network.dtype  # type: ignore[assignment]
         self._own = origin.own_settings()
         self.size = size or self._own.size
-        self._loras = tuple(loras)
+        self._loras, self._embeddings = tuple(loras), tuple(embeddings)
         self.default_metric: str | None = self._own.metric
 
     @classmethod
@@ -113,6 +115,7 @@ class Pipeline:
         dtype: torch.dtype,
         device: torch.device,
         loras: Sequence[Lora] = (),
+        embeddings: Sequence[Embedding] = (),
         size: Size | None = None,
     ) -> Pipeline:
         """The pipeline of a checked folder, without its safety checker.
@@ -124,8 +127,9 @@ class Pipeline:
             pipe = load_pipeline(folder, dtype)
             with quiet():
                 attach(pipe, loras)
+                load_embeddings(pipe, embeddings)
             pipe.to(device)
-        return cls(pipe, FromFolder(folder), size, loras)
+        return cls(pipe, FromFolder(folder), size, loras, embeddings)
 
     @classmethod
     def of(cls, pipe: Any, size: Size | None = None) -> Pipeline:
@@ -193,15 +197,18 @@ class Pipeline:
         scheduler = type(self._own_scheduler).__name__
         identity = identify(self._origin, self._network, scheduler, self.prediction_type)
         loras = tuple(lora.identity for lora in self._loras)
-        added: dict[str, Any] = {"loras": list(loras)} if loras else {}
+        words = tuple(embedding.identity for embedding in self._embeddings)
+        parts = {"loras": list(loras), "embeddings": list(words)}
+        added: dict[str, Any] = {name: said for name, said in parts.items() if said}
+        weights = digest({"base": identity.sha256, **added}) if added else identity.sha256
         if self.size is not None and self.size != self._own.size:
             added["size"] = list(self.size)
-        weights = digest({"base": identity.sha256, "loras": list(loras)})
         return replace(
             identity,
-            sha256=weights if loras else identity.sha256,
+            sha256=weights,
             configuration={**identity.configuration, **added},
             loras=loras,
+            embeddings=words,
         )
 
     @property

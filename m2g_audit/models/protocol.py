@@ -21,7 +21,9 @@ class ModelIdentity:
     """What a model is, for records and caches.
 
     `sha256` is the content hash of its weights' files; `configuration` all else that its pipeline
-    reads, by file: settings as JSON, of other files the hash; `loras`: what is added to them.
+    reads, by file: settings as JSON, of other files the hash; `loras`: what is added to them;
+    `embeddings`: the words that it was taught; `stored`: the precisions that the weights lie in;
+    `completed_from`: the model that gave the parts that a checkpoint lacks.
     """
 
     id: str
@@ -33,6 +35,9 @@ class ModelIdentity:
     scheduler: str
     prediction_type: str
     loras: tuple[Mapping[str, Any], ...] = ()
+    embeddings: tuple[Mapping[str, Any], ...] = ()
+    stored: str | None = None
+    completed_from: str | None = None
     configuration: Mapping[str, Any] = field(default_factory=dict)
 
     @property

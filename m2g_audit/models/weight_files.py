@@ -78,10 +78,11 @@ class Place:
 
 def cached_repo(path: Path) -> str | None:
     """The hub id of a snapshot in the hub's cache, None for any other folder."""
-    kind, _, repo = path.parent.parent.name.partition("--")
-    return (
-        repo.replace("--", "/", 1) if (path.parent.name, kind) == ("snapshots", "models") else None
-    )
+    for snapshot in (path, *path.parents):  # a model may lie in a subfolder
+        kind, _, repo = snapshot.parent.parent.name.partition("--")
+        if (snapshot.parent.name, kind) == ("snapshots", "models"):
+            return repo.replace("--", "/", 1)
+    return None
 
 
 def of_transformers(component: str) -> bool:
@@ -99,41 +100,72 @@ def pickle_name(component: str) -> str:
     return "pytorch_model.bin" if of_transformers(component) else f"{stem(component)}.bin"
 
 
-def _single(component: str) -> str:
-    return f"{stem(component)}.safetensors"
+def _single(component: str, variant: str | None = None) -> str:
+    return f"{stem(component)}{'' if variant is None else f'.{variant}'}.safetensors"
 
 
-def _order(component: str) -> tuple[str, str]:
+def _index(component: str, variant: str | None = None) -> str:
+    return f"{_single(component)}.index{'' if variant is None else f'.{variant}'}.json"
+
+
+def weight_patterns(component: str, variant: str | None = None) -> tuple[str, ...]:
+    """The names that the safetensors files of a part's weights may have."""
+    shards = _shards_of(component, variant)
+    # Shards of variants have been named in two ways.
+    earlier = () if variant is None else (f"{stem(component)}-*-of-*.{variant}.safetensors",)
+    return _single(component, variant), shards, *earlier
+
+
+def _shards_of(component: str, variant: str | None) -> str:
+    return _single(component, variant).replace(".safetensors", "-*-of-*.safetensors")
+
+
+def _order(component: str, variant: str | None = None) -> tuple[str, ...]:
     """The file of all weights and the index of shards: first the one that is loaded of both.
 
-    transformers loads the single file then, and diffusers what the index names.
+    transformers loads the single file then, and diffusers what the index names. A part without the
+    variant is loaded without it.
     """
-    single = _single(component)
-    index = f"{single}.index.json"
-    return (single, index) if of_transformers(component) else (index, single)
+    both = _single(component, variant), _index(component, variant)
+    plain = () if variant is None else _order(component)
+    return (*(both if of_transformers(component) else reversed(both)), *plain)
 
 
-def passed_over(component: str, names: Collection[str]) -> set[str]:
+def passed_over(component: str, names: Collection[str], variant: str | None = None) -> set[str]:
     """Those of the files of one part that hold its weights again, and that `weights` leaves out."""
-    chosen = next((name for name in _order(component) if name in names), None)
+    chosen = next((name for name in _order(component, variant) if name in names), None)
     if chosen is None:
         return set()
-    single = _single(component)
-    if chosen != single:
-        return {single} & set(names)
-    shards = fnmatch.filter(names, f"{stem(component)}-*-of-*.safetensors")
-    return {f"{single}.index.json", *shards} & set(names)
+    again: set[str] = set()
+    for kind in {variant, None}:
+        single, index = _single(component, kind), _index(component, kind)
+        shards = fnmatch.filter(names, _shards_of(component, kind))
+        again |= {single} - {chosen}
+        again |= {index, *shards} if chosen != index else set()
+    return again & set(names)
 
 
-def weights(place: Place, folder: Path, component: str, allow_pickle: bool) -> list[Path]:
+def is_variant(file: Path, variant: str | None) -> bool:
+    """Whether a file of weights is one of this variant."""
+    return variant is not None and file.name.split(".")[1].partition("-")[0] == variant
+
+
+def weights(
+    place: Place,
+    folder: Path,
+    component: str,
+    allow_pickle: bool,
+    variant: str | None = None,
+) -> list[Path]:
     """The files of one part that will be loaded; ModelError unless they are whole."""
     single = folder / _single(component)
-    chosen = next((name for name in _order(component) if (folder / name).is_file()), None)
-    if chosen == single.name:
-        shapes_in(single, place)
-        return [single]
+    order = _order(component, variant)
+    chosen = next((folder / name for name in order if (folder / name).is_file()), None)
+    if chosen is not None and chosen.suffix == ".json":
+        return _shards(chosen, place)
     if chosen is not None:
-        return _shards(folder / chosen, place)
+        shapes_in(chosen, place)
+        return [chosen]
     pickled = folder / pickle_name(component)
     names = place.names_in(folder)
     # A link without its file is a name too: that file was to be loaded, and is not there.
@@ -173,6 +205,15 @@ def read_header(file: Path) -> dict[str, list[int]]:
         raise ValueError(
             f"has {size} bytes that are no whole weights ({printable(str(error), 120)})"
         ) from error
+
+
+def stored_as(files: Iterable[Path]) -> list[str]:
+    """The precisions that the tensors of safetensors files are stored in, such as F16."""
+    found: set[str] = set()
+    for file in files:
+        with safe_open(file, framework="numpy") as stored:
+            found |= {stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118
+    return sorted(found)
 
 
 def count_and_names(keys: Collection[str], shown: int = 3) -> str:
@@ -219,7 +260,9 @@ def _refuse_other_formats(place: Place, folder: Path, names: Iterable[str]) -> N
 def _other_format(name: str) -> tuple[str, str] | None:
     """How weights lie in a file that is not read, and the way out; None for any other file."""
     if found := _VARIANT.fullmatch(name):
-        return f"as the variant {found[2]}", (
+        if found[4] == "safetensors":
+            return f"as the variant {found[2]}", f"say --variant {found[2]}"
+        return f"as the variant {found[2]}, a pickle", (
             f"load the model with variant={found[2]!r} in diffusers, save_pretrained('folder'), "
             "and give that folder"
         )

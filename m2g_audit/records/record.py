@@ -23,7 +23,7 @@ from m2g_audit.records.vocabulary import (
     VerdictWord,
 )
 
-SCHEMA_VERSION = "3.2"
+SCHEMA_VERSION = "3.3"
 
 # JSON has no NaN: a number that could not be had is null, never a NaN that looks like one.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -58,6 +58,19 @@ class LoraRecord(Part):
     """How much of it is added."""
 
 
+class EmbeddingRecord(Part):
+    """A textual inversion: a word that the model was taught."""
+
+    file: str
+    """The file's name."""
+    sha256: str
+    """Its hash."""
+    word: str
+    """What stands in prompts for it."""
+    vectors: Index
+    """How many tokens it takes."""
+
+
 class ModelRecord(Part):
     """Which model was audited."""
 
@@ -69,6 +82,12 @@ class ModelRecord(Part):
     """The content hash of its weights, of what is added to them too."""
     loras: list[LoraRecord] = []
     """What is added to the weights of the model, in order."""
+    embeddings: list[EmbeddingRecord] = []
+    """The words that it was taught, in order."""
+    stored: str | None = None
+    """The precisions that its weights lie in, as F16; null for a pipeline in memory."""
+    completed_from: str | None = None
+    """The model that gave what a single file or a checkpoint lacks, null for whole models."""
     configuration_sha256: str | None = None
     """The hash of all else that its pipeline reads, which a run's identity.json holds as
     `configuration`."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from m2g_audit.diagnostics.numerics import seed_for
 from m2g_audit.errors import NumericsError, OutputError, UsageError
-from m2g_audit.files import digest, write_atomically
+from m2g_audit.files import digest, read_kept, write_atomically
 from m2g_audit.models.base_model import BaseModel
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.tensors import is_failed
@@ -161,12 +161,20 @@ def all_among(results: Sequence[ControlResult]) -> np.ndarray:
 
 
 def _load(cache: Path) -> dict[str, ControlResult]:
-    """Return the results kept, none if there is no such file or it is not one of ours."""
-    try:
-        kept = json.loads(cache.read_text(encoding="utf-8"))
-        return {prompt: ControlResult(**result) for prompt, result in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    """Return the results kept, none if there is no such file or it is damaged."""
+    return read_kept(cache, _read) or {}
+
+
+def _read(cache: Path) -> dict[str, ControlResult]:
+    kept = json.loads(cache.read_text(encoding="utf-8"))
+    return {prompt: _result(**result) for prompt, result in kept.items()}
+
+
+def _result(among: Sequence[float], to_reference: Sequence[float] | None) -> ControlResult:
+    return ControlResult(
+        [float(d) for d in among],
+        None if to_reference is None else [float(d) for d in to_reference],
+    )
 
 
 def _save(cache: Path, results: dict[str, ControlResult]) -> None:

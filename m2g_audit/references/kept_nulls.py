@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2g_audit.errors import OutputError
-from m2g_audit.files import digest, write_atomically
+from m2g_audit.files import digest, read_kept, write_atomically
 from m2g_audit.references.nulls import Null, Nulls
 
 _VERSION = 1
@@ -26,17 +25,18 @@ def cache_file(cache_dir: Path, identity: Mapping[str, Any]) -> Path:
 
 def load(path: Path) -> Nulls | None:
     """Return nulls that were kept, None if there are none or they are damaged."""
-    try:
-        # numpy leaves a broken archive open that it opened itself
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Nulls(
-                left_out=_null(arrays, "left_out"),
-                of_unseen=_null(arrays, "of_unseen") if "of_unseen/kept" in arrays else None,
-                within=arrays.get("within"),
-                among=arrays["among"],
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    return read_kept(path, _read)
+
+
+def _read(path: Path) -> Nulls:
+    # numpy leaves a broken archive open that it opened itself
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Nulls(
+            left_out=_null(arrays, "left_out"),
+            of_unseen=_null(arrays, "of_unseen") if "of_unseen/kept" in arrays else None,
+            within=arrays.get("within"),
+            among=arrays["among"],
+        )
 
 
 def save(path: Path, nulls: Nulls) -> None:

@@ -29,7 +29,7 @@ from m2g_audit.diagnostics.score_model import (
     perturb,
 )
 from m2g_audit.errors import OutputError
-from m2g_audit.files import digest, write_atomically
+from m2g_audit.files import digest, read_kept, write_atomically
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.decoding import opened
 from m2g_audit.progress import OnProgress
@@ -202,10 +202,16 @@ def cache_file(cache_dir: Path, identity: Mapping[str, Any]) -> Path:
 
 def load(path: Path) -> Plants | None:
     """Return plants that were kept, None if there are none or they are damaged."""
-    try:
-        return Plants.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    return read_kept(path, _read)
+
+
+def _read(path: Path) -> Plants:
+    plants = Plants.from_json(json.loads(path.read_text(encoding="utf-8")))
+    found = [plants.between, *plants.edits.values()]
+    found += [] if plants.to_reference is None else [plants.to_reference]
+    if not all(distances.ndim == 1 and len(distances) for distances in found):
+        raise ValueError("it has no list of distances")
+    return plants
 
 
 def save(path: Path, plants: Plants) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2g_audit.errors import OutputError, ResourceError
-from m2g_audit.files import cache_folder, digest, write_atomically
+from m2g_audit.files import cache_folder, digest, read_kept, write_atomically
 from m2g_audit.models.protocol import TextToImage
 from m2g_audit.pictures.caption_files import find_captions
 from m2g_audit.pictures.containers import PictureFile, as_text
@@ -238,6 +237,7 @@ class FolderContents:
     entries: tuple[_Entry, ...]
     flipped: bool
     reading: PictureReading
+    _facts: dict[Path, PixelFacts] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -252,7 +252,13 @@ class FolderContents:
 
     def pending(self, pipeline: TextToImage) -> list[_Entry]:
         """Return the pictures whose round trip through this VAE is not available yet."""
-        return [entry for entry in self.entries if not self._stored(entry, pipeline).exists()]
+        return [e for e in self.entries if self._kept_facts(self._stored(e, pipeline)) is None]
+
+    def _kept_facts(self, path: Path) -> PixelFacts | None:
+        """What is kept beside a picture, read once; None where there is none, or it is damaged."""
+        if path not in self._facts and (found := read_kept(path, _read_facts)) is not None:
+            self._facts[path] = found
+        return self._facts.get(path)
 
     def stored(self, pipeline: TextToImage) -> tuple[Path, ...]:
         """Return where the round trip of each picture is kept."""
@@ -261,7 +267,8 @@ class FolderContents:
     def pixel_facts(self, pipeline: TextToImage) -> list[PixelFacts]:
         """Return what was seen of each picture, mirrored ones apart, once all are available."""
         unturned = (entry for entry in self.entries if not entry.mirrored)
-        return [_read_facts(self._stored(entry, pipeline)) for entry in unturned]
+        found = [self._kept_facts(self._stored(entry, pipeline)) for entry in unturned]
+        return [facts for facts in found if facts is not None]
 
     def _stored(self, entry: _Entry, pipeline: TextToImage) -> Path:
         model, how = pipeline.identity, self.reading.pixels
@@ -402,26 +409,22 @@ def _keep(path: Path, image: Tensor, facts: PixelFacts) -> None:
 
 
 def _read(path: Path) -> Tensor:
-    """Return a kept picture, uint8 [3, h, w]."""
-    with _kept(path) as content:
-        return content.get_tensor(_LEVELS)
+    """Return a kept picture, uint8 [3, h, w]; OutputError where it is damaged since."""
+    try:
+        with safe_open(path, framework="pt") as content:
+            return content.get_tensor(_LEVELS)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"The reference picture kept at {path} was damaged meanwhile ({error}): the same "
+            "command makes it again."
+        ) from error
 
 
 def _read_facts(path: Path) -> PixelFacts:
-    with _kept(path) as content:
+    with safe_open(path, framework="pt") as content:
+        if content.get_slice(_LEVELS).get_dtype() != "U8":
+            raise ValueError("it holds no levels")
         return PixelFacts(**json.loads(content.metadata()[_FACTS]))
-
-
-@contextmanager
-def _kept(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as content:
-            yield content
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise OutputError(
-            f"The reference picture kept at {path} can't be read ({error}). Delete that file; the "
-            "same command then makes it again."
-        ) from error
 
 
 def _digest(*parts: str) -> str:
@@ -433,12 +436,19 @@ def embed_stored(metric: Metric, images: Tensor) -> Tensor:
     content = hashlib.sha256(f"{_metric_key(metric)} {tuple(images.shape)} ".encode())
     content.update(images.contiguous().numpy().tobytes())
     path = cache_folder("embeddings") / f"{content.hexdigest()}.safetensors"
-    try:
-        return load_file(path)["embeddings"]
-    except (OSError, SafetensorError, KeyError):
-        embeddings = metric.embed(images)
+    kept = read_kept(path, partial(_read_embeddings, count=len(images)))
+    if kept is not None:
+        return kept
+    embeddings = metric.embed(images)
     if embeddings[0].numel() * 4 < images[0].numel():
         write_atomically(path, save({"embeddings": embeddings.contiguous()}))
+    return embeddings
+
+
+def _read_embeddings(path: Path, count: int) -> Tensor:
+    embeddings = load_file(path)["embeddings"]
+    if len(embeddings) != count:
+        raise ValueError(f"it has {len(embeddings)} embeddings for {count} pictures")
     return embeddings
 
 

@@ -23,7 +23,8 @@ from m2g_audit.versions import versions
 
 ASKED_FILE = "asked.txt"
 _NAMING_FILES = ("reference", "unseen", "metric_weights", "control_prompts", "calibration")
-_NAMING_MODELS = {"model": "revision", "base": None}
+_NAMING_SEVERAL = ("lora", "textual_inversion")
+_NAMING_MODELS = {"model": "revision", "base": None, "config_from": None}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -38,13 +39,16 @@ def fingerprint(prompt: str, options: Mapping[str, Any]) -> str | None:
     for name in _NAMING_FILES:
         if options.get(name) and Path(options[name]).expanduser().exists():
             stamps[name] = list(_stamps(Path(options[name]).expanduser()))
-    for i, name in enumerate(options.get("lora") or ()):
-        stamps[f"lora {i}"] = list(_stamps(Path(name).expanduser()))
+    for kind in _NAMING_SEVERAL:
+        for i, name in enumerate(options.get(kind) or ()):
+            stamps[f"{kind} {i}"] = list(_stamps(Path(name).expanduser()))
+    if _completes_itself(options):
+        return None
     for name, revision in _NAMING_MODELS.items():
         model = options.get(name)
         if model is None:
             continue
-        if Path(model).expanduser().is_dir():
+        if Path(model).expanduser().exists():
             stamps[name] = list(_stamps(Path(model).expanduser()))
         elif "/" in model and not _COMMIT.fullmatch(str(options.get(revision or ""))):
             return None
@@ -58,6 +62,13 @@ def fingerprint(prompt: str, options: Mapping[str, Any]) -> str | None:
             "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
     )
+
+
+def _completes_itself(options: Mapping[str, Any]) -> bool:
+    """Whether only the model's own files say what completes it."""
+    model = Path(options["model"]).expanduser() / (options.get("subfolder") or "")
+    whole = (model / "model_index.json").is_file()
+    return model.exists() and not whole and options.get("config_from") is None
 
 
 def find_finished(prompt: str, asked: str, out: Path | None) -> tuple[Path, AuditRecord] | None:

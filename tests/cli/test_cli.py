@@ -30,7 +30,7 @@ from m2g_audit.records.schemas import schema_of
 from m2g_audit.review.compare import Comparison
 from m2g_audit.review.summary import Summary, results_schema
 from m2g_audit.store.batch_directory import BatchRecord
-from tests.support import tiny
+from tests.support import original_layout, tiny
 from tests.support.fakes import FakePipeline
 from tests.support.fresh_process import THE_COMMAND, run_code
 
@@ -308,8 +308,8 @@ def test_a_long_download_needs_yes(
 
 
 def test_local_models_need_no_download(tmp_path: Path) -> None:
-    assert downloads.pending_bytes(POCKET, None, allow_pickle=False) == 0
-    assert downloads.pending_bytes(str(tmp_path), None, allow_pickle=False) == 0
+    assert downloads.pending_bytes(POCKET, allow_pickle=False) == 0
+    assert downloads.pending_bytes(str(tmp_path), allow_pickle=False) == 0
 
 
 # -- other verbs
@@ -438,3 +438,29 @@ def test_what_is_done_is_shown_without_loading_a_model(tmp_path: Path) -> None:
         assert done.stderr.splitlines()[-1] == loaded
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
+
+
+def test_a_single_file_is_audited_with_what_completes_it(run: Run, tmp_path: Path) -> None:
+    pipe = tiny.text_to_image()
+    tiny.save(pipe, tmp_path / "base")
+    original_layout.save(pipe, tmp_path / "merged.safetensors")
+    which = ("--model", "merged.safetensors", "--config-from", "base")
+    few = (
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+        "--spectrum",
+        "none",
+        "--metric",
+        "l2",
+        "--device",
+        "cpu",
+    )
+    code, out, err = run("prompt", PROMPT, *which, *few, "--format", "json")
+    assert code == 0, err
+    said = json.loads(out)["model"]
+    assert (said["completed_from"], said["stored"]) == ("base", "F32")
+    code, out, err = run("doctor", *which[1:])
+    assert code == 0, err
+    assert "pictures are those of plain diffusers" in out

@@ -10,7 +10,7 @@ import torch
 
 from m2g_audit.errors import ModelError, UsageError
 from m2g_audit.models.base_model import find_base
-from m2g_audit.models.loading import load_model
+from m2g_audit.models.loading import load_folder, load_model
 from m2g_audit.models.protocol import TextToImage
 from tests.support import tiny
 
@@ -46,9 +46,9 @@ def test_nothing_is_loaded_before_pictures_are_asked_for(
 
     def load(*arguments: Any, **named: Any) -> TextToImage:
         loaded.append(arguments)
-        return load_model(*arguments, **named)
+        return load_folder(*arguments, **named)
 
-    monkeypatch.setattr("m2g_audit.models.base_model.load_model", load)
+    monkeypatch.setattr("m2g_audit.models.base_model.load_folder", load)
     base = find_base(str(folder), tuned)
     assert base.identity.sha256
     assert loaded == []

@@ -20,7 +20,7 @@ from m2g_audit.errors import ModelError
 from m2g_audit.models.downloads import pending_bytes
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
 from m2g_audit.models.networks import load_pipeline
-from tests.support import tiny
+from tests.support import original_layout, tiny
 
 ID, COMMIT = "somebody/some--model", "0123456789abcdef0123456789abcdef01234567"
 PICKLES = {
@@ -84,7 +84,7 @@ class Hub:
             return str(self.snapshot)
         self.snapshot.mkdir(parents=True, exist_ok=True)
         for name in matched:
-            (self.snapshot / name).parent.mkdir(exist_ok=True)
+            (self.snapshot / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.origin / name, self.snapshot / name)
         return str(self.snapshot)
 
@@ -148,13 +148,62 @@ def test_of_a_mixed_model_only_the_parts_without_safetensors_are_pickles(hub: Hu
 @pytest.mark.parametrize("allow_pickle", [True, False])
 def test_what_is_to_come_is_what_is_fetched(hub: Hub, beside: bool, allow_pickle: bool) -> None:
     pickled(hub, beside=beside)
-    announced = pending_bytes(ID, None, allow_pickle=allow_pickle)
+    announced = pending_bytes(ID, allow_pickle=allow_pickle)
     if beside or allow_pickle:
         resolve(ID, TEXT_TO_IMAGE, allow_pickle=allow_pickle)
     else:
         refused("pickle")
     assert announced == sum((hub.snapshot / name).stat().st_size for name in hub.fetched())
-    assert pending_bytes(ID, None, allow_pickle=allow_pickle) == 0
+    assert pending_bytes(ID, allow_pickle=allow_pickle) == 0
+
+
+def test_of_a_variant_the_plain_weights_are_not_fetched(hub: Hub) -> None:
+    """Parts without the variant are."""
+    for part, name in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        plain = hub.origin / part / f"{name}.safetensors"
+        shutil.copyfile(plain, plain.with_name(f"{name}.fp16.safetensors"))
+    announced = pending_bytes(ID, variant="fp16")
+    found = resolve(ID, TEXT_TO_IMAGE, variant="fp16")
+    assert announced == sum((hub.snapshot / name).stat().st_size for name in hub.fetched())
+    assert {file.name for file in found.weights} == {
+        "diffusion_pytorch_model.fp16.safetensors",
+        "model.fp16.safetensors",
+        "diffusion_pytorch_model.safetensors",
+    }
+    assert {name for name in hub.fetched() if name.endswith(".safetensors")} == {
+        file.relative_to(found.path).as_posix() for file in found.weights
+    }
+
+
+def test_a_model_in_a_subfolder_is_fetched_alone(hub: Hub) -> None:
+    whole = shutil.copytree(hub.origin, hub.origin.parent / "whole")
+    shutil.rmtree(hub.origin)
+    for name in ("large", "small"):
+        shutil.copytree(whole, hub.origin / "models" / name)
+    found = resolve(ID, TEXT_TO_IMAGE, subfolder="models/small")
+    assert (found.path, found.revision) == (hub.snapshot / "models" / "small", COMMIT)
+    assert all(name.startswith("models/small/") for name in hub.fetched())
+    (found.path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    hub.online = False
+    refused("Only a part of somebody/.* is in the hub's cache", subfolder="models/small")
+
+
+def test_of_the_model_that_completes_a_checkpoint_only_what_lacks_is_fetched(
+    hub: Hub, tmp_path: Path
+) -> None:
+    file = original_layout.save(tiny.text_to_image(), tmp_path / "merged.safetensors")
+    found = resolve(file, TEXT_TO_IMAGE, config_from=ID)
+    assert found.weights == (file,)
+    assert not any(name.endswith(".safetensors") for name in hub.fetched())
+    hub.online = False
+    assert resolve(file, TEXT_TO_IMAGE, config_from=ID).sha256 == found.sha256
+
+
+def test_a_file_whose_settings_are_not_at_hand_is_refused_offline(hub: Hub, tmp_path: Path) -> None:
+    file = original_layout.save(tiny.text_to_image(), tmp_path / "merged.safetensors")
+    hub.online = False
+    with pytest.raises(ModelError, match="is not on this machine and could not be fetched"):
+        resolve(file, TEXT_TO_IMAGE, config_from=ID)
 
 
 def sharded(hub: Hub, part: str, *, beside: bool) -> set[str]:
@@ -180,7 +229,7 @@ def test_weights_in_one_file_and_in_shards_are_fetched_once(
     hub: Hub, part: str, beside: bool
 ) -> None:
     shards = sharded(hub, part, beside=beside)
-    announced = pending_bytes(ID, None, allow_pickle=False)
+    announced = pending_bytes(ID, allow_pickle=False)
     found = resolve(ID, TEXT_TO_IMAGE)
     fetched = {name for name in hub.fetched() if name.endswith(".safetensors")}
     assert fetched == {file.relative_to(hub.snapshot).as_posix() for file in found.weights}
@@ -209,7 +258,10 @@ def test_a_cache_in_part_goes_on_with_the_network_back(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("diffusion_pytorch_model.fp16.safetensors", "only as the variant fp16 .*variant='fp16'"),
+        (
+            "diffusion_pytorch_model.fp16.safetensors",
+            "only as the variant fp16 .*say --variant fp16",
+        ),
         ("diffusion_flax_model.msgpack", "only for Flax .*another --revision"),
         ("elsewhere.safetensors", "The hub's own copy has no such file: give another --revision"),
     ],
@@ -226,7 +278,7 @@ def test_what_the_hub_has_in_other_files_is_not_called_interrupted(
     [
         ("pytorch_lora_weights.safetensors", "holds a LoRA without its base model"),
         ("learned_embeds.safetensors", "holds an embedding"),
-        ("v1-5-pruned.ckpt", "on the hub it has no model_index.json.*from_single_file"),
+        ("v1-5-pruned.ckpt", "on the hub it has no model_index.json.*--config-from"),
     ],
 )
 def test_a_repository_without_a_model_is_called_what_it_is(hub: Hub, name: str, said: str) -> None:

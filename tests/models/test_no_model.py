@@ -20,7 +20,9 @@ from m2g_audit.models.loading import load_model
 from m2g_audit.models.model_folder import TEXT_TO_IMAGE, resolve
 from tests.support import tiny
 
+SUCH = "is a single file of weights, without the settings.*such as --config-from"
 WAY = "give its base with --model, and with --lora"
+WORD_WAY = "with --model, and with --textual-inversion the file"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 
 
@@ -63,22 +65,29 @@ def large(file: Path) -> None:
         ("a.safetensors", weights("unet.down.attn.to_q.lora_A.weight"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("lora_unet_down_to_q.lora_down.weight"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("unet.to_q.processor.lora.up.weight"), f"is a LoRA.*{WAY}"),
-        ("a.safetensors", weights("<cat>"), "embedding.*load_textual_inversion.'.*a.safetensors'."),
+        ("a.safetensors", weights("<cat>"), f"is an embedding.*{WORD_WAY}"),
         ("a.safetensors", weights("lycoris.x.hada_w1_a"), f"is a LoRA.*{WAY}"),
         ("a.safetensors", weights("clip_g", "clip_l"), "is an embedding .textual inversion"),
         ("a.safetensors", weights("emb_params"), "is an embedding .textual inversion"),
-        ("a.safetensors", weights("conditioner.x", "model.diffusion_model.x"), "such as XL"),
-        ("a.safetensors", weights("model.diffusion_model.joint_blocks.0.x"), "such as XL, SD 3"),
-        ("a.safetensors", weights("double_blocks.0.x"), "such as XL, SD 3 or Flux"),
-        ("a.safetensors", weights("cond_stage_model.x"), "single file.*from_single_file"),
+        ("a.safetensors", weights("conditioner.x", "model.diffusion_model.x"), f"{SUCH}.*xl-base"),
+        (
+            "a.safetensors",
+            weights("model.diffusion_model.joint_blocks.0.x"),
+            f"{SUCH}.*-3.5-medium",
+        ),
+        ("a.safetensors", weights("double_blocks.0.x"), f"{SUCH}.*FLUX.1-dev"),
+        ("a.safetensors", weights("cond_stage_model.model.x"), f"{SUCH}.*stable-diffusion-2-1"),
+        ("a.safetensors", weights("cond_stage_model.x"), f"{SUCH}.*stable-diffusion-v1-5"),
+        ("a.safetensors", weights("transformer_blocks.0.x"), "single file.*comes from: a hub id"),
+        ("a.gguf", of_bytes(b"GGUF"), "is a GGUF file: its weights are quantised"),
         ("a.safetensors", weights("decoder.conv_in.weight"), "VAE.*AutoencoderKL.from_single_file"),
-        ("a.safetensors", weights("transformer.h.0.weight"), "no Stable Diffusion checkpoint"),
+        ("a.safetensors", weights("transformer.h.0.weight"), "no checkpoint of a known family"),
         ("a.safetensors", of_bytes(b"x"), "can't be read .has 1 bytes that are no whole weights"),
-        ("a.ckpt", large, "single file.*from_single_file"),
+        ("a.ckpt", large, "single file of a pickle.*from_single_file"),
         (
             "learned_embeds.bin",
             of_bytes(b"x" * 3_000),
-            "3,000 bytes, too small .*textual_inversion",
+            f"3,000 bytes, too small .*{WORD_WAY}",
         ),
         ("a.txt", of_bytes(b"a kite"), "is a file, and no model"),
         ("model_index.json", of_bytes(b"{}"), "is a file of a model: give the folder /"),
@@ -116,7 +125,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
         ("checkpoint-500/pytorch_lora_weights.safetensors", f"holds a LoRA.*{WAY}"),
         ("adapter_model.safetensors", f"holds a LoRA.*{WAY}"),
         ("checkpoint-500/adapter_model.safetensors", f"holds a LoRA.*{WAY}"),
-        ("learned_embeds.bin", "is an embedding .*load_textual_inversion"),
+        ("learned_embeds.bin", f"is an embedding .*{WORD_WAY}"),
         ("v1-5-pruned.safetensors", "lies in it, v1-5-pruned.safetensors, is a safetensors file"),
         ("picture.png", "has no model_index.json, and no part of a model lies in it"),
     ],
@@ -164,9 +173,12 @@ def test_a_page_of_the_hub_leads_to_the_id() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("diffusion_pytorch_model.fp16.safetensors", "as the variant fp16 .*variant='fp16'"),
+        ("diffusion_pytorch_model.fp16.safetensors", "as the variant fp16 .*say --variant fp16"),
         ("diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "as the variant fp16 .*"),
-        ("diffusion_pytorch_model.non_ema.bin", "as the variant non_ema .*variant='non_ema'"),
+        (
+            "diffusion_pytorch_model.non_ema.bin",
+            "as the variant non_ema, a pickle .*variant='non_ema'",
+        ),
         ("diffusion_pytorch_model.bin.index.json", "as shards of a pickle.*use_safetensors=False"),
         ("diffusion_flax_model.msgpack", "for Flax .*give a model with safetensors"),
         ("model.onnx", "for ONNX .*give a model with safetensors"),
@@ -207,31 +219,6 @@ def audited(folder: Path) -> None:
 @pytest.fixture
 def base(original: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(original)
-
-
-def test_an_embedding_becomes_part_of_its_base(base, tmp_path: Path) -> None:
-    torch.save({"<cat>": torch.zeros(16)}, tmp_path / "learned_embeds.bin")
-    base.load_textual_inversion(str(tmp_path))
-    base.save_pretrained(tmp_path / "folder")
-    audited(tmp_path / "folder")
-
-
-def test_a_network_of_a_training_becomes_part_of_its_base(original: Path, tmp_path: Path) -> None:
-    shutil.copytree(original / "unet", tmp_path / "checkpoint-500" / "unet")
-    said = refused(tmp_path, "is the folder of a training")
-    network = tmp_path / "checkpoint-500" / "unet"
-    assert f"unet=UNet2DConditionModel.from_pretrained({str(network)!r})" in said
-    unet = UNet2DConditionModel.from_pretrained(str(network))
-    StableDiffusionPipeline.from_pretrained(original, unet=unet).save_pretrained(tmp_path / "made")
-    audited(tmp_path / "made")
-
-
-def test_a_variant_is_saved_as_the_model_itself(base, tmp_path: Path) -> None:
-    base.save_pretrained(tmp_path / "variant", variant="fp16")
-    refused(tmp_path / "variant", "variant='fp16'")
-    found = StableDiffusionPipeline.from_pretrained(tmp_path / "variant", variant="fp16")
-    found.save_pretrained(tmp_path / "folder")
-    audited(tmp_path / "folder")
 
 
 def test_shards_of_a_pickle_are_saved_anew(base, folder: Path) -> None:

@@ -23,6 +23,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "weights").write_bytes(b"one")
+    (folder / "model_index.json").write_text("{}")
     return folder
 
 
@@ -53,6 +54,15 @@ def test_without_a_folder_it_is_found_by_the_prompt(model: Path) -> None:
     assert asked is not None
     found = find_finished(PROMPT, asked, None)
     assert (found is not None) == PROMPT.startswith("a print of the old harbour")
+
+
+def test_what_completes_a_checkpoint_is_looked_at_too(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "merged.safetensors").write_bytes(b"weights")
+    assert of(tmp_path / "merged.safetensors") is None  # only loading it says what completes it
+    before = of(tmp_path / "merged.safetensors", config_from=str(model))
+    assert before is not None
+    (model / "weights").write_bytes(b"others")
+    assert of(tmp_path / "merged.safetensors", config_from=str(model)) not in (None, before)
 
 
 @pytest.mark.parametrize("what", ["model", "reference"])
