@@ -44,7 +44,7 @@ from m2g_audit.diagnostics.fast_spectrum import (
 )
 from m2g_audit.diagnostics.krylov import Bidiagonalisation, curve
 from m2g_audit.diagnostics.numerics import noises_for, seed_for
-from m2g_audit.diagnostics.operators import FORWARD_COST, GRAPH_COST, REVERSE_COST, ScoreJacobian
+from m2g_audit.diagnostics.operators import DIFFERENCE_COST, GRAPH_COST, REVERSE_COST, ScoreJacobian
 from m2g_audit.diagnostics.score_model import ScoreModel, perturb
 from m2g_audit.files import write_atomically
 from m2g_audit.models.loading import load_model
@@ -588,7 +588,7 @@ def grid_section(found: Result) -> list[str]:
         for j, directions in enumerate(GRID_DIRECTIONS):
             each = [
                 f"{_percent(errors[:, i, j, k])} "
-                f"[{shells * directions * (GRAPH_COST + steps * (FORWARD_COST + REVERSE_COST))}]"
+                f"[{shells * directions * (GRAPH_COST + steps * (DIFFERENCE_COST + REVERSE_COST))}]"
                 for k, steps in enumerate(GRID_STEPS)
             ]
             lines.append(f"| {shells} | {directions} | " + " | ".join(each) + " |")

@@ -121,6 +121,8 @@ def _keep_fast_spectrum(
         truncation=spectrum.truncation,
         shells=spectrum.shells,
         steps=list(spectrum.steps),
+        difference=list(spectrum.difference),
+        rows=spectrum.rows,
         top=spectrum.top.tolist(),
         top_error=spectrum.top_error.tolist(),
         asymmetry=spectrum.asymmetry,
