@@ -58,7 +58,7 @@ def measure_curvature(
     model = job.bind(settings.spectrum_score)
     chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
     if settings.spectrum == "fast":
-        each = fast_spectrum.nominal_evaluations(model)
+        each = fast_spectrum.nominal_evaluations(model, settings.spectrum_tolerance)
     else:
         each = exact_spectrum.evaluations(model, cast(exact_spectrum.Algorithm, settings.spectrum))
     entries = []

@@ -69,6 +69,8 @@ FIRST_SHELLS, MOST_SHELLS = 2, 32
 _FIRST_STEPS, _MORE_STEPS, _MOST_STEPS = 6, 2, 64
 _ABSOLUTE_MEAN = (2 / np.pi) ** 0.5  # of a standard normal number
 _TRACE_PROBES = 8
+_NOMINAL_STEPS = 10
+_ORDINARY_CHANCE = 1.0  # times sqrt(N), of one direction: between a memorized and a new sample's
 # Of each shell beside the Golub-Kahan steps: the score there and at the mirrored noise.
 _MEAN_SCORE_COST = 2
 _STEP_COST = operators.DIFFERENCE_COST + operators.REVERSE_COST
@@ -303,22 +305,48 @@ def flipd(
     return model.size + float(traces.mean()) + float(noise.double().square().sum()), error
 
 
-def nominal_evaluations(model: ScoreModel) -> int:
-    """What a spectrum takes where nothing unusual is found: two shells of ten steps each."""
-    shell = operators.GRAPH_COST + operators.REVERSE_COST + 10 * _STEP_COST + _MEAN_SCORE_COST
-    return FIRST_SHELLS * shell * model.evaluations_per_call
+def nominal_evaluations(model: ScoreModel, tolerance: float = TOLERANCE) -> int:
+    """What a spectrum takes where nothing unusual is found: as many shells as chance calls for."""
+    shells = _nominal_shells(model.size, tolerance)
+    return _nominal_calls(model.size, shells) * model.evaluations_per_call
 
 
-def estimate_cost(model: ScoreModel, t0: int) -> Cost:
-    """The predicted cost of one fast spectrum and its `flipd`, from two timed network calls.
+def estimate_cost(model: ScoreModel, t0: int, tolerance: float = TOLERANCE) -> Cost:
+    """The predicted cost of one fast spectrum and its `flipd`, from a few timed network calls.
 
-    Good to about a factor of 2: it takes more where the spectrum is wide. `bytes` are those of the
-    Krylov spaces, not of the network or its graph.
+    Good to about a factor of 2: it takes more where the spectrum is wide, and less where nearly all
+    values are alike. `bytes` are those of the Krylov spaces, not of the network or its graph.
     """
-    calls = nominal_evaluations(model) // model.evaluations_per_call + 1 + 2 * _TRACE_PROBES
-    seconds = time_call(model, t0, 1, gradient=False)
-    krylov = FIRST_SHELLS * 2 * 8 * min(_MOST_STEPS, model.size) * model.size
-    return Cost(calls * model.evaluations_per_call, calls * seconds, krylov)
+    shells = _nominal_shells(model.size, tolerance)
+    calls = _nominal_calls(model.size, shells)
+    forward = time_call(model, t0, 2 * shells, gradient=False) / (2 * shells)
+    both = time_call(model, t0, shells, gradient=True) / shells
+    # Of three evaluations of a step two go forward and one back.
+    each = (forward + max(forward, both)) / 3
+    probes = 1 + 2 * _TRACE_PROBES
+    krylov = shells * 2 * 8 * min(_MOST_STEPS, model.size) * model.size
+    evaluations = (calls + probes) * model.evaluations_per_call
+    return Cost(evaluations, calls * each + probes * forward, krylov)
+
+
+def _nominal_shells(N: int, tolerance: float) -> int:
+    """The shells with which chance is two thirds of the tolerance, for an ordinary spectrum."""
+    chance = _ORDINARY_CHANCE / N**0.5
+    return min(max(FIRST_SHELLS, ceil((chance / (tolerance * 2 / 3)) ** 2)), MOST_SHELLS)
+
+
+def _nominal_calls(N: int, shells: int) -> int:
+    """Evaluations of an unguided score, or of the first shells and all rows where that is less."""
+    shell = (
+        operators.GRAPH_COST
+        + operators.REVERSE_COST
+        + operators.DIFFERENCE_COST
+        + _NOMINAL_STEPS * _STEP_COST
+        + _MEAN_SCORE_COST
+    )
+    calls = shells * shell
+    by_rows = FIRST_SHELLS * shell + row_evaluations(N, BLOCK)
+    return min(calls, by_rows) if N <= EXACT_LIMIT else calls
 
 
 def _measure(
@@ -509,13 +537,12 @@ def _between_shells(shells: Sequence[_Shell], rows: _Rows) -> float:
     """The expected relative L1 distance of one shell's exact curve from that of all shells.
 
     What another shell's curve differs by is partly chance, which is known; the rest, over sqrt(2),
-    is what one shell differs from the mean by. Less than a quarter of the chance is not told from
-    it.
+    is what one shell differs from the mean by. Less than half of the chance is not told from it.
     """
     chance = _chance(rows.values)
     apart = [relative_l1(shell.density.curve, rows.values) for shell in shells[1:]]
     beyond = max(0.0, float(np.mean(apart)) ** 2 - chance**2) ** 0.5
-    return max(beyond, chance / 4) / 2**0.5
+    return max(beyond, chance / 2) / 2**0.5
 
 
 def _spectrum(

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -18,7 +18,7 @@ from m2g_audit.diagnostics.score_model import ScoreModel
 GRAPH_COST, DIFFERENCE_COST, REVERSE_COST = 1, 2, 1
 
 # Per coordinate, of sigma_t, below which the density is smooth. In fp32 it is where rounding, which
-# falls with the step, meets the third derivative (benchmarks/results/differences.md).
+# falls with the step, meets the third derivative (benchmarks/results/fast_spectrum.md).
 _STEP = 0.027
 _AGREEMENT = 1e-3  # of a product by the step and by twice the step, relative to it
 
@@ -100,7 +100,11 @@ class ScoreJacobian(Operator):
     def matvec(self, v: Float[Tensor, "B b N"]) -> Float[Tensor, "B b N"]:
         """The change of the score along v, by central differences."""
         if self._steps is None:
-            self._steps = self._choose_steps(v[:, :1])
+            first, kept = self._choose_steps(v[:, :1])
+            if v.shape[1] == 1 and bool(kept.all()):
+                return first
+            self._step_costs += DIFFERENCE_COST  # of the product that is taken again
+        assert self._steps is not None
         products = torch.empty(v.shape, dtype=torch.float64, device=self.device)
         smooth = self._steps > 0
         for chosen, differentiate in ((smooth, self._difference), (~smooth, self._forward_mode)):
@@ -109,8 +113,10 @@ class ScoreJacobian(Operator):
                 products[rows] = differentiate(v[rows], rows)
         return products
 
-    def _choose_steps(self, v: Float[Tensor, "B one N"]) -> Float[Tensor, " B"]:
-        """The step |h v| of each point, 0 where no step is good.
+    def _choose_steps(
+        self, v: Float[Tensor, "B one N"]
+    ) -> tuple[Float[Tensor, "B one N"], Bool[Tensor, " B"]]:
+        """Sets the step |h v| of each point, 0 where none is good; A v by the first, and its use.
 
         Of a product by step h the error is A h^2 + B / h, of the third derivative and of rounding,
         which have nothing to do with each other: three steps tell the two.
@@ -137,7 +143,8 @@ class ScoreJacobian(Operator):
             error = (cubic * ratio**4 + rounding / ratio**2).sqrt()
             good = error <= _AGREEMENT * accuracy**2 * length[rows]
             steps[rows] = torch.where(good, ratio * steps[rows], 0.0)
-        return steps
+        self._steps = steps
+        return found, steps == first
 
     def _difference(
         self,
