@@ -155,7 +155,7 @@ def fast_spectra(
     The `top` largest values of the first shell are followed until each is within `tolerance` of the
     largest. Noise and directions of a sample belong to its seed alone, and so does the moment it
     stops: the result does not depend on `block`, the points in one network call. An evaluation is a
-    forward pass; forward mode counts 2, a backward pass to the input 1. `on_progress` gets those
+    forward pass; a difference counts 2, a backward pass to the input 1. `on_progress` gets those
     done. Raises UsageError for numbers out of range, NumericsError for a network that is random or
     overflows, ResourceError if one point does not fit in memory.
     """
