@@ -124,11 +124,12 @@ def _time_generation(job: Job) -> tuple[float, float]:
 
 
 def _spectrum_cost(job: Job) -> exact_spectrum.Cost:
-    model = job.bind(job.setup.settings.spectrum_score)
-    if job.setup.settings.spectrum == "fast":
-        return fast_spectrum.estimate_cost(model, job.setup.settings.t0)
-    algorithm: exact_spectrum.Algorithm = job.setup.settings.spectrum  # type: ignore[assignment]
-    return exact_spectrum.estimate_cost(model, job.setup.settings.t0, algorithm=algorithm)
+    settings = job.setup.settings
+    model = job.bind(settings.spectrum_score)
+    if settings.spectrum == "fast":
+        return fast_spectrum.estimate_cost(model, settings.t0, settings.spectrum_tolerance)
+    algorithm: exact_spectrum.Algorithm = settings.spectrum  # type: ignore[assignment]
+    return exact_spectrum.estimate_cost(model, settings.t0, algorithm=algorithm)
 
 
 def free_bytes(device: torch.device) -> int:

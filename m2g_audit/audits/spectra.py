@@ -61,7 +61,7 @@ def measure_curvature(
     model = job.bind(settings.spectrum_score)
     chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
     if settings.spectrum == "fast":
-        each = fast_spectrum.nominal_evaluations(model)
+        each = fast_spectrum.nominal_evaluations(model, settings.spectrum_tolerance)
     else:
         each = exact_spectrum.evaluations(model, cast(exact_spectrum.Algorithm, settings.spectrum))
     entries = []
@@ -124,6 +124,8 @@ def _keep_fast_spectrum(
         truncation=spectrum.truncation,
         shells=spectrum.shells,
         steps=list(spectrum.steps),
+        difference=list(spectrum.difference),
+        rows=spectrum.rows,
         top=spectrum.top.tolist(),
         top_error=spectrum.top_error.tolist(),
         asymmetry=spectrum.asymmetry,

@@ -30,6 +30,7 @@ from m2g_audit.diagnostics.numerics import (
     probe_determinism,
     seed_for,
 )
+from m2g_audit.diagnostics.operators import GRAPH_COST, REVERSE_COST, Operator, ScoreJacobian
 from m2g_audit.diagnostics.score_model import ScoreModel, perturb
 from m2g_audit.errors import UsageError
 
@@ -37,6 +38,7 @@ Algorithm = Literal["exact-alg2", "exact-alg3", "exact-jacobian"]
 Progress = Callable[[int], None]
 
 EXACT_LIMIT = 4096
+BLOCK = 64
 _COLUMNS = 4  # M has 4N columns
 _LEAST = {"jacobian": 1.0, "paper": 0.5}  # of the values of a point mass
 _LONG_BLOCK_SECONDS = 10.0
@@ -94,7 +96,7 @@ def alg2(
     t0: int,
     *,
     seed: int,
-    block: int = 64,
+    block: int = BLOCK,
     kept: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Spectrum:
@@ -117,7 +119,7 @@ def alg3(
     t0: int,
     *,
     seed: int,
-    block: int = 64,
+    block: int = BLOCK,
     kept: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Spectrum:
@@ -136,57 +138,59 @@ def exact_jacobian(
     *,
     shells: int = 1,
     seed: int,
-    block: int = 64,
+    block: int = BLOCK,
     on_progress: Progress | None = None,
 ) -> Spectrum:
     """The "jacobian" spectrum: singular values of ds/dx on the noise shell, by reverse mode.
 
     Evaluated at alpha x_0 + sigma eps for `shells` draws of eps; the curve is the mean of the
     sorted ones. (At the noiseless centre the network is off its manifold.) `on_progress` gets the
-    evaluations done, of shells * 2N. Raises UsageError for N above EXACT_LIMIT, and what `alg2`
-    raises.
+    evaluations done, of which a shell takes N and a block. Raises UsageError for N above
+    EXACT_LIMIT, and what `alg2` raises.
     """
     _check_exact(model.size)
     start = time.perf_counter()
     x0 = check_sample(model, x0)
     points = perturb(model.schedule, x0, _noise(model, seed, range(shells)), t0)
     probe_determinism(model, points[:1], t0)
-    curves = []
-    for shell, x in enumerate(points):
+    done = 0
 
-        def report(done: int, before: int = evaluations(model, "exact-jacobian", shell)) -> None:
-            if on_progress is not None:
-                on_progress(before + done)
+    def report(evaluations: int) -> None:
+        nonlocal done
+        done += evaluations * model.evaluations_per_call
+        if on_progress is not None:
+            on_progress(done)
 
-        curves.append(torch.linalg.svdvals(_jacobian(model, x, t0, block, report)).numpy())
+    matrices = (jacobian_rows(ScoreJacobian(model, x[None], t0), block, report) for x in points)
+    curves = [torch.linalg.svdvals(matrix).numpy() for matrix in matrices]
     scale = float(model.schedule.sigma(t0)) ** 2
     return Spectrum(
-        singular_values=np.mean(curves, axis=0) * scale,
+        singular_values=np.mean(curves, axis=0),
         kind="jacobian",
         scale=scale,
         t0=t0,
         score=model.kind,
         algorithm="exact-jacobian",
-        evaluations=evaluations(model, "exact-jacobian", shells),
+        evaluations=evaluations(model, "exact-jacobian", shells, block),
         seconds=time.perf_counter() - start,
     )
 
 
-def evaluations(model: ScoreModel, algorithm: Algorithm, shells: int = 1) -> int:
-    """The network evaluations of a spectrum: 8N for Alg. 2, 4N for Alg. 3, 2N for each shell.
+def evaluations(
+    model: ScoreModel, algorithm: Algorithm, shells: int = 1, block: int = BLOCK
+) -> int:
+    """The network evaluations of a spectrum: 8N for Alg. 2, 4N for Alg. 3, N for each exact shell.
 
-    Times 2 for guided scores.
+    There the graph of a block of rows comes on top. Times 2 for guided scores.
     """
-    columns = {
-        "exact-alg2": 2 * _COLUMNS,
-        "exact-alg3": _COLUMNS,
-        "exact-jacobian": 2 * shells,  # forward and backward
-    }
-    return columns[algorithm] * model.size * model.evaluations_per_call
+    if algorithm == "exact-jacobian":
+        return shells * row_evaluations(model.size, block) * model.evaluations_per_call
+    sides = 2 if algorithm == "exact-alg2" else 1
+    return sides * _COLUMNS * model.size * model.evaluations_per_call
 
 
 def estimate_cost(
-    model: ScoreModel, t0: int, *, algorithm: Algorithm, shells: int = 1, block: int = 64
+    model: ScoreModel, t0: int, *, algorithm: Algorithm, shells: int = 1, block: int = BLOCK
 ) -> Cost:
     """The predicted cost of one spectrum; runs the network a few times and a small factorisation.
 
@@ -202,14 +206,14 @@ def estimate_cost(
     alone = time_call(model, t0, 1, gradient=gradient)
     small = alone * block < _LONG_BLOCK_SECONDS
     each = time_call(model, t0, block, gradient=gradient) / block if small else alone
-    calls = evaluations(model, algorithm, shells) // model.evaluations_per_call
+    calls = evaluations(model, algorithm, shells, block) // model.evaluations_per_call
     if algorithm == "exact-jacobian":
-        calls //= 2  # what is timed is a pass there and back
+        each /= 2  # what is timed is a pass there and back
     fold, values = _time_algebra(min(N, _ALGEBRA_SAMPLE))
     growth = (N / min(N, _ALGEBRA_SAMPLE)) ** 3
     if algorithm == "exact-jacobian":
         return Cost(
-            evaluations(model, algorithm, shells),
+            evaluations(model, algorithm, shells, block),
             calls * each + shells * values * growth,
             2 * 8 * N**2,
         )
@@ -348,25 +352,34 @@ def _noise(model: ScoreModel, seed: int, indices: range) -> Float[Tensor, " b *s
     return noises_for(seeds, model.shape).to(model.device, model.dtype)
 
 
-def _jacobian(
-    model: ScoreModel, x: Float[Tensor, " *shape"], t0: int, block: int, report: Progress
+def jacobian_rows(
+    jacobian: Operator, block: int, report: Progress | None = None
 ) -> Float[Tensor, " N N"]:
-    """ds/dx at (x, t0) by reverse mode, row by row, in float64."""
-    N = model.size
-    jacobian = torch.empty(N, N, dtype=torch.float64)
+    """The matrix of an operator of batch 1, `block` rows at a time, in float64.
 
-    def rows(batch: range) -> Float[Tensor, " b N"]:
-        # Each item is the same point, and gives the gradient of its own component of the score.
-        points = x.expand(len(batch), *model.shape).clone().requires_grad_()
-        score = model.score(points, t0).flatten(1)
-        chosen = score[torch.arange(len(batch)), list(batch)].sum()
-        return torch.autograd.grad(chosen, points)[0].flatten(1)
+    `report` gets the evaluations of each block: a row each, and as many for a graph of another size
+    than the last.
+    """
+    N = jacobian.size
+    matrix = torch.empty(N, N, dtype=torch.float64)
 
-    with torch.enable_grad(), exact_numerics():
-        for batch, part in in_batches(N, block, rows, "one row of a Jacobian"):
-            jacobian[batch.start : batch.stop] = check_finite(part, "the Jacobian").cpu()
-            report(2 * batch.stop * model.evaluations_per_call)
-    return jacobian
+    def rows(batch: range) -> Float[Tensor, "b N"]:
+        unit = torch.zeros(1, len(batch), N, dtype=torch.float64)
+        unit[0, range(len(batch)), list(batch)] = 1
+        return jacobian.rmatvec(unit)[0]
+
+    graph = 0
+    for batch, part in in_batches(N, block, rows, "one row of a Jacobian"):
+        matrix[batch.start : batch.stop] = part.cpu()
+        if report is not None:
+            report(len(batch) * (REVERSE_COST + (GRAPH_COST if len(batch) != graph else 0)))
+        graph = len(batch)
+    return matrix
+
+
+def row_evaluations(N: int, block: int) -> int:
+    """What `jacobian_rows` takes: N rows, a graph of a block, and one for what is left over."""
+    return N * REVERSE_COST + GRAPH_COST * (min(block, N) + (N % block if block < N else 0))
 
 
 def check_sample(model: ScoreModel, x0: Tensor) -> Float[Tensor, " *shape"]:

@@ -7,6 +7,10 @@ compared with its own first k/2, and k - 2. *Chance*: the share F of values unde
 one random direction, has the variance 2 F (1 - F) / (N + 2), and shells differ: the larger of what
 this says and what the shells' spread says.
 
+Where N is small chance is large, and the shells that it would take cost more than one Jacobian row
+by row: then that is taken instead, at the first shell. All shells that the first two call for are
+measured in one batch.
+
 What it takes, on 30 samples of three states at conditional and guided scores and t0 from 2 to 100
 (N = 768, benchmarks/results/fast_spectrum.md): median relative L1 errors were 3.0% for one shell
 with 8 steps (25 evaluations), 2.3% for two shells (50), 1.8% for four (100) and 1.4% for four
@@ -19,7 +23,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -28,7 +33,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from m2g_audit.diagnostics import operators
-from m2g_audit.diagnostics.exact_spectrum import Cost, Spectrum, check_sample, time_call
+from m2g_audit.diagnostics.exact_spectrum import (
+    BLOCK,
+    EXACT_LIMIT,
+    Cost,
+    Spectrum,
+    check_sample,
+    jacobian_rows,
+    row_evaluations,
+    time_call,
+)
 from m2g_audit.diagnostics.free_probability import broadened, paper_scale, with_mean
 from m2g_audit.diagnostics.krylov import (
     Bidiagonalisation,
@@ -55,9 +69,11 @@ FIRST_SHELLS, MOST_SHELLS = 2, 32
 _FIRST_STEPS, _MORE_STEPS, _MOST_STEPS = 6, 2, 64
 _ABSOLUTE_MEAN = (2 / np.pi) ** 0.5  # of a standard normal number
 _TRACE_PROBES = 8
+_NOMINAL_STEPS = 10
+_ORDINARY_CHANCE = 1.0  # times sqrt(N), of one direction: between a memorized and a new sample's
 # Of each shell beside the Golub-Kahan steps: the score there and at the mirrored noise.
 _MEAN_SCORE_COST = 2
-_STEP_COST = operators.FORWARD_COST + operators.REVERSE_COST
+_STEP_COST = operators.DIFFERENCE_COST + operators.REVERSE_COST
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +82,9 @@ class FastSpectrum(Spectrum):
 
     `error`: the expected relative L1 error (no bound) of the curve against that of all noise
     shells' values together; of it `truncation` is by too few steps, the rest by chance. `shells`,
-    each with a direction of its own, and the `steps` of each. `top`: the largest values found on
+    each with a direction of its own, and the `steps` of each, whose products with the Jacobian are
+    differences over a distance of `difference`, 0 for forward mode. `rows`: N where the curve is
+    that of the Jacobian at the first shell row by row, else 0. `top`: the largest values found on
     the first shell, each with a singular value within `top_error` of it. `intrinsic_dimension`:
     FLIPD on the shell, N - sigma_t tr(d eps / dx), and `intrinsic_dimension_error` its standard
     error.
@@ -76,6 +94,8 @@ class FastSpectrum(Spectrum):
     truncation: float
     shells: int
     steps: tuple[int, ...]
+    difference: tuple[float, ...]
+    rows: int
     top: Float[np.ndarray, " k"]
     top_error: Float[np.ndarray, " k"]
     intrinsic_dimension: float
@@ -111,6 +131,7 @@ class Density:
 @dataclass(frozen=True, eq=False)
 class _Shell:
     density: Density
+    difference: float
     mean_score: Float[Tensor, " N"]
     top: Float[np.ndarray, " k"]
     top_error: Float[np.ndarray, " k"]
@@ -134,7 +155,7 @@ def fast_spectra(
     The `top` largest values of the first shell are followed until each is within `tolerance` of the
     largest. Noise and directions of a sample belong to its seed alone, and so does the moment it
     stops: the result does not depend on `block`, the points in one network call. An evaluation is a
-    forward pass; forward mode counts 2, a backward pass to the input 1. `on_progress` gets those
+    forward pass; a difference counts 2, a backward pass to the input 1. `on_progress` gets those
     done. Raises UsageError for numbers out of range, NumericsError for a network that is random or
     overflows, ResourceError if one point does not fit in memory.
     """
@@ -153,9 +174,19 @@ def fast_spectra(
     x0 = torch.stack([check_sample(model, sample) for sample in x0])
     probe_determinism(model, _points(model, x0, t0, seeds, [(0, 0)]), t0)
     found: list[list[_Shell]] = [[] for _ in seeds]
-    pending = [(i, shell) for i in range(len(seeds)) for shell in range(FIRST_SHELLS)]
+    exact: dict[int, _Rows] = {}
+    wanted = [FIRST_SHELLS] * len(seeds)
     done = 0
-    while pending:
+
+    def report(evaluations: int) -> None:
+        nonlocal done
+        done += evaluations * model.evaluations_per_call
+        if on_progress is not None:
+            on_progress(done)
+
+    while pending := [
+        (i, shell) for i, shells in enumerate(found) for shell in range(len(shells), wanted[i])
+    ]:
 
         def work(batch: range, places: list[tuple[int, int]] = pending) -> list[_Shell]:
             chosen = places[batch.start : batch.stop]
@@ -164,16 +195,18 @@ def fast_spectra(
         for batch, shells in in_batches(len(pending), block, work, "one point of a fast spectrum"):
             for (i, _), shell in zip(pending[batch.start : batch.stop], shells, strict=True):
                 found[i].append(shell)
-                done += shell.evaluations * model.evaluations_per_call
-            if on_progress is not None:
-                on_progress(done)
-        pending = [
-            (i, len(shells))
-            for i, shells in enumerate(found)
-            if _more_shells_help(shells, tolerance) and len(shells) < most_shells
-        ]
+            report(sum(shell.evaluations for shell in shells))
+        for i in {i for i, _ in pending}:
+            wanted[i] = min(_shells_for(found[i], tolerance), most_shells)
+            if _rows_are_cheaper(model, found[i], wanted[i]):
+                wanted[i] = len(found[i])
+                point = _points(model, x0, t0, seeds, [(i, 0)])
+                exact[i] = _by_rows(model, point, t0, report)
     seconds = time.perf_counter() - start
-    return [_spectrum(model, t0, shells, seconds / len(found)) for shells in found]
+    return [
+        _spectrum(model, t0, shells, exact.get(i), top, seconds / len(found))
+        for i, shells in enumerate(found)
+    ]
 
 
 def densities(
@@ -231,6 +264,16 @@ def in_paper_units(spectrum: FastSpectrum, algorithm: Literal["alg2", "alg3"] = 
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The Jacobian at a first shell, row by row: its values, trace, and antisymmetric share."""
+
+    values: Float[np.ndarray, " N"]
+    trace: float
+    asymmetry: float
+    evaluations: int
+
+
 @torch.no_grad()
 def flipd(
     model: ScoreModel,
@@ -262,22 +305,48 @@ def flipd(
     return model.size + float(traces.mean()) + float(noise.double().square().sum()), error
 
 
-def nominal_evaluations(model: ScoreModel) -> int:
-    """What a spectrum takes where nothing unusual is found: two shells of ten steps each."""
-    shell = operators.GRAPH_COST + operators.REVERSE_COST + 10 * _STEP_COST + _MEAN_SCORE_COST
-    return FIRST_SHELLS * shell * model.evaluations_per_call
+def nominal_evaluations(model: ScoreModel, tolerance: float = TOLERANCE) -> int:
+    """What a spectrum takes where nothing unusual is found: as many shells as chance calls for."""
+    shells = _nominal_shells(model.size, tolerance)
+    return _nominal_calls(model.size, shells) * model.evaluations_per_call
 
 
-def estimate_cost(model: ScoreModel, t0: int) -> Cost:
-    """The predicted cost of one fast spectrum and its `flipd`, from two timed network calls.
+def estimate_cost(model: ScoreModel, t0: int, tolerance: float = TOLERANCE) -> Cost:
+    """The predicted cost of one fast spectrum and its `flipd`, from a few timed network calls.
 
-    Good to about a factor of 2: it takes more where the spectrum is wide. `bytes` are those of the
-    Krylov spaces, not of the network or its graph.
+    Good to about a factor of 2: it takes more where the spectrum is wide, and less where nearly all
+    values are alike. `bytes` are those of the Krylov spaces, not of the network or its graph.
     """
-    calls = nominal_evaluations(model) // model.evaluations_per_call + 1 + 2 * _TRACE_PROBES
-    seconds = time_call(model, t0, 1, gradient=False)
-    krylov = FIRST_SHELLS * 2 * 8 * min(_MOST_STEPS, model.size) * model.size
-    return Cost(calls * model.evaluations_per_call, calls * seconds, krylov)
+    shells = _nominal_shells(model.size, tolerance)
+    calls = _nominal_calls(model.size, shells)
+    forward = time_call(model, t0, 2 * shells, gradient=False) / (2 * shells)
+    both = time_call(model, t0, shells, gradient=True) / shells
+    # Of three evaluations of a step two go forward and one back.
+    each = (forward + max(forward, both)) / 3
+    probes = 1 + 2 * _TRACE_PROBES
+    krylov = shells * 2 * 8 * min(_MOST_STEPS, model.size) * model.size
+    evaluations = (calls + probes) * model.evaluations_per_call
+    return Cost(evaluations, calls * each + probes * forward, krylov)
+
+
+def _nominal_shells(N: int, tolerance: float) -> int:
+    """The shells with which chance is two thirds of the tolerance, for an ordinary spectrum."""
+    chance = _ORDINARY_CHANCE / N**0.5
+    return min(max(FIRST_SHELLS, ceil((chance / (tolerance * 2 / 3)) ** 2)), MOST_SHELLS)
+
+
+def _nominal_calls(N: int, shells: int) -> int:
+    """Evaluations of an unguided score, or of the first shells and all rows where that is less."""
+    shell = (
+        operators.GRAPH_COST
+        + operators.REVERSE_COST
+        + operators.DIFFERENCE_COST
+        + _NOMINAL_STEPS * _STEP_COST
+        + _MEAN_SCORE_COST
+    )
+    calls = shells * shell
+    by_rows = FIRST_SHELLS * shell + row_evaluations(N, BLOCK)
+    return min(calls, by_rows) if N <= EXACT_LIMIT else calls
 
 
 def _measure(
@@ -320,13 +389,15 @@ def _measure(
             alone = ScoreJacobian(model, points[item : item + 1], t0)
             values, errors, steps = largest(alone, start[item][None], tolerance, most=_MOST_STEPS)
             extra = top * (operators.GRAPH_COST + steps * _STEP_COST)
+            extra += int(alone.step_costs)
         shells.append(
             _Shell(
                 density,
+                float(jacobian.steps[item]),
                 (both[0][item] + both[1][item]) / 2,
                 values,
                 errors,
-                density.evaluations + _MEAN_SCORE_COST + extra,
+                density.evaluations + int(jacobian.step_costs[item]) + _MEAN_SCORE_COST + extra,
             )
         )
     return shells
@@ -429,13 +500,59 @@ def _truncation(shells: Sequence[_Shell]) -> float:
     return float(np.mean([shell.density.truncation for shell in shells]))
 
 
-def _more_shells_help(shells: Sequence[_Shell], tolerance: float) -> bool:
+def _shells_for(shells: Sequence[_Shell], tolerance: float) -> int:
+    """How many shells the error is expected to fall under `tolerance` with."""
     # Where the steps ran out, shells cannot repair it: chance then has half of the tolerance.
     left = max(tolerance - _truncation(shells), tolerance / 2)
-    return _statistical(_curves(shells)) > left
+    return ceil(len(shells) * max(1.0, _statistical(_curves(shells)) / left) ** 2)
 
 
-def _spectrum(model: ScoreModel, t0: int, shells: Sequence[_Shell], seconds: float) -> FastSpectrum:
+def _rows_are_cheaper(model: ScoreModel, shells: Sequence[_Shell], wanted: int) -> bool:
+    """Whether one Jacobian row by row takes fewer evaluations than the shells still wanted.
+
+    Evaluations, not seconds, which would make one and the same audit take this way or that.
+    """
+    more = (wanted - len(shells)) * float(np.mean([shell.evaluations for shell in shells]))
+    return model.size <= EXACT_LIMIT and more > row_evaluations(model.size, BLOCK)
+
+
+def _by_rows(
+    model: ScoreModel,
+    point: Float[Tensor, " one *shape"],
+    t0: int,
+    report: Callable[[int], None],
+) -> _Rows:
+    """The Jacobian at a point, whole; `report` gets the evaluations of each block of rows."""
+    matrix = jacobian_rows(ScoreJacobian(model, point, t0), BLOCK, report)
+    norm = float(matrix.norm())
+    return _Rows(
+        values=torch.linalg.svdvals(matrix).cpu().numpy(),
+        trace=float(matrix.trace()),
+        asymmetry=float((matrix - matrix.T).norm()) / (2 * norm) if norm else 0.0,
+        evaluations=row_evaluations(model.size, BLOCK),
+    )
+
+
+def _between_shells(shells: Sequence[_Shell], rows: _Rows) -> float:
+    """The expected relative L1 distance of one shell's exact curve from that of all shells.
+
+    What another shell's curve differs by is partly chance, which is known; the rest, over sqrt(2),
+    is what one shell differs from the mean by. Less than half of the chance is not told from it.
+    """
+    chance = _chance(rows.values)
+    apart = [relative_l1(shell.density.curve, rows.values) for shell in shells[1:]]
+    beyond = max(0.0, float(np.mean(apart)) ** 2 - chance**2) ** 0.5
+    return max(beyond, chance / 2) / 2**0.5
+
+
+def _spectrum(
+    model: ScoreModel,
+    t0: int,
+    shells: Sequence[_Shell],
+    rows: _Rows | None,
+    top: int,
+    seconds: float,
+) -> FastSpectrum:
     all_densities = [shell.density for shell in shells]
     n, curves = len(shells), _curves(shells)
     traces = np.array([density.trace for density in all_densities])
@@ -446,23 +563,42 @@ def _spectrum(model: ScoreModel, t0: int, shells: Sequence[_Shell], seconds: flo
     # Products of different shells: the square of a mean would count its noise.
     crossed = total.sum(0).square().sum() - total.square().sum()
     mean_square = sigma**2 * max(0.0, float(crossed)) / (n * (n - 1))
-    return FastSpectrum(
+    truncation = _truncation(shells)
+    evaluations = sum(shell.evaluations for shell in shells)
+    seen = FastSpectrum(
         singular_values=pooled(curves),
         kind="jacobian",
         scale=sigma**2,
         t0=t0,
         score=model.kind,
         algorithm="fast",
-        evaluations=sum(shell.evaluations for shell in shells) * model.evaluations_per_call,
+        evaluations=evaluations * model.evaluations_per_call,
         seconds=seconds,
-        error=_truncation(shells) + _statistical(curves),
-        truncation=_truncation(shells),
+        error=truncation + _statistical(curves),
+        truncation=truncation,
         shells=n,
         steps=tuple(density.steps for density in all_densities),
+        difference=tuple(shell.difference for shell in shells),
+        rows=0,
         top=shells[0].top,
         top_error=shells[0].top_error,
         intrinsic_dimension=model.size + float(traces.mean()),
         intrinsic_dimension_error=float(traces.std(ddof=1)) / n**0.5,
         asymmetry=(antisymmetric / squares) ** 0.5 if squares else 0.0,
         mean_score=mean_square**0.5,
+    )
+    if rows is None:
+        return seen
+    rounding = torch.finfo(model.dtype).eps * model.size**0.5 * float(rows.values[0])
+    return replace(
+        seen,
+        singular_values=rows.values,
+        evaluations=(evaluations + rows.evaluations) * model.evaluations_per_call,
+        error=_between_shells(shells, rows),
+        truncation=0.0,
+        rows=model.size,
+        top=rows.values[:top],
+        top_error=np.full(top, rounding),
+        intrinsic_dimension=model.size + rows.trace,
+        asymmetry=rows.asymmetry,
     )

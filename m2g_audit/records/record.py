@@ -472,6 +472,12 @@ class FastRecord(Part):
     """Noise shells that were measured."""
     steps: list[int]
     """Lanczos steps of each shell."""
+    difference: list[Finite] | None = None
+    """|h v|, over which products with the Jacobian are differences, on each shell; 0 for forward
+    mode."""
+    rows: int = 0
+    """N where the curve is that of one shell's Jacobian, row by row, because that took fewer
+    evaluations than the shells that were still wanted; else 0."""
     top: list[Finite]
     """The largest values."""
     top_error: list[Finite]

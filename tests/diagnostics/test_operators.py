@@ -50,7 +50,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
     return load_model(folder, device="cpu")
 
 
-def assert_adjoint(operator: Operator, directions: int = 2, rtol: float = 1e-10) -> None:
+def assert_adjoint(operator: Operator, directions: int = 2, rtol: float = 1e-7) -> None:
     v, u = random(2, operator.batch, directions, operator.size)
     forward, reverse = (u * operator.matvec(v)).sum(2), (operator.rmatvec(u) * v).sum(2)
     torch.testing.assert_close(forward, reverse, rtol=rtol, atol=rtol * float(forward.abs().max()))
@@ -132,12 +132,61 @@ def test_products_do_not_depend_on_company(network: Network) -> None:
         assert torch.equal(getattr(together, product)(v), both)
 
 
+class Wavy(ScoreModel):
+    """A score of every coordinate alone: its noise is slope x + height sin(x / length)."""
+
+    device = torch.device("cpu")
+    dtype = torch.float64
+    schedule = VP
+
+    def __init__(self, N: int, length: float, height: float = 0.1) -> None:
+        self.shape = (N,)
+        self._length, self._height = length, height
+
+    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        return x + self._height * (x / self._length).sin()
+
+    def product(self, x: Tensor, v: Tensor) -> Tensor:
+        slope = 1 + self._height / self._length * (x[:, None] / self._length).cos()
+        return -float(VP.sigma(T0)) * slope * v
+
+
+def test_a_smooth_score_is_differentiated_over_a_step_that_grows_with_the_root_of_N() -> None:
+    lengths = []
+    for N in (4, 400):
+        operator = ScoreJacobian(Wavy(N, 1.0), random(2, N), T0)
+        assert operator.steps.isnan().all()
+        operator.matvec(random(2, 1, N, seed=1))
+        assert operator.step_costs.tolist() == [2, 2]
+        lengths.append(float(operator.steps[0]))
+    assert lengths[1] == pytest.approx(10 * lengths[0])
+
+
+@pytest.mark.parametrize("length", [1.0, 0.01, 1e-9])
+def test_where_steps_disagree_a_better_one_or_forward_mode_is_found(length: float) -> None:
+    N, height = 50, 0.1 * length
+    model, x, v = Wavy(N, length, height), random(2, N), random(2, 3, N, seed=1)
+    operator = ScoreJacobian(model, x, T0)
+    expected = model.product(x, v)
+    torch.testing.assert_close(operator.matvec(v), expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(operator.matvec(v), expected, rtol=1e-7, atol=1e-9)
+    smooth = ScoreJacobian(Wavy(N, 1.0), x, T0)
+    smooth.matvec(v)
+    usual = float(smooth.steps[0])
+    if length == 1.0:
+        assert operator.steps.tolist() == [usual, usual]
+    elif length == 0.01:
+        assert bool(((operator.steps > 0) & (operator.steps < usual)).all())
+    else:
+        assert operator.steps.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("kind", ["conditional", "unconditional", "guided"])
 def test_bound_scores_multiply_both_ways(pipeline: TextToImage, kind) -> None:
     model = pipeline.bind("a red kite", guidance=3.0, kind=kind)
     operator = ScoreJacobian(model, random(2, *tiny.LATENT).float(), T0)
     assert operator.precision == pytest.approx(2**-23)
-    assert_adjoint(operator, rtol=1e-4)
+    assert_adjoint(operator, rtol=2e-3)
 
 
 def test_guidance_mixes_the_jacobians(pipeline: TextToImage) -> None:
