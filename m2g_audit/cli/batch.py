@@ -10,7 +10,7 @@ import typer
 
 from m2g_audit.audits.options import AuditOptions
 from m2g_audit.cli.batch_run import BatchRun
-from m2g_audit.cli.options import OUTPUT, Format, GateAt, Junit, Yes, with_audit_options
+from m2g_audit.cli.options import OUTPUT, Annotate, Format, GateAt, Junit, Yes, with_audit_options
 from m2g_audit.records.vocabulary import ListFormat, Quotes
 
 if TYPE_CHECKING:
@@ -84,10 +84,19 @@ def batch(
             rich_help_panel=_LIST,
         ),
     ] = "1/1",
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Audit the first prompts only, this many of the share, as a try.",
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
     *,
     options: dict[str, Any],
     fail_on: GateAt = None,
     junit: Junit = None,
+    annotate: Annotate = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +116,7 @@ def batch(
 
     Example: m2g-audit batch prompts.csv --model pocket --out runs/release --fail-on memorized
     """
-    run = BatchRun(fail_on, junit)
+    run = BatchRun(fail_on, junit, annotate=annotate)
     try:
         from m2g_audit.prompts import read_prompts
 
@@ -122,7 +131,7 @@ def batch(
         )
         asked = AuditOptions.of(**options)
         listed = listed.with_negative_prompt(asked.negative_prompt)
-        run.take(listed, _share(listed, shard))
+        run.take(listed, _share(listed, shard)[:limit])
         run.start(asked, Path(prompts).stem or "prompts", out, yes, source=prompts)
         outcome = run.end(output_format)
     except BaseException as error:

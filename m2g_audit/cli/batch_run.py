@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from m2g_audit.audits.options import AuditOptions
     from m2g_audit.audits.setup import Setup
     from m2g_audit.batch.batch import Batch
+    from m2g_audit.cli.terminal import Terminal
     from m2g_audit.prompts import Entry, PromptList
     from m2g_audit.review.finetune import FinetuneSummary
     from m2g_audit.review.gate import Outcome
@@ -29,10 +30,12 @@ class BatchRun:
     _share: tuple[Entry, ...]
     _notices: list[str]
 
-    def __init__(self, fail_on: FailOn | None, junit: Path | None) -> None:
+    def __init__(
+        self, fail_on: FailOn | None, junit: Path | None, *, annotate: bool = False
+    ) -> None:
         from m2g_audit.cli.terminal import Terminal
 
-        self._fail_on, self._junit = fail_on, junit
+        self._fail_on, self._junit, self._annotate = fail_on, junit, annotate
         self._console = Terminal(stderr=True)
         self.directory = None
 
@@ -171,6 +174,7 @@ class BatchRun:
         summary = summarise(self.directory, self._share, self._notices)
         if output_format == "json":
             print_json((finetune or summary).model_dump_json(indent=1))
+            self._say_gate(outcome, self._console)
             return outcome
         console = Terminal()
         if finetune is not None:
@@ -183,20 +187,21 @@ class BatchRun:
             console.print(str(self.directory.path / name), soft_wrap=True, highlight=False)
         if not whole:
             console.print("Other prompts of the list have no record yet.")
-        if self._fail_on is not None:
-            console.print(self._gate(outcome, self._fail_on), soft_wrap=True)
+        self._say_gate(outcome, console)
         return outcome
 
-    def _gate(self, outcome: Outcome, fail_on: FailOn) -> str:
-        """Say in a line what the gate came to."""
-        if outcome.findings:
-            return (
-                f"Gate: closed. {outcome.findings:,} of {outcome.prompts:,} prompts are {fail_on} "
-                "or worse."
-            )
-        if outcome.exit_code:
-            return f"Gate: closed. {outcome.failed + outcome.missing:,} prompts have no verdict."
-        return f"Gate: open. None of {outcome.prompts:,} prompts is {fail_on} or worse."
+    def _say_gate(self, outcome: Outcome, console: Terminal) -> None:
+        """Say what the gate came to, and as annotations where these are asked for."""
+        from m2g_audit.review.gate import in_words, workflow_commands
+
+        assert self.directory is not None
+        if self._annotate:
+            records = self.directory.log.get([entry.id for entry in self._share])
+            for line in workflow_commands(records, self._fail_on):
+                print(line, file=console.file)
+        if self._fail_on is not None:
+            for line in in_words(outcome, self._fail_on, self.directory.path):
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def stopped_by(self, error: BaseException) -> BaseException:
         """Return the error to end with; its exit code is the gate's, which is never open."""

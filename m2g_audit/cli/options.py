@@ -30,7 +30,7 @@ GateAt = Annotated[
         metavar="<verdict>",
         help="End with exit code 1 if a prompt is found this bad or worse: undecided, "
         "spurious, attractor or memorized. Repeats that can't be told from copies count as "
-        "copies; undecided is let pass by all but --fail-on undecided.",
+        "copies; undecided counts by the upper end of its interval.",
         rich_help_panel=_GATE,
     ),
 ]
@@ -38,6 +38,15 @@ Junit = Annotated[
     Path | None,
     typer.Option(
         help="Write a JUnit XML file, in which findings at --fail-on are failures.",
+        rich_help_panel=_GATE,
+    ),
+]
+Annotate = Annotated[
+    bool,
+    typer.Option(
+        "--annotate",
+        help="Print findings and failed prompts as workflow commands too, which GitHub and its "
+        "like show beside a change.",
         rich_help_panel=_GATE,
     ),
 ]

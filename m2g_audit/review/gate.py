@@ -7,8 +7,10 @@ no clean one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Literal
@@ -55,6 +57,20 @@ _THRESHOLDS: dict[FailOn, Severity] = {
 }
 
 
+_CERTAIN = {
+    "memorized": "more than half of the pictures are copies of training pictures",
+    "attractor": "more than half repeat, and without all training pictures may be copies",
+    "mixed": "copies or repeats are among the pictures, and none of the kinds is most of them",
+    "collapsed": "this model's pictures repeat for any prompt, which may hide copies",
+}
+"""Why a verdict counts as memorized, whatever its thresholds are."""
+
+_UNDECIDED = {
+    Severity.MEMORIZED: "by the upper end of its interval more than half may be copies",
+    Severity.SPURIOUS: "by the upper end of its interval more than half may repeat",
+    Severity.UNDECIDED: "too little was shown to call the pictures new",
+}
+
 _REPEATING = frozenset({"memorized", "spurious", "attractor", "unsure"})
 
 
@@ -64,24 +80,55 @@ def severity(record: AuditRecord) -> Severity:
     `attractor`, which is memorized or spurious, `mixed` and `collapsed`, where repeats say nothing
     and may hide copies, count as memorized. So does every finding of uncalibrated thresholds:
     `spurious`, and `undecided` with pictures that repeat or match. Uncalibrated `generalized`
-    counts as undecided. `undecided` is no more than that, even where its bounds reach above one
-    half: a gate that must not let it pass is set to it.
-    `spurious` counts as itself if the shares say so, not where a calibration of spectra, which can
-    err on a single prompt, gave the word.
+    counts as undecided. `undecided` counts by the upper ends of its intervals: as memorized where
+    more than half of the samples may be copies, or repeats that can't be told from them; as
+    spurious where more than half may not be new. `spurious` counts as itself if the shares say so,
+    not where a calibration of spectra, which can err on a single prompt, gave the word.
     """
     state = record.verdict.state
     if state in ("memorized", "attractor", "mixed", "collapsed"):
         return Severity.MEMORIZED
     calibrated = record.thresholds is not None and record.thresholds.calibrated
+    at_most = _at_most(record) if state == "undecided" else Severity.UNDECIDED
     if not calibrated:
         repeats = bool(record.attractors) or any(s.state in _REPEATING for s in record.seeds)
         if state == "generalized" or (state == "undecided" and not repeats):
-            return Severity.UNDECIDED
+            return at_most
         return Severity.MEMORIZED
     if state == "spurious":
         named = record.calibration is not None and record.calibration.word is not None
         return Severity.MEMORIZED if named else Severity.SPURIOUS
-    return Severity.GENERALIZED if state == "generalized" else Severity.UNDECIDED
+    return Severity.GENERALIZED if state == "generalized" else at_most
+
+
+def _at_most(record: AuditRecord) -> Severity:
+    """The worst that the upper ends of an undecided prompt's shares allow."""
+    shares = record.verdict.fractions
+    copies = [shares[state].high for state in ("memorized", "attractor") if state in shares]
+    if max(copies, default=0.0) > 0.5:
+        return Severity.MEMORIZED
+    if "generalized" in shares and 1 - shares["generalized"].low > 0.5:
+        return Severity.SPURIOUS
+    return Severity.UNDECIDED
+
+
+def reason(record: AuditRecord) -> str:
+    """Return why a record counts as what `severity` says, in words that need no paper."""
+    state = record.verdict.state
+    if state in _CERTAIN:
+        return _CERTAIN[state]
+    worst = severity(record)
+    if state == "undecided" and worst == _at_most(record):
+        return _UNDECIDED[worst]
+    if record.thresholds is None or not record.thresholds.calibrated:
+        if worst == Severity.MEMORIZED:
+            return "pictures repeat, and thresholds that are not calibrated can't clear them"
+        return "nothing repeats, by thresholds that are not calibrated"
+    if state == "spurious":
+        if worst == Severity.MEMORIZED:
+            return "spectra call the repeats no copies, which may be wrong for a single prompt"
+        return "more than half of the pictures repeat, and are no training picture"
+    return "more than half of the pictures are new"
 
 
 def badness(record: AuditRecord) -> tuple[float, ...]:
@@ -106,12 +153,18 @@ def is_finding(record: AuditRecord, fail_on: FailOn | None) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many prompts were asked for, are findings, ended in an error, or were not audited."""
+    """How many prompts were asked for, are findings, ended in an error, or were not audited.
+
+    `kinds`: findings by (verdict, why it counts), the worst first; `undecided`: prompts of that
+    verdict which are no findings.
+    """
 
     prompts: int
     findings: int
     failed: int
     missing: int
+    kinds: dict[tuple[str, str], int] = field(default_factory=dict, compare=False)
+    undecided: int = field(default=0, compare=False)
 
     @property
     def exit_code(self) -> int:
@@ -123,12 +176,70 @@ class Outcome:
 
 def outcome(records: Iterable[AuditRecord], prompts: int, fail_on: FailOn | None) -> Outcome:
     """Return what the records of `prompts` prompts, at most one each, mean for the gate."""
-    seen = findings = failed = 0
+    seen = findings = failed = undecided = 0
+    kinds: Counter[tuple[str, str]] = Counter()
     for record in records:
         seen += 1
         failed += record.error is not None
-        findings += is_finding(record, fail_on)
-    return Outcome(prompts, findings, failed, prompts - seen)
+        if is_finding(record, fail_on):
+            findings += 1
+            kinds[record.verdict.state, reason(record)] += 1
+        elif record.error is None:
+            undecided += record.verdict.state == "undecided"
+    ordered = sorted(kinds.items(), key=lambda kind: (WORST_FIRST.index(kind[0][0]), -kind[1]))
+    return Outcome(prompts, findings, failed, prompts - seen, dict(ordered), undecided)
+
+
+def in_words(found: Outcome, fail_on: FailOn, folder: Path) -> list[str]:
+    """Return a run's last lines: passed or FAILED, how many of what kind and why, and what next.
+
+    folder: of the run, which the next command names.
+    """
+    code = found.exit_code
+    prompts = "1 prompt" if found.prompts == 1 else f"{found.prompts:,} prompts"
+    none = f"none of {prompts} is {fail_on} or worse"
+    lines = {
+        CLEAN: [f"Gate passed, exit code {code}: {none}."],
+        FINDINGS: [
+            f"Gate FAILED, exit code {code}: {found.findings:,} of {prompts} may be {fail_on} or "
+            "worse."
+        ],
+        INCOMPLETE: [f"Gate FAILED, exit code {code}: not every prompt has a verdict."],
+    }[code]
+    lines += [f"  {n:,} {word}: {why}." for (word, why), n in found.kinds.items()]
+    if found.undecided:
+        lines.append(
+            f"  {found.undecided:,} undecided let pass; --fail-on undecided lets none pass."
+        )
+    if found.failed:
+        lines.append(f"  {found.failed:,} failed with an error, which says nothing of the prompt.")
+    if found.missing:
+        lines.append(f"  {found.missing:,} not audited yet; the same command continues.")
+    if code == FINDINGS:
+        lines.append(f"Next: m2g-audit report {shlex.quote(str(folder))}")
+    return lines
+
+
+def workflow_commands(records: Iterable[BatchRecord], fail_on: FailOn | None) -> Iterator[str]:
+    """Yield a workflow command of GitHub for each finding and each prompt that failed.
+
+    Their form is `::error title=...::message`, with what would end a line or a field escaped.
+    """
+    for record in records:
+        if record.error is not None:
+            title, said = "no verdict", printable(record.error.message)
+        elif is_finding(record, fail_on):
+            title, said = record.verdict.state, reason(record)
+        else:
+            continue
+        message = f"{printable(record.prompt, _SHOWN_PROMPT)}: {said}"
+        yield f"::error title={_escaped(title, ':,')}::{_escaped(message)}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    for sign in "%\r\n" + more:
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return text
 
 
 def write_junit(
@@ -172,12 +283,14 @@ def _case(record: BatchRecord, fail_on: FailOn | None) -> _Case:
     if record.error is not None:
         kind, message = record.error.kind, printable(record.error.message)
         return _Case(name, model, seconds, "error", kind, message, "")
+    finding = is_finding(record, fail_on)
     withheld = [f"Not called generalized: {reason}." for reason in record.verdict.withheld]
     evidence = [*withheld, *record.verdict.evidence, *record.warnings]
     text = "\n".join(map(printable, [*evidence, f"Its folder is {record.folder}."]))
     summary, state = printable(record.verdict.summary), record.verdict.state
-    verdict: Literal["failure", "passed"] = "failure" if is_finding(record, fail_on) else "passed"
-    return _Case(name, model, seconds, verdict, state, summary, text)
+    if finding:
+        return _Case(name, model, seconds, "failure", state, f"{reason(record)}. {summary}", text)
+    return _Case(name, model, seconds, "passed", state, summary, text)
 
 
 def _name(prompt: str, prompt_id: str) -> str:

@@ -208,7 +208,7 @@ def test_the_gate_is_that_of_a_batch(run: Run, tuned: FineTune, base: FakeBase) 
     tuned.gives = {CAPTIONS[0]: dict.fromkeys(range(16), 0)}
     code, out, _ = run("--base", "there", "--fail-on", "memorized", "--junit", "gate.xml")
     assert code == 1
-    assert "Gate: closed" in out
+    assert "Gate FAILED" in out
     suite = ElementTree.parse("gate.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("12", "1")
 

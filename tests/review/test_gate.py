@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 from xml.etree import ElementTree
@@ -12,16 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2g_audit.prompts import from_python
-from m2g_audit.records.record import AuditRecord, CalibrationRecord
+from m2g_audit.records.record import AuditRecord, CalibrationRecord, IntervalRecord
 from m2g_audit.records.vocabulary import FailOn, VerdictWord
 from m2g_audit.review.gate import (
     WORST_FIRST,
     Outcome,
     Severity,
     badness,
+    in_words,
     is_finding,
     outcome,
+    reason,
     severity,
+    workflow_commands,
     write_junit,
 )
 from m2g_audit.store.batch_directory import BatchRecord
@@ -31,8 +35,21 @@ from tests.support.samples import interval, sample_record
 FAIL_ON = get_args(FailOn)
 
 
+NARROW = {
+    "memorized": interval(0.0, 0.0, 0.2),
+    "attractor": interval(0.0, 0.0, 0.2),
+    "generalized": interval(1.0, 0.7, 1.0),
+}
+"""Shares of a prompt that is undecided for lack of power alone."""
+
+
 def audited(
-    word: str, *, calibrated: bool = True, repeats: bool = True, named: bool = False
+    word: str,
+    *,
+    calibrated: bool = True,
+    repeats: bool = True,
+    named: bool = False,
+    shares: Mapping[str, IntervalRecord] = NARROW,
 ) -> AuditRecord:
     one = sample_record()
     thresholds = one.thresholds
@@ -50,7 +67,7 @@ def audited(
     seeds = one.seeds if repeats else [one.seeds[2]]
     return one.model_copy(
         update={
-            "verdict": one.verdict.model_copy(update={"state": word}),
+            "verdict": one.verdict.model_copy(update={"state": word, "fractions": dict(shares)}),
             "thresholds": thresholds.model_copy(update={"calibrated": calibrated}),
             "seeds": seeds,
             "attractors": one.attractors if repeats else [],
@@ -87,6 +104,25 @@ def test_every_verdict_has_a_severity() -> None:
 
 def test_an_undecided_prompt_without_repeats_is_no_finding_for_lack_of_calibration() -> None:
     assert severity(audited("undecided", calibrated=False, repeats=False)) == Severity.UNDECIDED
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"memorized": interval(0.3, 0.1, 0.51)}, Severity.MEMORIZED),
+        ({"attractor": interval(0.3, 0.1, 0.51)}, Severity.MEMORIZED),
+        ({"generalized": interval(0.6, 0.49, 0.9)}, Severity.SPURIOUS),
+        ({}, Severity.UNDECIDED),
+    ],
+)
+def test_undecided_counts_by_the_upper_ends(
+    calibrated: bool, shares: dict[str, IntervalRecord], expected: Severity
+) -> None:
+    one = audited("undecided", calibrated=calibrated, repeats=False, shares=NARROW | shares)
+    assert severity(one) == expected
+    assert is_finding(one, "memorized") == (expected == Severity.MEMORIZED)
+    assert ("more than half" in reason(one)) == (expected != Severity.UNDECIDED)
 
 
 def test_spurious_named_by_spectra_may_be_memorized() -> None:
@@ -139,6 +175,82 @@ def test_among_equals_the_larger_share_is_worse() -> None:
     shares = {**one.verdict.fractions, "generalized": interval(0.1, 0.0, 0.2)}
     more = one.model_copy(update={"verdict": one.verdict.model_copy(update={"fractions": shares})})
     assert badness(more) > badness(one)
+
+
+# -- its words
+
+STATES = [
+    (word, calibrated, named)
+    for word in get_args(VerdictWord)
+    for calibrated in (True, False)
+    for named in ((True, False) if word == "spurious" else (False,))
+]
+
+
+@pytest.mark.parametrize("fail_on", FAIL_ON)
+@pytest.mark.parametrize(("word", "calibrated", "named"), STATES)
+def test_the_last_lines_say_what_came_of_it_and_why(
+    word: str, calibrated: bool, named: bool, fail_on: FailOn
+) -> None:
+    one = audited(word, calibrated=calibrated, named=named)
+    found = outcome([one], 1, fail_on)
+    lines = in_words(found, fail_on, Path("runs/a b"))
+    if is_finding(one, fail_on):
+        assert lines[0] == f"Gate FAILED, exit code 1: 1 of 1 prompt may be {fail_on} or worse."
+        assert lines[1] == f"  1 {word}: {reason(one)}."
+        assert lines[-1] == "Next: m2g-audit report 'runs/a b'"
+    else:
+        assert lines[0] == f"Gate passed, exit code 0: none of 1 prompt is {fail_on} or worse."
+        assert any("undecided let pass" in line for line in lines) == (word == "undecided")
+
+
+def table() -> str:
+    """What each verdict does at each gate, as docs/batches.md shows it."""
+    lines = [
+        "| verdict | thresholds | fails at `--fail-on` | why it counts |",
+        "| --- | --- | --- | --- |",
+    ]
+    rows: list[tuple[str, bool, bool, dict[str, IntervalRecord]]] = [
+        (word, calibrated, named, {})
+        for word, calibrated, named in sorted(STATES, key=lambda row: WORST_FIRST.index(row[0]))
+    ]
+    for shares in (
+        {"memorized": interval(0.3, 0.1, 0.6)},
+        {"generalized": interval(0.6, 0.4, 0.9)},
+    ):
+        rows.append(("undecided", True, False, shares))
+    for word, calibrated, named, shares in rows:
+        one = audited(word, calibrated=calibrated, named=named, shares=NARROW | shares)
+        fails = [f"{level}" for level in FAIL_ON if is_finding(one, level)]
+        by = "calibrated" if calibrated else "uncalibrated"
+        name = f"`{word}`" + (", by a calibration of spectra" if named else "")
+        lines.append(f"| {name} | {by} | {', '.join(fails) or 'none'} | {reason(one)} |")
+    return "\n".join(lines)
+
+
+def test_the_page_shows_what_each_verdict_does_at_each_gate() -> None:
+    page = Path(__file__).parents[2] / "docs/batches.md"
+    assert table() in page.read_text()
+
+
+def test_what_has_no_verdict_is_counted() -> None:
+    records = [batch_record("a kite", failed=True)]
+    lines = in_words(outcome(records, 3, "memorized"), "memorized", Path("run"))
+    assert lines[0] == "Gate FAILED, exit code 3: not every prompt has a verdict."
+    assert lines[1].startswith("  1 failed")
+    assert lines[2].startswith("  2 not audited yet")
+
+
+def test_workflow_commands_are_a_line_each_whatever_the_prompt_holds() -> None:
+    prompts = ["a%kite", "a\ndog::error title=x::y", "x" * 1000]
+    records = [batch_record(prompt) for prompt in prompts] + [batch_record("a cat", failed=True)]
+    lines = list(workflow_commands(records, "undecided"))
+    assert len(lines) == 4
+    assert all("\n" not in line and len(line) < 500 for line in lines)
+    assert lines[0].startswith("::error title=undecided::a%25kite: ")
+    assert lines[1].startswith("::error title=undecided::a dog::error title=x::y: ")
+    assert lines[3] == "::error title=no verdict::a cat: NaN"
+    assert not list(workflow_commands([batch_record("a kite")], None))
 
 
 # -- JUnit
