@@ -1,9 +1,11 @@
-"""The project's chores: `nox -s check`, `test`, `test-fast`, `docs`, `wheel`.
+"""The project's chores: `nox -s check`, `test`, `test-fast`, `docs`, `wheel`, `floors`.
 
-All but `wheel` run in the environment that nox is installed in, the one of README's *Tests*.
+All but `wheel` and `floors` run in the environment that nox is installed in, the one of README's
+*Tests*.
 """
 
 import sys
+import tomllib
 from pathlib import Path
 
 import nox
@@ -69,3 +71,21 @@ def wheel(session: nox.Session) -> None:
         # What uses either package is checked by mypy: py.typed is there.
         mypy = ("--config-file=", "--follow-imports=skip", "--python-executable", python)
         _tool(session, "mypy", *mypy, "-c", "import m2g_audit.errors, small_scale.sizes")
+
+
+@nox.session(venv_backend="venv", reuse_venv=False)
+def floors(session: nox.Session) -> None:
+    """The fast tests with the lowest versions that pyproject.toml allows, or what is after `--`."""
+    folder = Path(session.create_tmp()).resolve()
+    lowest = folder / "floors.txt"
+    lowest.write_text("".join(f"{line}\n" for line in _floors()))
+    session.install("-c", str(lowest), "-e", ".[dev]")
+    session.run("python", "-m", "pip", "check")
+    session.run("python", "-m", "pytest", "-n", "2", "-m", "not slow", *session.posargs)
+
+
+def _floors() -> list[str]:
+    """The lower bound of each dependency, as constraints of pip; of tools the newest will do."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *project["optional-dependencies"]["formats"]]
+    return [requirement.replace(">=", "==") for requirement in named]

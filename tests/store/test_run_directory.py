@@ -17,6 +17,7 @@ from tests.support.samples import sample_record
 
 IDENTITY = {"prompt": "a harbour", "seeds": 16, "guidance": 7.5}
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+SHAPES = (8, 8), (4, 2, 2)
 
 
 @given(st.text())
@@ -41,9 +42,9 @@ def test_generations_come_back_as_they_were(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, 8, 8), generator=generator).float() / 255
     latents = torch.randn(4, 2, 2, generator=generator)
-    assert load_generation(run, 3) is None
+    assert load_generation(run, 3, *SHAPES) is None
     save_generation(run, 3, image, latents)
-    loaded = load_generation(RunDirectory.open(tmp_path / "run", IDENTITY), 3)
+    loaded = load_generation(RunDirectory.open(tmp_path / "run", IDENTITY), 3, *SHAPES)
     assert loaded is not None
     assert torch.equal(loaded[0], image)
     assert torch.equal(loaded[1], latents)
@@ -51,8 +52,8 @@ def test_generations_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_non_finite_generations_are_kept_as_they_are(tmp_path: Path) -> None:
     run = RunDirectory.open(tmp_path / "run", IDENTITY)
-    save_generation(run, 0, torch.full((3, 4, 4), torch.nan), torch.full((4, 2, 2), torch.nan))
-    loaded = load_generation(run, 0)
+    save_generation(run, 0, torch.full((3, 8, 8), torch.nan), torch.full((4, 2, 2), torch.nan))
+    loaded = load_generation(run, 0, *SHAPES)
     assert loaded is not None
     assert loaded[0].abs().max() == 0
     assert loaded[1].isnan().all()
@@ -64,7 +65,7 @@ def test_a_broken_generation_is_not_finished(tmp_path: Path, broken: str) -> Non
     save_generation(run, 0, torch.rand(3, 8, 8), torch.rand(4, 2, 2))
     path = run.path / broken
     path.write_bytes(path.read_bytes()[:40])
-    assert load_generation(run, 0) is None
+    assert load_generation(run, 0, *SHAPES) is None
 
 
 def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
