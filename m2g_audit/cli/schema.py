@@ -10,8 +10,8 @@ def schema(
         Literal["record", "batch", "summary", "finetune", "results", "comparison", "calibration"],
         typer.Argument(
             help="Of the record that an audit writes, of a line of a batch's records.jsonl, of its "
-            "summary.json, of a fine-tune's finetune.json, of the columns of results.parquet, of what "
-            "compare prints, or of a calibration file."
+            "summary.json, of a fine-tune's finetune.json, of the columns of results.parquet, of "
+            "what compare prints, or of a calibration file."
         ),
     ] = "record",
 ) -> None:
