@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from m2g_audit.prompts.training_set import PromptKind
 from m2g_audit.records.record import IntervalRecord
+from m2g_audit.records.vocabulary import PromptKind
 from m2g_audit.review.finetune import FinetuneSummary, ReturnedPicture, Word
 from m2g_audit.text import printable
 

@@ -12,19 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from pydantic import JsonValue
 
 from m2g_audit.errors import UsageError
 from m2g_audit.prompts.entries import Entry, PromptList, Row, collect, prompt_id
 from m2g_audit.prompts.sidecars import captioned
+from m2g_audit.records.vocabulary import PromptKind
 from m2g_audit.text import quoted
-
-PromptKind = Literal["caption", "recombined", "trigger", "empty"]
-"""How a prompt stands to what was trained: a caption; parts of two captions, put together as none
-was; the word that was taught, alone; nothing at all."""
-KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 
 _KOHYA = re.compile(r"\d+_(.+)")
 _JOINTS = frozenset(

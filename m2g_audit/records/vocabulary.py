@@ -22,6 +22,10 @@ RuleWord = Literal[
 ]
 """What gave the thresholds."""
 
+PromptKind = Literal["caption", "recombined", "trigger", "empty"]
+"""How a prompt stands to what a fine-tune was trained on: a caption; parts of two captions, put
+together as none was; the word that was taught, alone; nothing at all."""
+
 ScoreKind = Literal["conditional", "guided", "unconditional"]
 SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
 SchedulerChoice = Literal["ddim", "keep"]

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ValidationError
 
@@ -22,9 +22,9 @@ from m2g_audit.errors import OutputError
 from m2g_audit.files import write_atomically
 from m2g_audit.foreign_files import read_file
 from m2g_audit.prompts import Entry
-from m2g_audit.prompts.training_set import KINDS, PromptKind
 from m2g_audit.records.part import Part
 from m2g_audit.records.record import Distance, Index, IntervalRecord, Share
+from m2g_audit.records.vocabulary import PromptKind
 from m2g_audit.store.batch_directory import BatchDirectory, BatchRecord
 
 FINETUNE_FILE = "finetune.json"
@@ -34,6 +34,7 @@ MIRRORED = " (mirrored)"
 
 Word = Literal["gives back", "nothing found", "undecided"]
 
+_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 _TWICE = 2
 _NEAR = 0.5  # of delta_m
 _MISSED = 0.05
@@ -147,7 +148,7 @@ def summarise_finetune(
     """
     records = [r for r in directory.records() if r.error is None]
     seen: dict[str, _Seen] = defaultdict(_Seen)
-    counts = {kind: [0, 0, 0] for kind in KINDS}
+    counts = {kind: [0, 0, 0] for kind in _KINDS}
     for record in records:
         kind = _kind(record)
         made = [seed for seed in record.seeds if seed.state != "failed"]
@@ -230,7 +231,7 @@ def read_finetune(folder: Path) -> FinetuneSummary | None:
 
 def _kind(record: BatchRecord) -> PromptKind:
     label = record.listed.label
-    return next((kind for kind in KINDS if kind == label), "caption")
+    return next((kind for kind in _KINDS if kind == label), "caption")
 
 
 def _copies(record: BatchRecord) -> Iterable[tuple[str, float, int]]:

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -15,13 +16,13 @@ from PIL import Image
 
 from m2g_audit.errors import ReferenceFolderError, UsageError
 from m2g_audit.prompts.training_set import (
-    KINDS,
     TrainingSet,
     prompts_of,
     read_training_set,
     recombine,
     shared_words,
 )
+from m2g_audit.records.vocabulary import PromptKind
 
 CAPTIONS = ("zkw dog on a beach", "a photo of zkw dog in a park")
 
@@ -99,7 +100,7 @@ def test_every_layout_gives_pictures_and_captions(
     assert sorted(text for text in found.captions.values() if text) == sorted(CAPTIONS)
     assert found.trigger == "zkw dog"
     listed = prompts_of(found, recombined=4)
-    assert {entry.label for entry in listed} == set(KINDS)
+    assert {entry.label for entry in listed} == set(get_args(PromptKind))
     own = [entry for entry in listed if entry.label == "caption"]
     assert sorted(str(entry.extra["picture"]) for entry in own) == sorted(found.captions)
 
