@@ -21,12 +21,16 @@ def open_directory(
     """
     for entry in prompts:
         setup.check_negative_prompt(entry.negative_prompt)
-    identity = {**setup.identity, "prompts": prompts.sha256}
-    folder = out or default_folder(name, identity)
+    folder = batch_folder(setup, prompts, name, out)
     directory = BatchDirectory.open(folder, setup.identity, prompts)
     if setup.calibration is not None:
         write_atomically(folder / CALIBRATION_FILE, setup.calibration.content)
     return directory
+
+
+def batch_folder(setup: Setup, prompts: PromptList, name: str, out: Path | None = None) -> Path:
+    """Return where a batch lies: at `out`, else below runs/ and named after `name`."""
+    return out or default_folder(name, {**setup.identity, "prompts": prompts.sha256})
 
 
 def to_batch_record(

@@ -105,6 +105,14 @@ def batch(
         ),
     ] = None,
     output_format: Format = "text",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be downloaded, made and how long it takes; audit nothing.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     yes: Yes = False,
 ) -> None:
     """Audit a list of prompts, and say which of them a release should not have.
@@ -132,7 +140,10 @@ def batch(
         asked = AuditOptions.of(**options)
         listed = listed.with_negative_prompt(asked.negative_prompt)
         run.take(listed, _share(listed, shard)[:limit])
-        run.start(asked, Path(prompts).stem or "prompts", out, yes, source=prompts)
+        name = Path(prompts).stem or "prompts"
+        run.start(asked, name, out, yes, source=prompts, dry=dry_run)
+        if dry_run:
+            return
         outcome = run.end(output_format)
     except BaseException as error:
         if os.environ.get("M2G_DEBUG") == "1":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from m2g_audit.cli.asking import ASK_ABOVE_SECONDS, ask, ask_for_download
@@ -57,11 +59,13 @@ class BatchRun:
         yes: bool,
         *,
         source: str | None = None,
+        dry: bool = False,
     ) -> None:
         """Audit what has no verdict yet; raises what stops a run.
 
         name: of the folder, where `out` is not given; source: where the list is, whose pictures are
-        S too where it is a folder of them and none is named.
+        S too where it is a folder of them and none is named; dry: say what it would take, and
+        write nothing.
         """
         from m2g_audit.cli.bars import loading, progress_on
         from m2g_audit.files import check_writable
@@ -79,9 +83,12 @@ class BatchRun:
             self._notices.append(
                 f"The pictures of {source} are the reference too; --reference none for none."
             )
-        ask_for_download(options, yes, self._console)
+        ask_for_download(options, yes or dry, self._console)
         with progress_on(self._console) as progress:
             self.setup = setup = set_up(options, out=out, on_progress=progress)
+        if dry:
+            self._say_cost(setup, name, out)
+            return
         self.directory = directory = open_directory(setup, self._listed, name, out)
         self._notices += directory.log.repair()
         batch = Batch(setup, directory, self._share)
@@ -90,6 +97,22 @@ class BatchRun:
             self._print(f"Note: {notice}")
         self._ask(setup, batch, yes)
         self._audit(batch)
+
+    def _say_cost(self, setup: Setup, name: str, out: Path | None) -> None:
+        """Say what is still to do, from a copy of the folder that is gone afterwards."""
+        from m2g_audit.batch.batch import Batch
+        from m2g_audit.batch.opening import batch_folder, open_directory
+
+        folder = batch_folder(setup, self._listed, name, out)
+        with TemporaryDirectory() as temporary:
+            copy = Path(temporary) / folder.name
+            if folder.exists():
+                shutil.copytree(folder, copy)
+            self.directory = open_directory(setup, self._listed, name, copy)
+            batch = Batch(setup, self.directory, self._share)
+            batch.recall()
+            self._print(f"A dry run, which audits nothing. {extent(setup, len(batch.waiting))}")
+            self._ask(setup, batch, yes=True, folder=folder)
 
     def ask_base(self, options: AuditOptions) -> BatchDirectory | None:
         """Ask the base for the seeds of prompts that gave copies, and return its batch, if any.
@@ -123,8 +146,11 @@ class BatchRun:
             for _ in batch.run():
                 pass
 
-    def _ask(self, setup: Setup, batch: Batch, yes: bool) -> None:
-        """Say what the rest of the batch takes, and ask if it is long."""
+    def _ask(self, setup: Setup, batch: Batch, yes: bool, *, folder: Path | None = None) -> None:
+        """Say what the rest of the batch takes, and ask if it is long.
+
+        folder: of the batch, where it is not the one that is open.
+        """
         from m2g_audit.audits.estimates import estimate
         from m2g_audit.audits.job import make_job
         from m2g_audit.cli.bars import waiting
@@ -132,26 +158,26 @@ class BatchRun:
         from m2g_audit.store.run_directory import RunDirectory
 
         assert self.directory is not None
-        waits = batch.waiting
+        shown, waits = folder or self.directory.path, batch.waiting
         said = f"{len(self._share) - len(waits):,} of {len(self._share):,} prompts are done"
         if not waits:
-            self._print(f"Already done: {self.directory.path} holds this batch.")
+            self._print(f"Already done: {shown} holds this batch.")
             return
         job = make_job(setup, waits[0].prompt, waits[0].negative_prompt)
-        folder = self.directory.path / self.directory.folder(waits[0])
+        place = self.directory.path / self.directory.folder(waits[0])
         try:
             with waiting(self._console, "measuring a few steps"):
                 listed = [entry.prompt for entry in self.directory.entries]
-                one = estimate(job, RunDirectory(folder, job.identity), listed)
+                one = estimate(job, RunDirectory(place, job.identity), listed)
                 cost = one.times(len(waits))
         except UsageError:
             raise
         except Exception:  # of this one prompt, whose record will say what
-            self._print(f"{self.directory.path}: {said}; how long the rest takes is not known")
+            self._print(f"{shown}: {said}; how long the rest takes is not known")
             return
         cost.check()
         at_most = "at most " if setup.settings.auto else ""
-        self._print(f"{self.directory.path}: {said}; the rest takes {at_most}{cost}")
+        self._print(f"{shown}: {said}; the rest takes {at_most}{cost}")
         if cost.total > ASK_ABOVE_SECONDS:
             ask(f"This batch takes {cost}", yes)
 
@@ -233,3 +259,17 @@ class BatchRun:
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def extent(setup: Setup, prompts: int) -> str:
+    """Say how many pictures and network evaluations this many prompts are."""
+    settings = setup.settings
+    each = setup.pipeline.evaluations(
+        steps=settings.steps, guidance=settings.guidance, scheduler=settings.scheduler
+    )
+    pictures = prompts * settings.seeds
+    at_most = "at most " if settings.auto else ""
+    return (
+        f"{prompts:,} prompts of {at_most}{settings.seeds} seeds are {at_most}{pictures:,} pictures "
+        f"of {each} network evaluations, {pictures * each:,} in all, beside thresholds and spectra."
+    )

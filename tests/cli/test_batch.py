@@ -144,6 +144,20 @@ def test_a_limit_audits_the_first_prompts_only(run: Run) -> None:
     assert len(Path("run/records.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_dry_run_says_what_there_is_to_do_and_leaves_nothing(
+    run: Run, pipeline: HalvingPipeline
+) -> None:
+    code, out, err = run("list.csv", "--out", "run", "--dry-run", "--fail-on", "memorized")
+    assert (code, out) == (0, "")
+    assert "3 prompts of 7 seeds are 21 pictures" in err
+    assert "run: 0 of 3 prompts are done; the rest takes" in err
+    assert not Path("run").exists()
+    assert run("list.csv", "--out", "run", "--limit", "2")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
+    assert "run: 2 of 3 prompts are done" in run("list.csv", "--out", "run", "--dry-run")[2]
+    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
 # -- the gate
 
 
