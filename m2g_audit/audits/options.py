@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -21,6 +22,7 @@ from m2g_audit.records.vocabulary import (
     SchedulerChoice,
     ScoreKind,
     SpectrumChoice,
+    SpectrumOf,
     Transparency,
 )
 
@@ -37,6 +39,10 @@ _DISTANCE_HELP = (
     f"The image distance: {', '.join(DISTANCES)}. auto: the model's own, else sscd if its file is "
     "available, else tiled_l2."
 )
+
+
+OF_A_LIST: Mapping[str, Any] = {"spectrum_of": "unnamed"}
+"""The defaults of a list of prompts that are others than those of one prompt."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +276,15 @@ class AuditOptions:
     spectrum_samples: Annotated[
         int, Flag("How many pictures get a spectrum.", MEASURES, least=1)
     ] = 3
+    spectrum_of: Annotated[
+        SpectrumOf,
+        Flag(
+            "Which pictures: all, or of unnamed attractors only, which may be copies or not. "
+            "A list's own default is unnamed.",
+            MEASURES,
+            "<all|unnamed>",
+        ),
+    ] = "all"
     spectrum_score: Annotated[
         ScoreKind,
         Flag("Which of the model's scores: conditional, guided or unconditional.", MEASURES, _NAME),

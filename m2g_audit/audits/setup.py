@@ -272,6 +272,7 @@ def _resolve_settings(
         spectrum_tolerance=options.spectrum_tolerance,
         t0=pipeline.schedule.nearest(float(ratios[options.t0])),
         spectrum_samples=options.spectrum_samples,
+        spectrum_of=options.spectrum_of,
         spectrum_score=options.spectrum_score,
         basin=options.basin,
         basin_exact=options.basin_exact,

@@ -30,6 +30,7 @@ from m2g_audit.records.record import (
 from m2g_audit.store.run_directory import RunDirectory
 
 _INLINE_SPECTRUM = 4096
+_NAMED = frozenset({"memorized", "spurious"})
 
 
 def choose_samples(
@@ -56,10 +57,13 @@ def measure_curvature(
 ) -> list[CurvatureRecord]:
     """Return the spectra of a few samples at their own final latents, kept one by one."""
     settings = job.setup.settings
-    if settings.spectrum == "none":
+    chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
+    if settings.spectrum_of == "unnamed":
+        unnamed = [each.medoid for each in attractors if each.state not in _NAMED]
+        chosen = unnamed[: settings.spectrum_samples]
+    if settings.spectrum == "none" or not chosen:
         return []
     model = job.bind(settings.spectrum_score)
-    chosen = choose_samples(seeds, attractors, settings.spectrum_samples)
     if settings.spectrum == "fast":
         each = fast_spectrum.nominal_evaluations(model, settings.spectrum_tolerance)
     else:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m2g_audit.audits.loaders import loader_of
+from m2g_audit.audits.options import OF_A_LIST
 from m2g_audit.audits.setup import set_up, with_list
 from m2g_audit.prompts import PromptList, from_python, read_prompts
 from m2g_audit.records.vocabulary import FailOn, ListFormat, Quotes
@@ -83,7 +84,7 @@ class Auditor(JupyterMixin):
             listed = from_python(prompts, column=column, label_column=label_column)
             self._name = "prompts"
         self._out = None if out is None else Path(out)
-        self._load, asked = loader_of(options)
+        self._load, asked = loader_of({**OF_A_LIST, **options})
         self.options = with_list(asked, prompts) if isinstance(prompts, str | Path) else asked
         self.prompts: PromptList = listed.with_negative_prompt(self.options.negative_prompt)
 

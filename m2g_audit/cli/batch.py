@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2g_audit.audits.options import AuditOptions
+from m2g_audit.audits.options import OF_A_LIST, AuditOptions
 from m2g_audit.cli.batch_run import BatchRun
 from m2g_audit.cli.options import OUTPUT, Annotate, Format, GateAt, Junit, Yes, with_audit_options
 from m2g_audit.records.vocabulary import ListFormat, Quotes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LIST = "The list"
 
 
-@with_audit_options()
+@with_audit_options(defaults=OF_A_LIST)
 def batch(
     prompts: Annotated[
         str,

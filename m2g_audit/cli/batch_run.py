@@ -270,6 +270,7 @@ def extent(setup: Setup, prompts: int) -> str:
     pictures = prompts * settings.seeds
     at_most = "at most " if settings.auto else ""
     return (
-        f"{prompts:,} prompts of {at_most}{settings.seeds} seeds are {at_most}{pictures:,} pictures "
-        f"of {each} network evaluations, {pictures * each:,} in all, beside thresholds and spectra."
+        f"{prompts:,} prompts of {at_most}{settings.seeds} seeds are {at_most}{pictures:,} "
+        f"pictures of {each} network evaluations, {pictures * each:,} in all, beside thresholds "
+        "and spectra."
     )

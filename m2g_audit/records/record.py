@@ -18,6 +18,7 @@ from m2g_audit.records.vocabulary import (
     SchedulerChoice,
     ScoreKind,
     SpectrumChoice,
+    SpectrumOf,
     StateWord,
     Transparency,
     VerdictWord,
@@ -147,6 +148,8 @@ class Settings(Part):
     """The noise level that curvature is taken at, an index into the model's schedule."""
     spectrum_samples: int
     """How many samples get a spectrum."""
+    spectrum_of: SpectrumOf = "all"
+    """Which: all, or medoids of attractors alone that may be copies or not."""
     spectrum_score: ScoreKind
     """Which of the model's scores has the spectrum."""
     basin: bool

@@ -27,6 +27,7 @@ PromptKind = Literal["caption", "recombined", "trigger", "empty"]
 together as none was; the word that was taught, alone; nothing at all."""
 
 ScoreKind = Literal["conditional", "guided", "unconditional"]
+SpectrumOf = Literal["all", "unnamed"]
 SpectrumChoice = Literal["fast", "exact-alg2", "exact-alg3", "exact-jacobian", "none"]
 SchedulerChoice = Literal["ddim", "keep"]
 Precision = Literal["float32", "float16", "bfloat16"]

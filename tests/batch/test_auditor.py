@@ -48,7 +48,8 @@ def test_records_come_as_they_are_finished_and_only_once(pipeline: ManyPrompts) 
 
 def test_it_is_the_same_folder_as_the_batch(tmp_path: Path) -> None:
     records = run_batch(tmp_path / "run", PROMPTS)
-    assert list(Auditor(PROMPTS, out=tmp_path / "run", **OPTIONS).records()) == records
+    options = {**OPTIONS, "spectrum_of": "all"}
+    assert list(Auditor(PROMPTS, out=tmp_path / "run", **options).records()) == records
 
 
 def test_an_iteration_that_ends_early_goes_on_later(pipeline: ManyPrompts) -> None:

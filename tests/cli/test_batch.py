@@ -144,9 +144,7 @@ def test_a_limit_audits_the_first_prompts_only(run: Run) -> None:
     assert len(Path("run/records.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_dry_run_says_what_there_is_to_do_and_leaves_nothing(
-    run: Run, pipeline: HalvingPipeline
-) -> None:
+def test_a_dry_run_says_what_there_is_to_do_and_leaves_nothing(run: Run) -> None:
     code, out, err = run("list.csv", "--out", "run", "--dry-run", "--fail-on", "memorized")
     assert (code, out) == (0, "")
     assert "3 prompts of 7 seeds are 21 pictures" in err
