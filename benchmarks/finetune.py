@@ -5,8 +5,8 @@
 
 The audit takes 16 seeds of each caption, recombined prompts and the base, as its user would. Truth
 takes 64 other seeds of each caption, by the same thresholds. A picture is extractable where a share
-of its own caption's seeds gives it in truth; one that an audit confirms and truth never shows, in
-64 seeds of its own caption or of the empty prompt, counts as false. Writes results/finetune.{md,json}.
+of its own caption's seeds gives it in truth; one that the audit confirms from captions and that
+truth never shows counts as false. Writes results/finetune.md and .json.
 """
 
 import argparse

@@ -57,15 +57,17 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
-        commits = {"before": asked.before, "now": "HEAD"}
+        now = ["git", "rev-parse", "--short", "HEAD"]
+        head = subprocess.run(now, cwd=HERE, capture_output=True, text=True, check=True).stdout
+        commits = {"before": asked.before, "now": head.strip()}
         sides = {side: unpacked(commit, room / side) for side, commit in commits.items()}
         found = measure(room, sides, asked.repeats)
-    (RESULTS / "startup.md").write_text(report(found, asked.before, asked.repeats, load))
+    (RESULTS / "startup.md").write_text(report(found, commits, asked.repeats, load))
     kept = {
         command: {side: [asdict(one) for one in taken] for side, taken in both.items()}
         for command, both in found.items()
     }
-    content = {"taken": kept, "before": asked.before, "load": load, "machine": machine()}
+    content = {"taken": kept, "commits": commits, "load": load, "machine": machine()}
     (RESULTS / "startup.json").write_text(json.dumps(content, indent=1) + "\n")
     print((RESULTS / "startup.md").read_text())
 
@@ -136,14 +138,16 @@ def process(room: Path, checkout: Path, words: Sequence[str]) -> Taken:
 # --- report ----------------------------------------------------------------------------------
 
 
-def report(found: dict[str, dict[str, list[Taken]]], before: str, repeats: int, load: float) -> str:
+def report(
+    found: dict[str, dict[str, list[Taken]]], commits: dict[str, str], repeats: int, load: float
+) -> str:
     lines = [
         "# Seconds until the first word, and of what computes nothing",
         "",
-        f"`python benchmarks/startup.py --before {before} --repeats {repeats}`. Whole processes, "
-        "the present commit beside that one in each repeat; medians and, in brackets, smallest to "
-        f"largest of {repeats}. An audit is of 8 seeds of pocket without spectra, output into a "
-        "pipe.",
+        f"`python benchmarks/startup.py --before {commits['before']} --repeats {repeats}`. Whole "
+        f"processes, {commits['now']} beside that commit in each repeat; medians and, in brackets, "
+        f"smallest to largest of {repeats}. An audit is of 8 seeds of pocket without spectra, "
+        "output into a pipe.",
         "",
         "| command | first word, before | now | whole, before | now | CPU, before | now | "
         "CPU, now / before |",
@@ -166,13 +170,13 @@ def report(found: dict[str, dict[str, list[Taken]]], before: str, repeats: int, 
 
 
 NOT_DONE = (
-    "What is left of an audit's start is importing diffusers and transformers, as a script of "
-    "three lines with `StableDiffusionPipeline` does: of this project's own modules it is 0.4 s "
-    "(`python -X importtime`). Most of the rest can't be left out: both import `torch._dynamo` "
-    "(1.3 s) and scan their own folders for what they could load. Hiding `peft` from them would "
-    "save 0.7 to 2.0 CPU seconds in three trials, and was not done: where they don't find it, an "
-    "adapter in a model's folder is passed over in silence, and another model would be audited "
-    "than was asked for.",
+    "An audit takes as long as before, but says so at once. Its start is importing diffusers and "
+    "transformers, as a script of three lines with `StableDiffusionPipeline` does: this project's "
+    "own modules are 0.4 s of it (`python -X importtime`). Most of the rest can't be left out: "
+    "both import `torch._dynamo` (1.3 s) and scan their own folders for what they could load. "
+    "Hiding `peft` from them would save 0.7 to 2.0 CPU seconds in three trials, and was not "
+    "done: where they don't find it, an adapter in a model's folder is passed over in "
+    "silence, and another model would be audited than was asked for.",
 )
 
 
