@@ -70,6 +70,7 @@ _FIRST_STEPS, _MORE_STEPS, _MOST_STEPS = 6, 2, 64
 _ABSOLUTE_MEAN = (2 / np.pi) ** 0.5  # of a standard normal number
 _TRACE_PROBES = 8
 _NOMINAL_STEPS = 10
+_ROW_SHARE = 0.5  # of an evaluation's seconds in smaller batches than a block of rows
 _ORDINARY_CHANCE = 1.0  # times sqrt(N), of one direction: between a memorized and a new sample's
 # Of each shell beside the Golub-Kahan steps: the score there and at the mirrored noise.
 _MEAN_SCORE_COST = 2
@@ -345,8 +346,10 @@ def _nominal_calls(N: int, shells: int) -> int:
         + _MEAN_SCORE_COST
     )
     calls = shells * shell
-    by_rows = FIRST_SHELLS * shell + row_evaluations(N, BLOCK)
-    return min(calls, by_rows) if N <= EXACT_LIMIT else calls
+    rows = row_evaluations(N, BLOCK)
+    if N <= EXACT_LIMIT and calls - FIRST_SHELLS * shell > _ROW_SHARE * rows:
+        return FIRST_SHELLS * shell + rows
+    return calls
 
 
 def _measure(
@@ -508,12 +511,12 @@ def _shells_for(shells: Sequence[_Shell], tolerance: float) -> int:
 
 
 def _rows_are_cheaper(model: ScoreModel, shells: Sequence[_Shell], wanted: int) -> bool:
-    """Whether one Jacobian row by row takes fewer evaluations than the shells still wanted.
+    """Whether one Jacobian row by row takes less than the shells still wanted.
 
-    Evaluations, not seconds, which would make one and the same audit take this way or that.
+    By evaluations, not seconds, which would make one and the same audit take this way or that.
     """
     more = (wanted - len(shells)) * float(np.mean([shell.evaluations for shell in shells]))
-    return model.size <= EXACT_LIMIT and more > row_evaluations(model.size, BLOCK)
+    return model.size <= EXACT_LIMIT and more > _ROW_SHARE * row_evaluations(model.size, BLOCK)
 
 
 def _by_rows(
