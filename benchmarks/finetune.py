@@ -87,9 +87,9 @@ def report(audit: FinetuneSummary, truth: FinetuneSummary) -> tuple[str, dict]:
         "| --- | --- | --- | --- |",
         *rows,
         "",
-        f"Of {len(own)} pictures that the audit confirmed from captions, truth shows {never} "
-        f"never ({percent(never, len(own))}). Of {len(chance)} that came back and were not "
-        f"confirmed, it shows {by_chance} never.",
+        f"Of {len(own)} pictures that the audit confirmed from captions, {never} never came in "
+        f"truth ({percent(never, len(own))}); of {len(chance)} that came back and were not "
+        f"confirmed, {by_chance}.",
         "",
         f"The audit's sentence: {audit.summary}",
         "",
