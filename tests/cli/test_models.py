@@ -26,7 +26,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as ended:
             cli.main()
         streams = capsys.readouterr()
-        return int(ended.value.code or 0), " ".join((streams.out + streams.err).split())
+        said = streams.out if "json" in arguments else streams.out + streams.err
+        return int(ended.value.code or 0), " ".join(said.split())
 
     return run
 
