@@ -11,12 +11,11 @@ Where N is small chance is large, and the shells that it would take cost more th
 by row: then that is taken instead, at the first shell. All shells that the first two call for are
 measured in one batch.
 
-What it takes, on 30 samples of three states at conditional and guided scores and t0 from 2 to 100
-(N = 768, benchmarks/results/fast_spectrum.md): median relative L1 errors were 3.0% for one shell
-with 8 steps (25 evaluations), 2.3% for two shells (50), 1.8% for four (100) and 1.4% for four
-shells with 16 steps (196). Beyond 8 steps more directions help more than more steps. t0 matters
-little: to come under 2% conditional scores took 598 evaluations at t0 = 2 and 230 at t0 = 100,
-guided ones twice as many and half again. Memorized samples take a tenth of generalized ones.
+What it takes, on samples of three states at conditional and guided scores and t0 from 2 to 100
+(N = 768, benchmarks/results/fast_spectrum.md): median relative L1 errors were 3.1% for one shell
+with 8 steps (25 evaluations), 2.4% for two shells (50) and 1.6% for four (100). Beyond 8 steps more
+directions help more than more steps. To come under 2% conditional scores took 952 evaluations at
+t0 = 2, where rows are taken, and 120 at t0 = 100. Memorized samples take a tenth of the others.
 """
 
 from __future__ import annotations
