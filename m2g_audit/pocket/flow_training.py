@@ -38,7 +38,9 @@ def train_flow(
     trained = captions.trained_captions()
     latents = training.training_latents(run, autoencoder, trained)
     centre = float(torch.cat(latents).mean())
-    autoencoder.register_to_config(shift_factor=centre / autoencoder.config.scaling_factor)
+    shift = centre / autoencoder.config.scaling_factor
+    # The path that it was loaded from is no business of the weights.
+    autoencoder.register_to_config(shift_factor=shift, _name_or_path=POCKET)
     folder = out / "weights"
     texts = [caption.text for caption in captions.all_captions()]
     tokenizer = components.make_tokenizer(folder / "tokenizer", recipe, texts)
