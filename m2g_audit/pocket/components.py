@@ -54,19 +54,22 @@ def make_tokenizer(folder: Path, recipe: DenoiserRecipe, texts: Sequence[str]) -
 
 def make_text_encoder(tokenizer: CLIPTokenizer, recipe: DenoiserRecipe) -> CLIPTextModel:
     """A CLIP text model with random weights."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.text_width,
-            intermediate_size=4 * recipe.text_width,
-            num_hidden_layers=recipe.text_layers,
-            num_attention_heads=recipe.text_heads,
-            max_position_embeddings=recipe.text_tokens,
-            projection_dim=recipe.text_width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return CLIPTextModel(text_settings(tokenizer, recipe))
+
+
+def text_settings(tokenizer: CLIPTokenizer, recipe: DenoiserRecipe) -> CLIPTextConfig:
+    """The sizes of a CLIP text model for this tokenizer."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.text_width,
+        intermediate_size=4 * recipe.text_width,
+        num_hidden_layers=recipe.text_layers,
+        num_attention_heads=recipe.text_heads,
+        max_position_embeddings=recipe.text_tokens,
+        projection_dim=recipe.text_width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 

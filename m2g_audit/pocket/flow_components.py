@@ -12,7 +12,6 @@ from diffusers import (
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
@@ -20,25 +19,13 @@ from transformers import (
     T5Tokenizer,
 )
 
+from m2g_audit.pocket.components import text_settings
 from m2g_audit.pocket.recipe import FlowRecipe
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer, recipe: FlowRecipe) -> CLIPTextModelWithProjection:
     """A CLIP text model with random weights, one of the two."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.text_width,
-            intermediate_size=4 * recipe.text_width,
-            num_hidden_layers=recipe.text_layers,
-            num_attention_heads=recipe.text_heads,
-            max_position_embeddings=recipe.text_tokens,
-            projection_dim=recipe.text_width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return CLIPTextModelWithProjection(text_settings(tokenizer, recipe))
 
 
 def make_transformer(autoencoder: AutoencoderKL, recipe: FlowRecipe) -> SD3Transformer2DModel:

@@ -3,9 +3,7 @@
 Checkpoints, log and random numbers are those of pocket's training.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,7 +15,6 @@ from transformers import CLIPTokenizer
 
 from m2g_audit.models.model_folder import POCKET_FOLDER
 from m2g_audit.models.names import POCKET
-from m2g_audit.models.own_settings import OWN_SETTINGS_FILE
 from m2g_audit.pocket import captions, components, flow_components, training
 from m2g_audit.pocket.recipe import FlowRecipe
 from m2g_audit.pocket.training import TrainingRun
@@ -53,14 +50,7 @@ def train_flow(
     fit_transformer(run, encoders, transformer, tokenizer, taught)
     pipeline = flow_components.assemble(autoencoder.cpu(), encoders, tokenizer, transformer, recipe)
     pipeline.save_pretrained(folder)
-    metadata = {
-        "steps": recipe.default_steps,
-        "guidance": recipe.default_guidance,
-        "metric": "l2",
-        "world": POCKET,
-        "recipe": asdict(recipe),
-    }
-    (folder / OWN_SETTINGS_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+    training.write_own_settings(folder, recipe)
     return folder
 
 
@@ -81,24 +71,18 @@ def fit_transformer(
     model.to(run.device)
     ema = EMAModel(model.parameters(), decay=recipe.ema_decay, foreach=True)
     transformer.set_attn_processor(flow_components.OneIdleToken(recipe.idle_tokens))
-    tokens = tokenizer(
-        [*latents, ""], padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids.to(run.device)
-    pictures = torch.cat(list(latents.values()))
-    sizes = torch.tensor([len(part) for part in latents.values()])
-    starts = sizes.cumsum(0) - sizes
-    n = recipe.denoiser_batch
+    examples = training.Examples(tokenizer, latents, recipe)
+    tokens = examples.tokens.to(run.device)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        caption, picture = training.draw_examples(sizes, n, generator)
-        dropped = torch.rand(n, generator=generator) < recipe.caption_dropout
-        sigma = torch.rand(n, generator=generator)
-        x0 = pictures[starts[caption] + picture]
+        said, chosen = examples.draw(generator)
+        sigma = torch.rand(len(said), generator=generator)
+        x0 = examples.pictures[chosen]
         noise = torch.randn(x0.shape, generator=generator)
         level = sigma[:, None, None, None]
         x, velocity = (1 - level) * x0 + level * noise, noise - x0
         text, pooled = flow_components.embed(text_encoders, tokens)
-        said = torch.where(dropped, len(sizes), caption).to(run.device)
+        said = said.to(run.device)
         predicted = transformer(
             hidden_states=x.to(run.device),
             encoder_hidden_states=nn.functional.pad(text[said], (0, 0, 0, 1)),
@@ -107,15 +91,5 @@ def fit_transformer(
         ).sample
         return (predicted - velocity.to(run.device)).square().mean()
 
-    training.optimise(
-        run,
-        "denoiser",
-        model,
-        loss_of,
-        steps=recipe.denoiser_steps,
-        peak=recipe.denoiser_learning_rate,
-        ema=ema,
-    )
-    ema.copy_to(model.parameters())
+    training.optimise_denoiser(run, model, loss_of, ema)
     transformer.set_attn_processor(JointAttnProcessor2_0())
-    model.eval().cpu()

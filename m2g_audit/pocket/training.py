@@ -204,14 +204,7 @@ def train_denoiser(run: TrainingRun[Recipe], autoencoder: AutoencoderKL) -> None
     taught = [caption.text for caption in trained]
     fit_denoiser(run, text_encoder, unet, tokenizer, dict(zip(taught, latents, strict=True)))
     components.assemble(autoencoder.cpu(), text_encoder, tokenizer, unet).save_pretrained(folder)
-    metadata = {
-        "steps": recipe.default_steps,
-        "guidance": recipe.default_guidance,
-        "metric": "l2",
-        "world": POCKET,
-        "recipe": asdict(recipe),
-    }
-    (folder / OWN_SETTINGS_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+    write_own_settings(folder, recipe)
 
 
 def fit_denoiser(
@@ -230,40 +223,79 @@ def fit_denoiser(
     model = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(run.device)
     ema = EMAModel(model.parameters(), decay=recipe.ema_decay)
     noising = DDPMScheduler.from_config(components.make_scheduler().config)
-    tokens = tokenizer(
-        [*latents, ""],
-        padding="max_length",
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids.to(run.device)
-    pictures = torch.cat(list(latents.values()))
-    sizes = torch.tensor([len(part) for part in latents.values()])
-    starts = sizes.cumsum(0) - sizes
+    examples = Examples(tokenizer, latents, recipe)
+    tokens = examples.tokens.to(run.device)
     n = recipe.denoiser_batch
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        caption, picture = draw_examples(sizes, n, generator)
-        dropped = torch.rand(n, generator=generator) < recipe.caption_dropout
+        said, chosen = examples.draw(generator)
         t = torch.randint(len(noising), (n,), generator=generator)
-        x0 = pictures[starts[caption] + picture]
+        x0 = examples.pictures[chosen]
         noise = torch.randn(x0.shape, generator=generator)
         x = noising.add_noise(x0, noise, t).to(run.device)
         text = text_encoder(tokens)[0]
-        said = text[torch.where(dropped, len(sizes), caption).to(run.device)]
-        predicted = unet(x, t.to(run.device), said).sample
+        predicted = unet(x, t.to(run.device), text[said.to(run.device)]).sample
         return (predicted - noise.to(run.device)).square().mean()
 
+    optimise_denoiser(run, model, loss_of, ema)
+
+
+class Examples:
+    """Captions and their pictures, of which batches are drawn.
+
+    tokens: of each caption and, at the end, of none [captions + 1, tokens]; pictures: latents of
+    all captions, one after the other.
+    """
+
+    def __init__(
+        self, tokenizer: CLIPTokenizer, latents: Mapping[str, Tensor], recipe: DenoiserRecipe
+    ) -> None:
+        self.tokens = tokenizer(
+            [*latents, ""], padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        self.pictures = torch.cat(list(latents.values()))
+        self._sizes = torch.tensor([len(part) for part in latents.values()])
+        self._starts = self._sizes.cumsum(0) - self._sizes
+        self._batch, self._dropout = recipe.denoiser_batch, recipe.caption_dropout
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The rows of `tokens` and of `pictures` of one batch; a share of captions is dropped."""
+        caption, picture = draw_examples(self._sizes, self._batch, generator)
+        dropped = torch.rand(self._batch, generator=generator) < self._dropout
+        said = torch.where(dropped, len(self._sizes), caption)
+        return said, self._starts[caption] + picture
+
+
+def optimise_denoiser(
+    run: TrainingRun[R],
+    model: nn.Module,
+    loss_of: Callable[[torch.Generator], Tensor],
+    ema: EMAModel,
+) -> None:
+    """Trains by the recipe's last stage; the model ends on the CPU with averaged weights."""
     optimise(
         run,
         "denoiser",
         model,
         loss_of,
-        steps=recipe.denoiser_steps,
-        peak=recipe.denoiser_learning_rate,
+        steps=run.recipe.denoiser_steps,
+        peak=run.recipe.denoiser_learning_rate,
         ema=ema,
     )
     ema.copy_to(model.parameters())
     model.eval().cpu()
+
+
+def write_own_settings(folder: Path, recipe: DenoiserRecipe) -> None:
+    """Writes how a model of pocket's world is meant to be sampled, and how it was made."""
+    metadata = {
+        "steps": recipe.default_steps,
+        "guidance": recipe.default_guidance,
+        "metric": "l2",
+        "world": POCKET,
+        "recipe": asdict(recipe),
+    }
+    (folder / OWN_SETTINGS_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def draw_examples(sizes: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
