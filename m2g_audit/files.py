@@ -95,6 +95,12 @@ def check_writable(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_kept(path: Path, read: Callable[[Path], T]) -> T | None:
     """Return what `read` makes of a file that an earlier run kept, None where there is none.
 

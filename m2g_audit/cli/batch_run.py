@@ -107,7 +107,8 @@ class BatchRun:
         with TemporaryDirectory() as temporary:
             copy = Path(temporary) / folder.name
             if folder.exists():
-                shutil.copytree(folder, copy)
+                # Its records alone tell what is done; pictures can be many gigabytes.
+                shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("prompts"))
             self.directory = open_directory(setup, self._listed, name, copy)
             batch = Batch(setup, self.directory, self._share)
             batch.recall()

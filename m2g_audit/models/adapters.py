@@ -6,7 +6,6 @@ brought to diffusers' names here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 
 from m2g_audit.diagnostics.numerics import out_of_memory
 from m2g_audit.errors import AuditError, ModelError, UsageError
+from m2g_audit.files import file_sha256
 from m2g_audit.models.tap import denoiser_name
-from m2g_audit.models.weight_files import count_and_names, read_header, read_object
+from m2g_audit.models.weight_files import count_and_names, read_object, read_small_header
 from m2g_audit.text import first_line
 
 _NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -41,8 +41,7 @@ class Lora:
     @cached_property
     def sha256(self) -> str:
         """The hash of the file."""
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(self.path)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -84,15 +83,7 @@ def _file(named: str) -> Path:
             f"There is no LoRA file {named} on this machine. Of the hub's, `hf download "
             "OWNER/NAME --local-dir folder` gets one."
         )
-    if path.suffix != ".safetensors":
-        raise ModelError(
-            f"{named} is no safetensors file: a LoRA in a pickle can run any code when it is "
-            "loaded. Save it anew as safetensors."
-        )
-    try:
-        read_header(path)
-    except ValueError as error:
-        raise ModelError(f"The LoRA {named} {error}: get it again.") from error
+    read_small_header(path, named, "a LoRA", "The LoRA")
     return path
 
 

@@ -7,7 +7,6 @@ word is that of the file.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,8 @@ from safetensors.torch import load_file
 
 from m2g_audit.diagnostics.numerics import out_of_memory
 from m2g_audit.errors import AuditError, ModelError
-from m2g_audit.models.weight_files import read_header
+from m2g_audit.files import file_sha256
+from m2g_audit.models.weight_files import read_small_header
 from m2g_audit.text import first_line, printable
 
 _NAMES = ("learned_embeds.safetensors", "embeddings.safetensors")
@@ -47,8 +47,7 @@ class Embedding:
     @cached_property
     def sha256(self) -> str:
         """The hash of the file."""
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(self.path)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -88,15 +87,7 @@ def _read(named: str) -> Embedding:
             f"There is no textual inversion {path} on this machine. Of the hub's, `hf download "
             "OWNER/NAME --local-dir folder` gets one."
         )
-    if path.suffix != ".safetensors":
-        raise ModelError(
-            f"{named} is no safetensors file: an embedding in a pickle can run any code when it is "
-            "loaded. Save it anew as safetensors."
-        )
-    try:
-        shapes = read_header(path)
-    except ValueError as error:
-        raise ModelError(f"The textual inversion {named} {error}: get it again.") from error
+    shapes = read_small_header(path, named, "an embedding", "The textual inversion")
     several = len(shapes) > 1 and not shapes.keys() <= _ENCODERS.keys()
     if not shapes or several or any(len(shape) not in (1, 2) for shape in shapes.values()):
         raise ModelError(

@@ -194,6 +194,25 @@ def shapes_in(file: Path, place: Place) -> dict[str, list[int]]:
         raise place.incomplete(file, str(error)) from error
 
 
+def read_small_header(path: Path, named: str, kind: str, whose: str) -> dict[str, list[int]]:
+    """The shape of each tensor of a file that goes on top of a model.
+
+    named: as the user did; kind, whose: what it is in sentences, such as "a LoRA" and "The LoRA".
+
+    Raises:
+        ModelError: It is no safetensors file, or a damaged one.
+    """
+    if path.suffix != ".safetensors":
+        raise ModelError(
+            f"{named} is no safetensors file: {kind} in a pickle can run any code when it is "
+            "loaded. Save it anew as safetensors."
+        )
+    try:
+        return read_header(path)
+    except ValueError as error:
+        raise ModelError(f"{whose} {named} {error}: get it again.") from error
+
+
 def read_header(file: Path) -> dict[str, list[int]]:
     """The shape of each tensor; ValueError with what is wrong ("has ...") for a broken file."""
     open_file(file).close()  # which refuses what is no file

@@ -14,8 +14,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as pictures
 
 from m2g_audit.errors import ModelError
+from m2g_audit.files import file_sha256
 from m2g_audit.similarity.base import CosineMetric
-from m2g_audit.similarity.weights import require_weights, sha256
+from m2g_audit.similarity.weights import require_weights
 
 ARCHITECTURE = "ViT-B-32"
 
@@ -61,5 +62,5 @@ def trained_clip(
             f"{path} does not hold the weights of open_clip's {architecture}: {error}"
         ) from error
     metric = Clip("clip", model, device)
-    metric.weights_sha256 = sha256(path)
+    metric.weights_sha256 = file_sha256(path)
     return metric

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from m2g_audit.errors import UsageError
+from m2g_audit.files import file_sha256
 from m2g_audit.similarity.base import Metric
-from m2g_audit.similarity.weights import require_checkpoint, sha256
+from m2g_audit.similarity.weights import require_checkpoint
 
 # Numbers of `features` modules after which the package reads a layer (all of them ReLU).
 _LAYER_ENDS = {"alex": (2, 5, 8, 10, 12), "vgg": (4, 9, 16, 23, 30)}
@@ -88,7 +89,7 @@ def trained_lpips(
     features = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     backbone.load_state_dict(features, assign=True)
     metric = _over_backbone(name, net, backbone, device)
-    metric.weights_sha256 = sha256(path)
+    metric.weights_sha256 = file_sha256(path)
     return metric
 
 

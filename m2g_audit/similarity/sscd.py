@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as pictures
 
 from m2g_audit.errors import ModelError
+from m2g_audit.files import file_sha256
 from m2g_audit.similarity.base import CosineMetric
-from m2g_audit.similarity.weights import require_weights, sha256
+from m2g_audit.similarity.weights import require_weights
 
 # A TorchScript file runs code. The hash was not taken from a download of our own: it is the one
 # that several unrelated public projects pin for the file at its authors' address.
@@ -44,7 +45,7 @@ def trained_sscd(
     ModelError otherwise, and if it is missing or is not TorchScript.
     """
     path = require_weights("sscd", weights)
-    digest = sha256(path)
+    digest = file_sha256(path)
     if digest not in KNOWN_SHA256 and not trust:
         raise ModelError(
             f"{path} is a program, and its SHA-256 {digest} is not one that this project knows. "

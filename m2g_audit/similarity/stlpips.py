@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from m2g_audit.files import file_sha256
 from m2g_audit.similarity.lpips import Lpips
-from m2g_audit.similarity.weights import require_checkpoint, sha256
+from m2g_audit.similarity.weights import require_checkpoint
 
 LAYERS = 5
 
@@ -58,7 +59,7 @@ def trained_stlpips(
     channels = [state[f"lin{i}.model.1.weight"].flatten() for i in range(LAYERS)]
     layers = [_layer(_NETWORKS[net], i, state) for i in range(1, LAYERS + 1)]
     metric = Lpips(name, layers, channels, _NETWORKS[net].smallest, device)
-    metric.weights_sha256 = sha256(path)
+    metric.weights_sha256 = file_sha256(path)
     return metric
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from m2g_audit.errors import ModelError
+from m2g_audit.files import file_sha256
 
 CLIP_REPOSITORY = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -87,18 +87,12 @@ def require_checkpoint(name: str, given: Path | None) -> Path:
     else:
         whose, file = "torchvision", _CHECKPOINTS[name]
         expected = file.rsplit("-", 1)[1].removesuffix(".pth")
-    if not sha256(path).startswith(expected):
+    if not file_sha256(path).startswith(expected):
         raise ModelError(
             f"{path} is not {whose}'s {file} (half-downloaded?). Delete it and run\n"
             f"    {how_to_get(name)}"
         )
     return path
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hub_folder() -> Path:

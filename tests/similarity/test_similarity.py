@@ -574,7 +574,9 @@ def test_a_checkpoint_of_the_right_hash_is_loaded(
     file = empty_caches / "checkpoints" / "alexnet-owt-7be5be79.pth"
     state = {f"features.{k}": v for k, v in random_backbone("alex").state_dict().items()}
     torch.save({**state, "classifier.1.weight": torch.zeros(1)}, file)
-    monkeypatch.setattr("m2g_audit.similarity.weights.sha256", lambda path: "7be5be79" + 56 * "0")
+    monkeypatch.setattr(
+        "m2g_audit.similarity.weights.file_sha256", lambda path: "7be5be79" + 56 * "0"
+    )
     metric = load_metric("lpips-alex")
     expected = random_lpips("alex").embed(images(2))
     torch.testing.assert_close(metric.embed(images(2)), expected)
