@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import groupby
 
@@ -41,6 +41,8 @@ from m2g_audit.store.batch_directory import BatchDirectory, BatchRecord, Claim
 from m2g_audit.store.run_directory import RunDirectory
 
 _POLL_SECONDS = 0.5
+# Calls of the model whose pictures may wait in memory for the disk and the metric.
+_WAITING_CALLS = 4
 
 
 class Batch:
@@ -63,6 +65,7 @@ class Batch:
         self._found: Yardstick | None = None
         self._in_work: deque[ClaimedPrompt] = deque()
         self._others: deque[Entry] = deque()
+        self._keeping: deque[Future[None]] = deque()
         self._each = setup.pipeline.evaluations(
             steps=setup.settings.steps,
             guidance=setup.settings.guidance,
@@ -140,7 +143,8 @@ class Batch:
         if judged is not None:
             self._conclude(judged)
         elif any(work.missing for work in self._in_work):
-            self._make_pictures()
+            if self._has_room():
+                self._make_pictures()
         elif self._in_work:
             wait([w.next_step for w in self._in_work], return_when=FIRST_COMPLETED)
         elif self._others:
@@ -212,6 +216,15 @@ class Batch:
 
     # -- the model's thread
 
+    def _has_room(self) -> bool:
+        """Whether more pictures may be made; if not, wait until some that were made are kept."""
+        while self._keeping and self._keeping[0].done():
+            self._keeping.popleft()
+        if len(self._keeping) < _WAITING_CALLS:
+            return True
+        wait([self._keeping[0]])
+        return False
+
     def _make_pictures(self) -> None:
         pairs = self._next_pairs()
         settings = self._setup.settings
@@ -244,16 +257,16 @@ class Batch:
             rows = [k for k, _ in places]
             work.job.seconds["images"] = round(work.job.seconds["images"] + each * len(rows), 3)
             assert work.pictures is not None
-            work.kept.append(
-                self._comparing.submit(
-                    work.pictures.add,
-                    [index for _, index in places],
-                    images[rows],
-                    latents[rows],
-                    [followed[k] for k in rows],
-                )
+            kept = self._comparing.submit(
+                work.pictures.add,
+                [index for _, index in places],
+                images[rows],
+                latents[rows],
+                [followed[k] for k in rows],
             )
+            work.kept.append(kept)
             self._judge_if_complete(work)
+        self._keeping.append(kept)
 
     def _judge_if_complete(self, work: ClaimedPrompt) -> None:
         if not work.missing:
