@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from m2g_audit.api import audit, compare, find_attractors, report
     from m2g_audit.audits.options import AuditOptions
     from m2g_audit.batch.auditor import Auditor
+    from m2g_audit.batch.monitor import Monitor
     from m2g_audit.diagnostics.spectrum import spectrum
     from m2g_audit.models.loading import load_model
     from m2g_audit.reports.run import Run, open_run
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AuditOptions",
     "Auditor",
+    "Monitor",
     "Run",
     "audit",
     "compare",
@@ -29,6 +31,7 @@ __all__ = [
 _HOMES = {
     "AuditOptions": "m2g_audit.audits.options",
     "Auditor": "m2g_audit.batch.auditor",
+    "Monitor": "m2g_audit.batch.monitor",
     "Run": "m2g_audit.reports.run",
     "audit": "m2g_audit.api",
     "compare": "m2g_audit.api",

@@ -21,6 +21,7 @@ from m2g_audit.cli import (
     schema,
     show,
     toy,
+    watch,
 )
 from m2g_audit.errors import Interrupted, as_audit_error
 from m2g_audit.text import printable
@@ -65,6 +66,7 @@ def _options(
 app.command("prompt")(prompt.prompt)
 app.command("batch")(batch.batch)
 app.command("finetune")(finetune.finetune)
+app.command("watch")(watch.watch)
 app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)

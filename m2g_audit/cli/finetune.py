@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,9 +81,10 @@ def finetune(
     """
     run = BatchRun(fail_on, junit)
     try:
+        from m2g_audit.audits.fine_tuned import of_fine_tune
         from m2g_audit.prompts.training_set import prompts_of, read_training_set
 
-        asked = _options(model, options, data)
+        asked = of_fine_tune(AuditOptions.of(**options), model, data)
         found = read_training_set(
             data.expanduser(),
             leave_out=[] if out is None else [out],
@@ -101,23 +101,6 @@ def finetune(
             raise
         raise run.stopped_by(error) from error
     raise typer.Exit(outcome.exit_code)
-
-
-def _options(model: str, options: dict[str, Any], data: Path) -> AuditOptions:
-    """The options of an audit: a LoRA goes on top of its base, a model stands beside it."""
-    from m2g_audit.errors import UsageError
-    from m2g_audit.models.no_model import find_lora
-
-    asked = replace(AuditOptions.of(**options), model=model, reference=str(data))
-    lora = find_lora(Path(model).expanduser())
-    if lora is None:
-        return asked
-    if asked.base is None:
-        raise UsageError(
-            f"{model} is a LoRA: give with --base the model that it was trained on, as a folder or "
-            "a hub id."
-        )
-    return replace(asked, model=asked.base, base=None, lora=(str(lora), *asked.lora))
 
 
 def _summarise(run: BatchRun, asked: AuditOptions, captions: dict[str, str | None]) -> Any:

@@ -7,7 +7,16 @@ import typer
 
 def schema(
     of: Annotated[
-        Literal["record", "batch", "summary", "finetune", "results", "comparison", "calibration"],
+        Literal[
+            "record",
+            "batch",
+            "summary",
+            "finetune",
+            "check",
+            "results",
+            "comparison",
+            "calibration",
+        ],
         typer.Argument(
             help="Of the record that an audit writes, of a line of a batch's records.jsonl, of its "
             "summary.json, of a fine-tune's finetune.json, of the columns of results.parquet, of "
@@ -32,6 +41,7 @@ def _schema(of: str) -> Any:
     from m2g_audit.review.compare import Comparison
     from m2g_audit.review.finetune import FinetuneSummary
     from m2g_audit.review.summary import Summary, results_schema
+    from m2g_audit.review.watching import Check
     from m2g_audit.store.batch_directory import BatchRecord
 
     if of == "results":
@@ -41,6 +51,7 @@ def _schema(of: str) -> Any:
         "batch": BatchRecord,
         "summary": Summary,
         "finetune": FinetuneSummary,
+        "check": Check,
         "comparison": Comparison,
         "calibration": Calibration,
     }

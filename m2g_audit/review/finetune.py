@@ -199,6 +199,17 @@ def summarise_finetune(
     )
 
 
+def gave_back(directory: BatchDirectory, summary: FinetuneSummary) -> list[Entry]:
+    """Return the prompts of a batch that gave a picture which is confirmed to come back."""
+    names = {picture.name for picture in summary.returned if picture.confirmed}
+    found = {
+        record.listed.id
+        for record in directory.records()
+        if record.error is None and any(name in names for name, _, _ in _copies(record))
+    }
+    return [entry for entry in directory.entries if entry.id in found]
+
+
 def gave_copies(directory: BatchDirectory) -> list[Entry]:
     """Return the prompts of a batch that gave copies, whose seeds the base is asked for."""
     found = {r.listed.id for r in directory.records() if r.error is None and any(_copies(r))}
