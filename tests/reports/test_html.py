@@ -620,3 +620,12 @@ def test_a_report_needs_no_torch() -> None:
     code = "import sys; import m2g_audit.reports.html.page; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_answer_stands_first(run: StoredRun, tmp_path: Path) -> None:
+    page = html.unescape(written(run, tmp_path / "r.html"))
+    answer = re.search('<p class="answer" id="answer">(.*?)</p>', page)
+    assert answer is not None
+    assert answer[1] == "5 of 12 prompts give back training pictures."
+    assert page.index(answer[0]) < page.index("Thresholds from")
+    assert "1 prompt failed, which says nothing of it." in page

@@ -32,6 +32,7 @@ from m2g_audit.reports.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.reports.html.plots import Bands, bands_of
 from m2g_audit.reports.html.prompt_row import detail, row
 from m2g_audit.reports.html.redaction import without_folders
+from m2g_audit.review.answer import Answer
 from m2g_audit.review.compare import Change, Comparison, compare
 from m2g_audit.review.gate import WORST_FIRST
 from m2g_audit.review.grounds import MEANINGS, mark, ordinary, origin
@@ -223,7 +224,7 @@ class _Facts:
         self.verdicts: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
         self.labelled = False
-        self.failed = 0
+        self.answer = Answer(run.prompts)
         self.seconds = 0.0
         self.evaluations = 0
         self.last: BatchRecord | None = None
@@ -238,8 +239,8 @@ class _Facts:
         self.seconds += sum(record.timings.seconds.values())
         self.evaluations += sum(record.evaluations.values())
         self.labelled |= record.listed.label is not None
+        self.answer.add(record)
         if record.error is not None:
-            self.failed += 1
             return
         self.last = record
         self.verdicts[record.verdict.state] += 1
@@ -251,11 +252,6 @@ class _Facts:
         if (limits := record.thresholds) is not None:
             self._delta_m |= set() if limits.delta_m is None else {limits.delta_m}
             self._delta_s |= set() if limits.delta_s is None else {limits.delta_s}
-
-    @property
-    def missing(self) -> int:
-        """How many prompts have no record."""
-        return self.run.prompts - self.failed - self.verdicts.total()
 
     @property
     def power(self) -> PowerRecord | None:
