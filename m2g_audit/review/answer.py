@@ -15,6 +15,7 @@ from typing import Literal
 from m2g_audit.records.distances import said_of
 from m2g_audit.records.record import AuditRecord, NearestReference, SeedRecord
 from m2g_audit.review.gate import badness
+from m2g_audit.store.batch_directory import BatchRecord
 
 Kind = Literal["copies", "inferred", "repeats", "some", "unclear", "new"]
 """What a prompt gives, the worst first: training pictures; what spectra take for them; repeats in
@@ -50,7 +51,7 @@ def kind(record: AuditRecord) -> Kind:
 class Pair:
     """A generation beside the picture that it copies: of the reference, or another seed's."""
 
-    record: AuditRecord
+    record: BatchRecord
     seed: SeedRecord
     reference: NearestReference | None
     other: SeedRecord | None
@@ -108,7 +109,7 @@ def _times(factor: float) -> str:
     return f"{factor:.2g} times" if factor < 10 else f"{factor:,.0f} times"
 
 
-def pair(record: AuditRecord) -> Pair | None:
+def pair(record: BatchRecord) -> Pair | None:
     """Return the pair that shows best what a prompt repeats; None where nothing repeats.
 
     Copies of the reference first, those of the largest attractor before single ones, then seeds
@@ -153,7 +154,7 @@ class Answer:
         self._worst: tuple[float, ...] = ()
         self._new = {True: array("d"), False: array("d")}
 
-    def add(self, record: AuditRecord) -> None:
+    def add(self, record: BatchRecord) -> None:
         """Take in one record."""
         if record.error is not None:
             self.failed += 1

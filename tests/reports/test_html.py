@@ -629,3 +629,37 @@ def test_the_answer_stands_first(run: StoredRun, tmp_path: Path) -> None:
     assert answer[1] == "5 of 12 prompts give back training pictures."
     assert page.index(answer[0]) < page.index("Thresholds from")
     assert "1 prompt failed, which says nothing of it." in page
+
+
+def pair_in(page: str) -> str | None:
+    found = re.search('<section id="pair">(.*?)</section>', page, re.S)
+    return None if found is None else html.unescape(found[1])
+
+
+def test_the_worst_pair_is_shown_large_with_its_distance(run: StoredRun, tmp_path: Path) -> None:
+    pair = pair_in(written(run, tmp_path / "r.html"))
+    assert pair is not None
+    assert "a generated picture beside the training picture that it matches" in pair
+    assert pair.count("<img") == 2
+    assert "training picture: training picture 0" in pair
+    assert "up to 0.05 counts as a copy" in pair
+    assert RELEASE[0].prompt in pair
+
+
+def test_without_repeats_or_pictures_there_is_no_pair(copied: StoredRun, tmp_path: Path) -> None:
+    assert pair_in(written(copied, tmp_path / "a.html")) is not None
+    shutil.rmtree(copied.path / next(copied.records()).folder / "reference")
+    assert pair_in(written(copied, tmp_path / "b.html")) is None
+    clean = StoredRun.read(make_run(tmp_path / "clean", RELEASE[5:6]))
+    assert pair_in(written(clean, tmp_path / "c.html")) is None
+
+
+def test_a_redacted_pair_shows_no_more_than_the_prompt_does(
+    small: StoredRun, tmp_path: Path
+) -> None:
+    page = written(small, tmp_path / "r.html", redact=True)
+    pair = pair_in(page)
+    assert pair is not None
+    shown, rest = pixels_in(pair), pixels_in(page.split("</section>", 1)[1])
+    assert len(shown) == 2
+    assert shown <= rest

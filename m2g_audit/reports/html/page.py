@@ -30,7 +30,7 @@ from m2g_audit.records.record import PowerRecord, ThresholdRecord
 from m2g_audit.reports.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.reports.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.reports.html.plots import Bands, bands_of
-from m2g_audit.reports.html.prompt_row import detail, row
+from m2g_audit.reports.html.prompt_row import Picture, detail, pair_pictures, row
 from m2g_audit.reports.html.redaction import without_folders
 from m2g_audit.review.answer import Answer
 from m2g_audit.review.compare import Change, Comparison, compare
@@ -356,6 +356,7 @@ def _page(
         script=Markup(script),
         run=run,
         facts=facts,
+        pair=_pair(facts, run.path.absolute(), redact),
         level=LEVEL,
         meanings=MEANINGS,
         redact=redact,
@@ -369,6 +370,15 @@ def _page(
         changes=() if comparison is None else _listed_changes(comparison),
         sentences=[] if comparison is None else [sentence(comparison), *left_out(comparison)],
     )
+
+
+def _pair(facts: _Facts, run: Path, redact: bool) -> list[Picture]:
+    """The pictures of the worst pair; none where nothing repeats, or where they can't be read."""
+    if (found := facts.answer.pair) is None:
+        return []
+    with suppress(OSError):
+        return pair_pictures(found, within(run, found.record.folder), redact=redact)
+    return []
 
 
 def _listed_changes(comparison: Comparison) -> list[tuple[str, list[Change]]]:

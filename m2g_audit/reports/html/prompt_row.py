@@ -13,13 +13,14 @@ from pydantic import JsonValue
 from m2g_audit.records.record import AuditRecord, NearestReference, SeedRecord
 from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.groups import Group, grouped, is_measured
-from m2g_audit.reports.html.data_uris import ICON, THUMBNAIL, data_uri, thumbnail
+from m2g_audit.reports.html.data_uris import ICON, LARGE, THUMBNAIL, data_uri, thumbnail
 from m2g_audit.reports.html.plots import (
     Bands,
     matrix_figure,
     sensitivity_figure,
     spectrum_figure,
 )
+from m2g_audit.review.answer import Pair
 from m2g_audit.review.gate import badness
 from m2g_audit.review.grounds import hanging, margins, mark, missed, origin, own_warnings
 from m2g_audit.store.batch_directory import BatchRecord
@@ -185,6 +186,23 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
         pictures = [generation(seed, group) for seed in group.seeds]
         groups.append(PictureGroup(group.title, group.state, about, pictures, matches))
     return groups
+
+
+def pair_pictures(pair: Pair, folder: Path, *, redact: bool) -> list[Picture]:
+    """Return the two pictures of a pair, large; none where one of them can't be read."""
+    shown: list[tuple[str, str, StateWord | None]] = [
+        (pair.seed.image, f"generated: seed {pair.seed.index}", pair.seed.state)
+    ]
+    if pair.reference is not None:
+        name = printable(pair.reference.name, 120)
+        shown.append((pair.reference.image or "", f"training picture: {name}", None))
+    elif pair.other is not None:
+        shown.append((pair.other.image, f"generated: seed {pair.other.index}", pair.other.state))
+    found = [
+        Picture(thumbnail(folder, image, LARGE, redact=redact) if image else None, title, "", state)
+        for image, title, state in shown
+    ]
+    return found if all(one.source for one in found) else []
 
 
 def _attractor(record: AuditRecord, member: SeedRecord) -> str:
