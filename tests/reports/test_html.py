@@ -663,3 +663,47 @@ def test_a_redacted_pair_shows_no_more_than_the_prompt_does(
     shown, rest = pixels_in(pair), pixels_in(page.split("</section>", 1)[1])
     assert len(shown) == 2
     assert shown <= rest
+
+
+def about_in(page: str) -> dict[str, str]:
+    """Return what the page's block about the run says, by its headings."""
+    block = page.split('<section id="about">')[1].split("</section>")[0]
+    parts = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", block, re.S)
+    return {title: html.unescape(re.sub("<.*?>|\\s+", " ", said)) for title, said in parts}
+
+
+def test_it_says_what_was_audited_what_it_can_not_see_and_what_now(
+    run: StoredRun, tmp_path: Path
+) -> None:
+    about = about_in(written(run, tmp_path / "r.html"))
+    assert list(about) == [
+        "What was audited",
+        "Thresholds and power",
+        "What this cannot see",
+        "What to do next",
+    ]
+    assert "pocket, 3 seeds a prompt" in about["What was audited"]
+    assert f"{len(PROMPTS)} prompts." in about["What was audited"]
+    assert "Power: 97% of planted copies are found" in about["Thresholds and power"]
+    assert "Two pictures count as the same up to 0.04 in l2" in about["Thresholds and power"]
+    assert "can miss is a picture" in about["What this cannot see"]
+    assert "Do not release the model for these prompts" in about["What to do next"]
+
+
+def test_of_prompts_that_all_failed_it_says_what_to_do(tmp_path: Path) -> None:
+    failed = StoredRun.read(make_run(tmp_path / "failed", RELEASE[-1:]))
+    page = written(failed, tmp_path / "r.html")
+    assert "No answer: the prompt failed." in page
+    about = about_in(page)
+    assert list(about) == ["What was audited", "What to do next"]
+    assert "Run the same m2g-audit batch again" in about["What to do next"]
+
+
+def test_of_thresholds_that_were_not_measured_it_warns(tmp_path: Path) -> None:
+    bare = THRESHOLDS.model_copy(update={"calibrated": False, "rule": "rule of thumb"})
+    run = StoredRun.read(make_run(tmp_path / "bare", RELEASE[:1], thresholds=bare, power=None))
+    page = written(run, tmp_path / "r.html")
+    assert "The prompt may give back training pictures." in page
+    about = about_in(page)
+    assert "Uncalibrated: take verdicts as hints." in about["Thresholds and power"]
+    assert "Have thresholds measured: give --unseen" in about["What to do next"]
