@@ -667,7 +667,7 @@ def test_a_redacted_pair_shows_no_more_than_the_prompt_does(
 
 def about_in(page: str) -> dict[str, str]:
     """Return what the page's block about the run says, by its headings."""
-    block = page.split('<section id="about">')[1].split("</section>")[0]
+    block = page.split('<section id="about">')[1].split("<details")[0]
     parts = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", block, re.S)
     return {title: html.unescape(re.sub("<.*?>|\\s+", " ", said)) for title, said in parts}
 
@@ -707,3 +707,30 @@ def test_of_thresholds_that_were_not_measured_it_warns(tmp_path: Path) -> None:
     about = about_in(page)
     assert "Uncalibrated: take verdicts as hints." in about["Thresholds and power"]
     assert "Have thresholds measured: give --unseen" in about["What to do next"]
+
+
+def test_a_glossary_opens_with_plain_words_beside_those_of_the_paper(
+    small: StoredRun, tmp_path: Path
+) -> None:
+    page = written(small, tmp_path / "r.html")
+    glossary = page.split('<details class="meanings" id="glossary">')[1].split("</details>")[0]
+    for word, paper in (("repeats", "duplicates"), ("copies", "memorized"), ("new", "generalized")):
+        entry = glossary.split(f"<dt>{word}</dt>")[1].split("</dd>")[0]
+        assert f"In the paper: {paper}" in entry
+    assert "more than half of the pictures are copies" in glossary
+
+
+def test_technical_measures_are_folded_away(small: StoredRun, tmp_path: Path) -> None:
+    page = written(small, tmp_path / "r.html")
+    folded = page.split('<details class="fold">')[1].split("</details>")[0]
+    for heading in ("Which pictures are alike", "If the thresholds were others", "Curvature"):
+        assert f"<h3>{heading}</h3>" in folded
+    assert page.count("<details class") == 2
+    assert "<details open" not in page
+
+
+def test_a_basin_is_folded_away(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "record.json", sample_record().model_dump_json().encode())
+    page = written(StoredRun.read(tmp_path), tmp_path / "r.html")
+    folded = page.split('<details class="measures faint">')[1].split("</details>")[0]
+    assert "from up to step 411" in folded

@@ -35,7 +35,7 @@ from m2g_audit.reports.html.redaction import without_folders
 from m2g_audit.review.answer import Answer
 from m2g_audit.review.compare import Change, Comparison, compare
 from m2g_audit.review.gate import WORST_FIRST
-from m2g_audit.review.grounds import MEANINGS, mark, ordinary, origin
+from m2g_audit.review.grounds import GLOSSARY, MEANINGS, mark, ordinary, origin
 from m2g_audit.store.batch_directory import BatchRecord
 from m2g_audit.store.run_directory import CALIBRATION_FILE
 from m2g_audit.store.stored_run import StoredRun
@@ -359,6 +359,7 @@ def _page(
         pair=_pair(facts, run.path.absolute(), redact),
         level=LEVEL,
         meanings=MEANINGS,
+        glossary=GLOSSARY,
         redact=redact,
         rows=rows,
         # Rendered with autoescape already.

@@ -49,11 +49,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures shown together, with the reference pictures nearest to them."""
+    """Pictures shown together, with the reference pictures nearest to them.
+
+    measures: how free the model is to leave them, for those who know the paper.
+    """
 
     title: str
     state: StateWord | None
     about: str
+    measures: str
     pictures: list[Picture]
     references: list[Picture]
 
@@ -182,9 +186,9 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
                 for seed in group.seeds
                 if seed.nearest_reference is not None
             ]
-        about = _attractor(record, group.seeds[0])
+        about, measures = _attractor(record, group.seeds[0])
         pictures = [generation(seed, group) for seed in group.seeds]
-        groups.append(PictureGroup(group.title, group.state, about, pictures, matches))
+        groups.append(PictureGroup(group.title, group.state, about, measures, pictures, matches))
     return groups
 
 
@@ -205,24 +209,24 @@ def pair_pictures(pair: Pair, folder: Path, *, redact: bool) -> list[Picture]:
     return found if all(one.source for one in found) else []
 
 
-def _attractor(record: AuditRecord, member: SeedRecord) -> str:
+def _attractor(record: AuditRecord, member: SeedRecord) -> tuple[str, str]:
+    """What is said of a member's attractor, and what was measured of it by the model's score."""
     if member.attractor is None:
-        return ""
+        return "", ""
     attractor = record.attractors[member.attractor]
-    said = f"Its pictures are at most {attractor.diameter:.3g} apart."
+    measures = []
     if (read := attractor.read_outs) is not None:
-        said += (
-            f" How free they are to vary, by {read.evaluations} evaluations: predicted clean "
+        measures.append(
+            f"How free they are to vary, by {read.evaluations} evaluations: predicted clean "
             f"samples differ by {read.spread:.2g}, and {read.denoising_error:.2g} of the noise is "
             "not seen as noise; of copies of training pictures both are smaller."
         )
-    if attractor.basin is None:
-        return said
-    basin = attractor.basin
-    return (
-        f"{said} The model falls back into it from up to step {basin.critical_time} of the noise "
-        f"(basin radius {basin.radius:.3g})."
-    )
+    if (basin := attractor.basin) is not None:
+        measures.append(
+            f"The model falls back into it from up to step {basin.critical_time} of the noise "
+            f"(basin radius {basin.radius:.3g})."
+        )
+    return f"Its pictures are at most {attractor.diameter:.3g} apart.", " ".join(measures)
 
 
 def command(record: AuditRecord) -> str:
