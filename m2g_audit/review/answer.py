@@ -259,6 +259,17 @@ class Answer:
         but = f", but {unclear:,} {_are(unclear)} not cleared" if unclear else ""
         return f"{none}{but}. {self.can_miss()}"
 
+    def may_show(self) -> str:
+        """Return whose pictures a report of the run may show; empty where none are in it."""
+        if self.shown:
+            return "This report holds training pictures, people among them if the training had any."
+        if self.pair is not None:
+            return (
+                "Pictures that repeat may be training pictures, people among them if the training "
+                "had any."
+            )
+        return ""
+
     def can_miss(self) -> str:
         """Return what the run's seeds can miss where nothing repeats."""
         low, high = min(self._seeds), max(self._seeds)

@@ -734,3 +734,45 @@ def test_a_basin_is_folded_away(tmp_path: Path) -> None:
     page = written(StoredRun.read(tmp_path), tmp_path / "r.html")
     folded = page.split('<details class="measures faint">')[1].split("</details>")[0]
     assert "from up to step 411" in folded
+
+
+def test_without_javascript_the_rows_are_there_the_worst_first(
+    run: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def static(page: str) -> list[str]:
+        body = page.split('<tbody id="rows">')[1].split("</tbody>")[0]
+        return [html.unescape(one) for one in re.findall('<span dir="auto">(.*?)</span>', body)]
+
+    page = written(run, tmp_path / "r.html")
+    rows = rows_of(page)
+    assert static(page) == [row["prompt"] for row in rows]
+    body = html.unescape(page.split('<tbody id="rows">')[1].split("</tbody>")[0])
+    for row in rows:
+        assert row["says"] in body
+    assert "<script>window.hacked" not in page
+    monkeypatch.setattr(pages, "_STATIC", 2)
+    page = written(run, tmp_path / "few.html")
+    assert static(page) == [row["prompt"] for row in rows[:2]]
+    assert "only the 2 worst prompts stand here" in page
+    assert 'data-shown="2"' in page
+
+
+def test_a_line_warns_of_training_pictures_and_offers_to_blur_them(
+    run: StoredRun, tmp_path: Path
+) -> None:
+    line = '<p class="warning" id="people">'
+    page = written(run, tmp_path / "r.html")
+    assert f"{line}This report holds training pictures, people among them" in page
+    assert "<code>m2g-audit report release --redact</code>" in page
+    assert line not in written(run, tmp_path / "blurred.html", redact=True)
+    alone = StoredRun.read(make_run(tmp_path / "alone", RELEASE[:1], reference=None))
+    assert f"{line}Pictures that repeat may be" in written(alone, tmp_path / "a.html")
+    clean = StoredRun.read(make_run(tmp_path / "clean", RELEASE[5:6], reference=None))
+    assert line not in written(clean, tmp_path / "c.html")
+
+
+def test_it_has_a_dark_mode_and_prints_ten_rows(small: StoredRun, tmp_path: Path) -> None:
+    page = written(small, tmp_path / "r.html")
+    assert "@media screen and (prefers-color-scheme:dark)" in page
+    printed = page.split("@media print{")[1].split("</style>")[0]
+    assert "#rows tr:nth-child(n+11)" in printed

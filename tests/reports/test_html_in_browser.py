@@ -244,7 +244,7 @@ def test_it_fits_a_phone(browser: Any, page: Path, run: StoredRun) -> None:
 
 
 def test_it_prints(browser: Any, page: Path, run: StoredRun) -> None:
-    """The list with every prompt, and one prompt with all its pictures, none cut off."""
+    """The ten worst of the list, and one prompt with all its pictures, none cut off."""
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     size = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)  # A4 within its margins

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import os
 import re
+import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -49,6 +50,7 @@ REDACTED_FILE = "report-redacted.html"
 _MARK = b'<meta name="generator" content="m2g-audit">'
 _DETAILS_MARK = b"/* m2g-audit: the details of a prompt, in base64 */\n"
 _PART = 1_000_000  # letters; browsers take no values of more than two millions
+_STATIC = 100  # rows of the table that stand in the page, and that its script shows at first
 _HEAD = 4096  # bytes
 _AHEAD = 8  # prompts that wait for each process
 
@@ -362,6 +364,8 @@ def _page(
         glossary=GLOSSARY,
         redact=redact,
         rows=rows,
+        static=_STATIC,
+        redacting=f"m2g-audit report {shlex.quote(printable(run.name))} --redact",
         # Rendered with autoescape already.
         details={one: Markup(html) for one, html in details.inline.items()},
         files=details.folder.name if details.outside else "",

@@ -29,6 +29,7 @@ from m2g_audit.verdict.sentences import model_lines
 
 _SHARES: tuple[StateWord, ...] = ("memorized", "spurious", "attractor", "generalized")
 _SHOWN_PROMPT = 400
+_SAID = 300
 # Of a record's options, those that say where things lie or how fast they are made.
 _FLAGS = {"basin_exact": "--exact"}
 
@@ -79,6 +80,7 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
         "mass": max((a.mass.estimate for a in record.attractors), default=None),
         "reference": min(nearest, default=None),
         "label": None if record.listed.label is None else printable(record.listed.label, 80),
+        "says": printable(record.error.message if record.error else record.verdict.summary, _SAID),
         "icon": _icon(record, folder, redact),
     }
     return {key: _rounded(value) for key, value in found.items()}

@@ -1,7 +1,7 @@
 "use strict";
 // Prompts are other people's text: rows are built with textContent, details come escaped.
 (() => {
-  const PAGE = 100;
+  const PAGE = Number(document.body.dataset.shown);
   const WORDS = ["failed", "memorized", "collapsed", "attractor", "mixed", "spurious", "undecided", "generalized"];
   const SVG = "http://www.w3.org/2000/svg";
   const get = (id) => document.getElementById(id);
@@ -66,7 +66,7 @@
     get("rows").replaceChildren(...found.slice(0, state.shown).map(drawRow));
     const all = rows.length.toLocaleString("en");
     get("count").textContent =
-      found.length === rows.length ? `${all} prompts` : `${found.length.toLocaleString("en")} of ${all} prompts`;
+      found.length === rows.length ? `${all} ${rows.length === 1 ? "prompt" : "prompts"}` : `${found.length.toLocaleString("en")} of ${all} prompts`;
     get("more").hidden = found.length <= state.shown;
     for (const button of document.querySelectorAll("[data-sort]")) {
       const sorted = button.dataset.sort === state.key;
@@ -96,7 +96,7 @@
     const link = make("a", "", row.prompt);
     link.href = `#${row.id}`;
     link.dir = "auto";
-    prompt.append(link);
+    prompt.append(link, make("p", "says", row.says));
     const share = make("td", "share");
     if (row.share) {
       const [estimate, low, high] = row.share;
@@ -272,10 +272,6 @@
     if (open === null || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const id = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" }[event.key];
     if (id && !get(id).hidden) get(id).click();
-  });
-  window.addEventListener("beforeprint", () => {
-    state.shown = Math.max(state.shown, 1000);
-    draw();
   });
   document.querySelector("th.reference").hidden = !referenced;
   update();
