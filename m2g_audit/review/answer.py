@@ -75,7 +75,8 @@ class Pair:
         That distance is one to the reference, or to another seed, as this pair's is.
         """
         limits = self.record.thresholds
-        assert limits is not None  # of a finished audit
+        if limits is None:  # somebody's record, for which no program stands
+            return f"They are {self.distance:.3g} apart."
         if self.reference is not None:
             limit, counts = limits.delta_m, "a copy"
         else:
@@ -245,7 +246,10 @@ class Answer:
             all_ = "The prompt" if self.prompts == 1 else f"All {self.prompts:,} prompts"
             return f"No answer: {all_[0].lower()}{all_[1:]} failed."
         if not self.failed:
-            return f"No answer yet: none of {_prompts(self.prompts)} is audited."
+            none = (
+                "the prompt is not" if self.prompts == 1 else f"none of {self.prompts:,} prompts is"
+            )
+            return f"No answer yet: {none} audited."
         return (
             f"No answer yet: {self.failed:,} of {_prompts(self.prompts)} failed, and "
             f"{self.missing:,} {_are(self.missing)} not audited."

@@ -776,3 +776,21 @@ def test_it_has_a_dark_mode_and_prints_ten_rows(small: StoredRun, tmp_path: Path
     assert "@media screen and (prefers-color-scheme:dark)" in page
     printed = page.split("@media print{")[1].split("</style>")[0]
     assert "#rows tr:nth-child(n+11)" in printed
+
+
+def test_intervals_about_other_prompts_are_folded_away(
+    run: StoredRun, small: StoredRun, tmp_path: Path
+) -> None:
+    page = written(run, tmp_path / "r.html")
+    before, folded = page.split('<details class="meanings" id="longer">')
+    folded = folded.split("</details>")[0]
+    counted = before.split('<section id="overview">')[1]
+    assert 'class="chip memorized"' in counted
+    assert 'class="chip collapsed"' not in counted
+    assert not re.search(r"\d% to \d", counted)
+    assert len(re.findall(r"\d% to \d", folded)) == len(WORST_FIRST)
+    assert 'id="longer"' not in written(small, tmp_path / "one.html")
+    failed = StoredRun.read(make_run(tmp_path / "failed", RELEASE[-1:]))
+    page = written(failed, tmp_path / "f.html")
+    assert "No prompt has a verdict." in page
+    assert 'id="longer"' not in page

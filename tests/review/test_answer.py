@@ -16,10 +16,10 @@ COPY = Made("a print of the old castle", gives(t0=16), caption=0)
 REPEAT = Made("a painting of the snowy mountain", gives(s1=15, f=1), caption=40)
 SOME = Made("a photograph of the stormy desert", gives(f=14, s1=2), caption=58)
 FAILED = Made("a print of the moonlit village", [], error="None of the pictures is finite.")
-UNCALIBRATED = {
+UNCALIBRATED: dict[str, Any] = {
     "thresholds": THRESHOLDS.model_copy(update={"calibrated": False, "rule": "rule of thumb"})
 }
-NO_REFERENCE = {"reference": None}
+NO_REFERENCE: dict[str, Any] = {"reference": None}
 CAN_MISS = "What 16 seeds can miss is a picture that fewer than 26% of all seeds would give."
 HINT = (
     "Thresholds are not calibrated for this model: take all of this as a hint, and clear nothing "
@@ -104,6 +104,7 @@ def test_each_outcome_reads_right(
 
 def test_prompts_without_a_record_are_said(tmp_path: Path) -> None:
     assert Answer(0).headline() == "Nothing was audited: the list is empty."
+    assert Answer(1).headline() == "No answer yet: the prompt is not audited."
     assert Answer(40).headline() == "No answer yet: none of 40 prompts is audited."
     answer = answered(tmp_path, FAILED, prompts=3)
     assert answer.headline() == "No answer yet: 1 of 3 prompts failed, and 2 are not audited."
@@ -146,6 +147,15 @@ def test_without_a_reference_it_is_two_seeds_that_agree(tmp_path: Path) -> None:
 def test_thresholds_that_were_not_measured_say_nothing_of_new_pictures(tmp_path: Path) -> None:
     said = answered(tmp_path, COPY, **UNCALIBRATED).pair_said()
     assert said.endswith("up to 0.05 counts as a copy.")
+
+
+def test_a_record_without_thresholds_is_shown_as_it_is(tmp_path: Path) -> None:
+    run = StoredRun.read(make_run(tmp_path / "run", [COPY]))
+    answer = Answer(1)
+    for record in run.records():
+        answer.add(record.model_copy(update={"thresholds": None}))
+    assert answer.pair_said() == "They are 0.0115 apart."
+    assert HINT in answer.more()
 
 
 def test_where_nothing_repeats_there_is_no_pair(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
   const rows = JSON.parse(get("data").textContent);
   const byId = new Map(rows.map((row) => [row.id, row]));
   const files = document.body.dataset.files;
+  const alone = document.body.dataset.prompts === "1";
   const labelled = get("label") !== null;
   const referenced = rows.some((row) => row.reference !== null);
   const state = { query: "", words: new Set(), label: null, key: "rank", down: false, shown: PAGE };
@@ -187,7 +188,8 @@
     if (open === null) scrolled = window.scrollY;
     const left = open;
     open = row ? id : null;
-    get("list").hidden = get("head").hidden = Boolean(row);
+    get("list").hidden = Boolean(row);
+    get("head").hidden = Boolean(row) && !alone; // of one prompt it is the answer
     get("one").hidden = !row;
     if (!row) {
       get("detail").replaceChildren();
@@ -275,6 +277,6 @@
   });
   document.querySelector("th.reference").hidden = !referenced;
   update();
-  if (document.body.dataset.prompts === "1" && rows.length) location.replace(`#${rows[0].id}`);
+  if (alone && rows.length) location.replace(`#${rows[0].id}`);
   follow();
 })();
