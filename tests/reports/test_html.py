@@ -755,6 +755,7 @@ def test_without_javascript_the_rows_are_there_the_worst_first(
     assert static(page) == [row["prompt"] for row in rows[:2]]
     assert "only the 2 worst prompts stand here" in page
     assert 'data-shown="2"' in page
+    assert '<form id="filters" role="search" hidden>' in page
 
 
 def test_a_line_warns_of_training_pictures_and_offers_to_blur_them(

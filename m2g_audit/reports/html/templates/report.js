@@ -275,6 +275,7 @@
     const id = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" }[event.key];
     if (id && !get(id).hidden) get(id).click();
   });
+  get("filters").hidden = false; // nothing in it works without this script
   document.querySelector("th.reference").hidden = !referenced;
   update();
   if (alone && rows.length) location.replace(`#${rows[0].id}`);
