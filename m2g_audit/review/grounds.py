@@ -36,6 +36,23 @@ MEANINGS: Mapping[VerdictWord, str] = {
 }
 """What each verdict says of a prompt's pictures."""
 
+GLOSSARY: Mapping[str, tuple[str, str]] = {
+    "repeats": (
+        "Different seeds of a prompt give the same picture, where each should give another.",
+        "duplicates, within delta_s of each other (Eq. 10); many of one picture are an attractor, "
+        "spurious where it is no training picture",
+    ),
+    "copies": (
+        "A generated picture is, but for small differences, one that the model was trained on.",
+        "memorized: within delta_m of the training set S (Eq. 9)",
+    ),
+    "new": (
+        "A generated picture is like that of no other seed, and like no picture of the reference.",
+        "generalized: neither of the two (Eq. 11)",
+    ),
+}
+"""Each plain word of a report with what it means, and the paper's words for it."""
+
 
 def mark(thresholds: ThresholdRecord | None) -> str | None:
     """Return a mark for thresholds that were not measured, None for others."""

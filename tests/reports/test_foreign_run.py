@@ -219,7 +219,7 @@ def test_a_record_whose_folder_is_elsewhere_is_none(run: Path, tmp_path: Path, f
     change(run, lambda record: record.update(folder=folder))
     stored = StoredRun.read(run)
     assert [*stored.records()] == []
-    assert "1 not audited" in report_of(run, tmp_path)
+    assert "the prompt is not audited" in report_of(run, tmp_path)
 
 
 def test_no_file_that_is_no_report_is_replaced(run: Path, tmp_path: Path) -> None:

@@ -620,3 +620,178 @@ def test_a_report_needs_no_torch() -> None:
     code = "import sys; import m2g_audit.reports.html.page; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_answer_stands_first(run: StoredRun, tmp_path: Path) -> None:
+    page = html.unescape(written(run, tmp_path / "r.html"))
+    answer = re.search('<p class="answer" id="answer">(.*?)</p>', page)
+    assert answer is not None
+    assert answer[1] == "5 of 12 prompts give back training pictures."
+    assert page.index(answer[0]) < page.index("Thresholds from")
+    assert "1 prompt failed, which says nothing of it." in page
+
+
+def pair_in(page: str) -> str | None:
+    found = re.search('<section id="pair">(.*?)</section>', page, re.S)
+    return None if found is None else html.unescape(found[1])
+
+
+def test_the_worst_pair_is_shown_large_with_its_distance(run: StoredRun, tmp_path: Path) -> None:
+    pair = pair_in(written(run, tmp_path / "r.html"))
+    assert pair is not None
+    assert "a generated picture beside the training picture that it matches" in pair
+    assert pair.count("<img") == 2
+    assert "training picture: training picture 0" in pair
+    assert "up to 0.05 counts as a copy" in pair
+    assert RELEASE[0].prompt in pair
+
+
+def test_without_repeats_or_pictures_there_is_no_pair(copied: StoredRun, tmp_path: Path) -> None:
+    assert pair_in(written(copied, tmp_path / "a.html")) is not None
+    shutil.rmtree(copied.path / next(copied.records()).folder / "reference")
+    assert pair_in(written(copied, tmp_path / "b.html")) is None
+    clean = StoredRun.read(make_run(tmp_path / "clean", RELEASE[5:6]))
+    assert pair_in(written(clean, tmp_path / "c.html")) is None
+
+
+def test_a_redacted_pair_shows_no_more_than_the_prompt_does(
+    small: StoredRun, tmp_path: Path
+) -> None:
+    page = written(small, tmp_path / "r.html", redact=True)
+    pair = pair_in(page)
+    assert pair is not None
+    shown, rest = pixels_in(pair), pixels_in(page.split("</section>", 1)[1])
+    assert len(shown) == 2
+    assert shown <= rest
+
+
+def about_in(page: str) -> dict[str, str]:
+    """Return what the page's block about the run says, by its headings."""
+    block = page.split('<section id="about">')[1].split("<details")[0]
+    parts = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", block, re.S)
+    return {title: html.unescape(re.sub("<.*?>|\\s+", " ", said)) for title, said in parts}
+
+
+def test_it_says_what_was_audited_what_it_can_not_see_and_what_now(
+    run: StoredRun, tmp_path: Path
+) -> None:
+    about = about_in(written(run, tmp_path / "r.html"))
+    assert list(about) == [
+        "What was audited",
+        "Thresholds and power",
+        "What this cannot see",
+        "What to do next",
+    ]
+    assert "pocket, 3 seeds a prompt" in about["What was audited"]
+    assert f"{len(PROMPTS)} prompts." in about["What was audited"]
+    assert "Power: 97% of planted copies are found" in about["Thresholds and power"]
+    assert "Two pictures count as the same up to 0.04 in l2" in about["Thresholds and power"]
+    assert "can miss is a picture" in about["What this cannot see"]
+    assert "Do not release the model for these prompts" in about["What to do next"]
+
+
+def test_of_prompts_that_all_failed_it_says_what_to_do(tmp_path: Path) -> None:
+    failed = StoredRun.read(make_run(tmp_path / "failed", RELEASE[-1:]))
+    page = written(failed, tmp_path / "r.html")
+    assert "No answer: the prompt failed." in page
+    about = about_in(page)
+    assert list(about) == ["What was audited", "What to do next"]
+    assert "Run the same m2g-audit batch again" in about["What to do next"]
+
+
+def test_of_thresholds_that_were_not_measured_it_warns(tmp_path: Path) -> None:
+    bare = THRESHOLDS.model_copy(update={"calibrated": False, "rule": "rule of thumb"})
+    run = StoredRun.read(make_run(tmp_path / "bare", RELEASE[:1], thresholds=bare, power=None))
+    page = written(run, tmp_path / "r.html")
+    assert "The prompt may give back training pictures." in page
+    about = about_in(page)
+    assert "Uncalibrated: take verdicts as hints." in about["Thresholds and power"]
+    assert "Have thresholds measured: give --unseen" in about["What to do next"]
+
+
+def test_a_glossary_opens_with_plain_words_beside_those_of_the_paper(
+    small: StoredRun, tmp_path: Path
+) -> None:
+    page = written(small, tmp_path / "r.html")
+    glossary = page.split('<details class="meanings" id="glossary">')[1].split("</details>")[0]
+    for word, paper in (("repeats", "duplicates"), ("copies", "memorized"), ("new", "generalized")):
+        entry = glossary.split(f"<dt>{word}</dt>")[1].split("</dd>")[0]
+        assert f"In the paper: {paper}" in entry
+    assert "more than half of the pictures are copies" in glossary
+
+
+def test_technical_measures_are_folded_away(small: StoredRun, tmp_path: Path) -> None:
+    page = written(small, tmp_path / "r.html")
+    folded = page.split('<details class="fold">')[1].split("</details>")[0]
+    for heading in ("Which pictures are alike", "If the thresholds were others", "Curvature"):
+        assert f"<h3>{heading}</h3>" in folded
+    assert page.count("<details class") == 2
+    assert "<details open" not in page
+
+
+def test_a_basin_is_folded_away(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "record.json", sample_record().model_dump_json().encode())
+    page = written(StoredRun.read(tmp_path), tmp_path / "r.html")
+    folded = page.split('<details class="measures faint">')[1].split("</details>")[0]
+    assert "from up to step 411" in folded
+
+
+def test_without_javascript_the_rows_are_there_the_worst_first(
+    run: StoredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def static(page: str) -> list[str]:
+        body = page.split('<tbody id="rows">')[1].split("</tbody>")[0]
+        return [html.unescape(one) for one in re.findall('<span dir="auto">(.*?)</span>', body)]
+
+    page = written(run, tmp_path / "r.html")
+    rows = rows_of(page)
+    assert static(page) == [row["prompt"] for row in rows]
+    body = html.unescape(page.split('<tbody id="rows">')[1].split("</tbody>")[0])
+    for row in rows:
+        assert row["says"] in body
+    assert "<script>window.hacked" not in page
+    monkeypatch.setattr(pages, "_STATIC", 2)
+    page = written(run, tmp_path / "few.html")
+    assert static(page) == [row["prompt"] for row in rows[:2]]
+    assert "only the 2 worst prompts stand here" in page
+    assert 'data-shown="2"' in page
+    assert '<form id="filters" role="search" hidden>' in page
+
+
+def test_a_line_warns_of_training_pictures_and_offers_to_blur_them(
+    run: StoredRun, tmp_path: Path
+) -> None:
+    line = '<p class="warning" id="people">'
+    page = written(run, tmp_path / "r.html")
+    assert f"{line}This report holds training pictures, people among them" in page
+    assert "<code>m2g-audit report release --redact</code>" in page
+    assert line not in written(run, tmp_path / "blurred.html", redact=True)
+    alone = StoredRun.read(make_run(tmp_path / "alone", RELEASE[:1], reference=None))
+    assert f"{line}Pictures that repeat may be" in written(alone, tmp_path / "a.html")
+    clean = StoredRun.read(make_run(tmp_path / "clean", RELEASE[5:6], reference=None))
+    assert line not in written(clean, tmp_path / "c.html")
+
+
+def test_it_has_a_dark_mode_and_prints_ten_rows(small: StoredRun, tmp_path: Path) -> None:
+    page = written(small, tmp_path / "r.html")
+    assert "@media screen and (prefers-color-scheme:dark)" in page
+    printed = page.split("@media print{")[1].split("</style>")[0]
+    assert "#rows tr:nth-child(n+11)" in printed
+
+
+def test_intervals_about_other_prompts_are_folded_away(
+    run: StoredRun, small: StoredRun, tmp_path: Path
+) -> None:
+    page = written(run, tmp_path / "r.html")
+    before, folded = page.split('<details class="meanings" id="longer">')
+    folded = folded.split("</details>")[0]
+    counted = before.split('<section id="overview">')[1]
+    assert 'class="chip memorized"' in counted
+    assert 'class="chip collapsed"' not in counted
+    assert not re.search(r"\d% to \d", counted)
+    assert len(re.findall(r"\d% to \d", folded)) == len(WORST_FIRST)
+    assert 'id="longer"' not in written(small, tmp_path / "one.html")
+    failed = StoredRun.read(make_run(tmp_path / "failed", RELEASE[-1:]))
+    page = written(failed, tmp_path / "f.html")
+    assert "No prompt has a verdict." in page
+    assert 'id="longer"' not in page

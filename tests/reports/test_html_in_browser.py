@@ -155,6 +155,14 @@ def test_it_opens_with_the_worst_first(opened: Any, page: Path, run: StoredRun) 
     check_quiet(opened, page)
 
 
+def test_the_answer_and_the_worst_pair_are_on_the_first_screen(opened: Any) -> None:
+    for selector in ("#answer", "#people", "#pair img"):
+        end = opened.execute_script(
+            "return document.querySelector(arguments[0]).getBoundingClientRect().bottom", selector
+        )
+        assert 0 < end <= opened.execute_script("return window.innerHeight"), selector
+
+
 def test_it_sorts(opened: Any, page: Path) -> None:
     click(opened, '[data-sort="prompt"]')
     up = listed(opened)
@@ -244,7 +252,7 @@ def test_it_fits_a_phone(browser: Any, page: Path, run: StoredRun) -> None:
 
 
 def test_it_prints(browser: Any, page: Path, run: StoredRun) -> None:
-    """The list with every prompt, and one prompt with all its pictures, none cut off."""
+    """The ten worst of the list, and one prompt with all its pictures, none cut off."""
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     size = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)  # A4 within its margins

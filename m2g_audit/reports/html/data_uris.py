@@ -14,6 +14,7 @@ from m2g_audit.reports.run_files import read_picture
 
 THUMBNAIL = 192
 ICON = 64
+LARGE = 512
 _SMALL = 24  # bytes for each pixel of the side
 _CELLS = 5
 

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import os
 import re
+import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -30,11 +31,12 @@ from m2g_audit.records.record import PowerRecord, ThresholdRecord
 from m2g_audit.reports.changes import duplicated, left_out, memorized, sentence
 from m2g_audit.reports.colours import STATE_COLOURS, VERDICT_COLOURS
 from m2g_audit.reports.html.plots import Bands, bands_of
-from m2g_audit.reports.html.prompt_row import detail, row
+from m2g_audit.reports.html.prompt_row import Picture, detail, pair_pictures, row
 from m2g_audit.reports.html.redaction import without_folders
+from m2g_audit.review.answer import Answer
 from m2g_audit.review.compare import Change, Comparison, compare
 from m2g_audit.review.gate import WORST_FIRST
-from m2g_audit.review.grounds import MEANINGS, mark, ordinary, origin
+from m2g_audit.review.grounds import GLOSSARY, MEANINGS, mark, ordinary, origin
 from m2g_audit.store.batch_directory import BatchRecord
 from m2g_audit.store.run_directory import CALIBRATION_FILE
 from m2g_audit.store.stored_run import StoredRun
@@ -48,6 +50,7 @@ REDACTED_FILE = "report-redacted.html"
 _MARK = b'<meta name="generator" content="m2g-audit">'
 _DETAILS_MARK = b"/* m2g-audit: the details of a prompt, in base64 */\n"
 _PART = 1_000_000  # letters; browsers take no values of more than two millions
+_STATIC = 100  # rows of the table that stand in the page, and that its script shows at first
 _HEAD = 4096  # bytes
 _AHEAD = 8  # prompts that wait for each process
 
@@ -223,7 +226,7 @@ class _Facts:
         self.verdicts: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
         self.labelled = False
-        self.failed = 0
+        self.answer = Answer(run.prompts)
         self.seconds = 0.0
         self.evaluations = 0
         self.last: BatchRecord | None = None
@@ -238,8 +241,8 @@ class _Facts:
         self.seconds += sum(record.timings.seconds.values())
         self.evaluations += sum(record.evaluations.values())
         self.labelled |= record.listed.label is not None
+        self.answer.add(record)
         if record.error is not None:
-            self.failed += 1
             return
         self.last = record
         self.verdicts[record.verdict.state] += 1
@@ -251,11 +254,6 @@ class _Facts:
         if (limits := record.thresholds) is not None:
             self._delta_m |= set() if limits.delta_m is None else {limits.delta_m}
             self._delta_s |= set() if limits.delta_s is None else {limits.delta_s}
-
-    @property
-    def missing(self) -> int:
-        """How many prompts have no record."""
-        return self.run.prompts - self.failed - self.verdicts.total()
 
     @property
     def power(self) -> PowerRecord | None:
@@ -360,10 +358,14 @@ def _page(
         script=Markup(script),
         run=run,
         facts=facts,
+        pair=_pair(facts, run.path.absolute(), redact),
         level=LEVEL,
         meanings=MEANINGS,
+        glossary=GLOSSARY,
         redact=redact,
         rows=rows,
+        static=_STATIC,
+        redacting=f"m2g-audit report {shlex.quote(printable(run.name))} --redact",
         # Rendered with autoescape already.
         details={one: Markup(html) for one, html in details.inline.items()},
         files=details.folder.name if details.outside else "",
@@ -373,6 +375,15 @@ def _page(
         changes=() if comparison is None else _listed_changes(comparison),
         sentences=[] if comparison is None else [sentence(comparison), *left_out(comparison)],
     )
+
+
+def _pair(facts: _Facts, run: Path, redact: bool) -> list[Picture]:
+    """The pictures of the worst pair; none where nothing repeats, or where they can't be read."""
+    if (found := facts.answer.pair) is None:
+        return []
+    with suppress(OSError):
+        return pair_pictures(found, within(run, found.record.folder), redact=redact)
+    return []
 
 
 def _listed_changes(comparison: Comparison) -> list[tuple[str, list[Change]]]:

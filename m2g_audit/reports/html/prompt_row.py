@@ -13,13 +13,14 @@ from pydantic import JsonValue
 from m2g_audit.records.record import AuditRecord, NearestReference, SeedRecord
 from m2g_audit.records.vocabulary import StateWord
 from m2g_audit.reports.groups import Group, grouped, is_measured
-from m2g_audit.reports.html.data_uris import ICON, THUMBNAIL, data_uri, thumbnail
+from m2g_audit.reports.html.data_uris import ICON, LARGE, THUMBNAIL, data_uri, thumbnail
 from m2g_audit.reports.html.plots import (
     Bands,
     matrix_figure,
     sensitivity_figure,
     spectrum_figure,
 )
+from m2g_audit.review.answer import Pair
 from m2g_audit.review.gate import badness
 from m2g_audit.review.grounds import hanging, margins, mark, missed, origin, own_warnings
 from m2g_audit.store.batch_directory import BatchRecord
@@ -28,6 +29,7 @@ from m2g_audit.verdict.sentences import model_lines
 
 _SHARES: tuple[StateWord, ...] = ("memorized", "spurious", "attractor", "generalized")
 _SHOWN_PROMPT = 400
+_SAID = 300
 # Of a record's options, those that say where things lie or how fast they are made.
 _FLAGS = {"basin_exact": "--exact"}
 
@@ -48,11 +50,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures shown together, with the reference pictures nearest to them."""
+    """Pictures shown together, with the reference pictures nearest to them.
+
+    measures: how free the model is to leave them, for those who know the paper.
+    """
 
     title: str
     state: StateWord | None
     about: str
+    measures: str
     pictures: list[Picture]
     references: list[Picture]
 
@@ -74,6 +80,7 @@ def row(record: BatchRecord, folder: Path, *, redact: bool) -> dict[str, Any]:
         "mass": max((a.mass.estimate for a in record.attractors), default=None),
         "reference": min(nearest, default=None),
         "label": None if record.listed.label is None else printable(record.listed.label, 80),
+        "says": printable(record.error.message if record.error else record.verdict.summary, _SAID),
         "icon": _icon(record, folder, redact),
     }
     return {key: _rounded(value) for key, value in found.items()}
@@ -181,30 +188,47 @@ def picture_groups(record: AuditRecord, folder: Path, *, redact: bool) -> list[P
                 for seed in group.seeds
                 if seed.nearest_reference is not None
             ]
-        about = _attractor(record, group.seeds[0])
+        about, measures = _attractor(record, group.seeds[0])
         pictures = [generation(seed, group) for seed in group.seeds]
-        groups.append(PictureGroup(group.title, group.state, about, pictures, matches))
+        groups.append(PictureGroup(group.title, group.state, about, measures, pictures, matches))
     return groups
 
 
-def _attractor(record: AuditRecord, member: SeedRecord) -> str:
+def pair_pictures(pair: Pair, folder: Path, *, redact: bool) -> list[Picture]:
+    """Return the two pictures of a pair, large; none where one of them can't be read."""
+    shown: list[tuple[str, str, StateWord | None]] = [
+        (pair.seed.image, f"generated: seed {pair.seed.index}", pair.seed.state)
+    ]
+    if pair.reference is not None:
+        name = printable(pair.reference.name, 120)
+        shown.append((pair.reference.image or "", f"training picture: {name}", None))
+    elif pair.other is not None:
+        shown.append((pair.other.image, f"generated: seed {pair.other.index}", pair.other.state))
+    found = [
+        Picture(thumbnail(folder, image, LARGE, redact=redact) if image else None, title, "", state)
+        for image, title, state in shown
+    ]
+    return found if all(one.source for one in found) else []
+
+
+def _attractor(record: AuditRecord, member: SeedRecord) -> tuple[str, str]:
+    """What is said of a member's attractor, and what was measured of it by the model's score."""
     if member.attractor is None:
-        return ""
+        return "", ""
     attractor = record.attractors[member.attractor]
-    said = f"Its pictures are at most {attractor.diameter:.3g} apart."
+    measures = []
     if (read := attractor.read_outs) is not None:
-        said += (
-            f" How free they are to vary, by {read.evaluations} evaluations: predicted clean "
+        measures.append(
+            f"How free they are to vary, by {read.evaluations} evaluations: predicted clean "
             f"samples differ by {read.spread:.2g}, and {read.denoising_error:.2g} of the noise is "
             "not seen as noise; of copies of training pictures both are smaller."
         )
-    if attractor.basin is None:
-        return said
-    basin = attractor.basin
-    return (
-        f"{said} The model falls back into it from up to step {basin.critical_time} of the noise "
-        f"(basin radius {basin.radius:.3g})."
-    )
+    if (basin := attractor.basin) is not None:
+        measures.append(
+            f"The model falls back into it from up to step {basin.critical_time} of the noise "
+            f"(basin radius {basin.radius:.3g})."
+        )
+    return f"Its pictures are at most {attractor.diameter:.3g} apart.", " ".join(measures)
 
 
 def command(record: AuditRecord) -> str:

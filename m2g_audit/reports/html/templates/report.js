@@ -1,13 +1,14 @@
 "use strict";
 // Prompts are other people's text: rows are built with textContent, details come escaped.
 (() => {
-  const PAGE = 100;
+  const PAGE = Number(document.body.dataset.shown);
   const WORDS = ["failed", "memorized", "collapsed", "attractor", "mixed", "spurious", "undecided", "generalized"];
   const SVG = "http://www.w3.org/2000/svg";
   const get = (id) => document.getElementById(id);
   const rows = JSON.parse(get("data").textContent);
   const byId = new Map(rows.map((row) => [row.id, row]));
   const files = document.body.dataset.files;
+  const alone = document.body.dataset.prompts === "1";
   const labelled = get("label") !== null;
   const referenced = rows.some((row) => row.reference !== null);
   const state = { query: "", words: new Set(), label: null, key: "rank", down: false, shown: PAGE };
@@ -66,7 +67,7 @@
     get("rows").replaceChildren(...found.slice(0, state.shown).map(drawRow));
     const all = rows.length.toLocaleString("en");
     get("count").textContent =
-      found.length === rows.length ? `${all} prompts` : `${found.length.toLocaleString("en")} of ${all} prompts`;
+      found.length === rows.length ? `${all} ${rows.length === 1 ? "prompt" : "prompts"}` : `${found.length.toLocaleString("en")} of ${all} prompts`;
     get("more").hidden = found.length <= state.shown;
     for (const button of document.querySelectorAll("[data-sort]")) {
       const sorted = button.dataset.sort === state.key;
@@ -96,7 +97,7 @@
     const link = make("a", "", row.prompt);
     link.href = `#${row.id}`;
     link.dir = "auto";
-    prompt.append(link);
+    prompt.append(link, make("p", "says", row.says));
     const share = make("td", "share");
     if (row.share) {
       const [estimate, low, high] = row.share;
@@ -187,7 +188,8 @@
     if (open === null) scrolled = window.scrollY;
     const left = open;
     open = row ? id : null;
-    get("list").hidden = get("head").hidden = Boolean(row);
+    get("list").hidden = Boolean(row);
+    get("head").hidden = Boolean(row) && !alone; // of one prompt it is the answer
     get("one").hidden = !row;
     if (!row) {
       get("detail").replaceChildren();
@@ -273,12 +275,9 @@
     const id = { ArrowLeft: "previous", ArrowRight: "next", Escape: "back" }[event.key];
     if (id && !get(id).hidden) get(id).click();
   });
-  window.addEventListener("beforeprint", () => {
-    state.shown = Math.max(state.shown, 1000);
-    draw();
-  });
+  get("filters").hidden = false; // nothing in it works without this script
   document.querySelector("th.reference").hidden = !referenced;
   update();
-  if (document.body.dataset.prompts === "1" && rows.length) location.replace(`#${rows[0].id}`);
+  if (alone && rows.length) location.replace(`#${rows[0].id}`);
   follow();
 })();
