@@ -119,8 +119,11 @@ def test_generation_is_plain_diffusers(
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
     ).images
-    ours = generate(model, seeds, batch_size=3, scheduler=scheduler)
-    np.testing.assert_array_equal(levels(ours.images), np.stack(pictures))
+    ours = levels(generate(model, seeds, batch_size=3, scheduler=scheduler).images).astype(int)
+    apart = np.abs(ours - np.stack(pictures))
+    # How threads share a sum decides the last bit, which now and then rounds to the next level.
+    assert apart.max() <= 1
+    assert np.count_nonzero(apart) <= apart.size / 500
 
 
 def test_negative_prompts_are_those_of_plain_diffusers(model: TextToImage, tmp_path: Path) -> None:
