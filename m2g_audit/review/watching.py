@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from m2g_audit.errors import OutputError
 from m2g_audit.files import write_atomically
+from m2g_audit.foreign_files import read_file
 from m2g_audit.records.part import Part
 from m2g_audit.records.record import Index, IntervalRecord
 from m2g_audit.verdict.intervals import LEVEL, clopper_pearson
@@ -138,12 +139,12 @@ def read_checks(folder: Path) -> list[Check]:
         OutputError: A line is no check.
     """
     path = folder / CHECKS_FILE
-    if not path.is_file():
-        return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).splitlines()
         return [Check.model_validate_json(line) for line in lines if line]
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError) as error:
         raise OutputError(
             f"{path} holds something that is no check of a training: move it away, and the "
             "checkpoints that are still there are checked again."
