@@ -11,7 +11,7 @@ confirmed: it never saw the training set.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -202,18 +202,12 @@ def summarise_finetune(
 def gave_back(directory: BatchDirectory, summary: FinetuneSummary) -> list[Entry]:
     """Return the prompts of a batch that gave a picture which is confirmed to come back."""
     names = {picture.name for picture in summary.returned if picture.confirmed}
-    found = {
-        record.listed.id
-        for record in directory.records()
-        if record.error is None and any(name in names for name, _, _ in _copies(record))
-    }
-    return [entry for entry in directory.entries if entry.id in found]
+    return _prompts_that_gave(directory, names.__contains__)
 
 
 def gave_copies(directory: BatchDirectory) -> list[Entry]:
     """Return the prompts of a batch that gave copies, whose seeds the base is asked for."""
-    found = {r.listed.id for r in directory.records() if r.error is None and any(_copies(r))}
-    return [entry for entry in directory.entries if entry.id in found]
+    return _prompts_that_gave(directory, lambda _: True)
 
 
 def write_finetune(directory: BatchDirectory, summary: FinetuneSummary) -> Path:
@@ -243,6 +237,16 @@ def read_finetune(folder: Path) -> FinetuneSummary | None:
 def _kind(record: BatchRecord) -> PromptKind:
     label = record.listed.label
     return next((kind for kind in _KINDS if kind == label), "caption")
+
+
+def _prompts_that_gave(directory: BatchDirectory, counts: Callable[[str], bool]) -> list[Entry]:
+    """The prompts with a copy of a training picture that counts, by its name."""
+    found = {
+        record.listed.id
+        for record in directory.records()
+        if record.error is None and any(counts(name) for name, _, _ in _copies(record))
+    }
+    return [entry for entry in directory.entries if entry.id in found]
 
 
 def _copies(record: BatchRecord) -> Iterable[tuple[str, float, int]]:
